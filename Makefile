@@ -1,0 +1,50 @@
+# make run        the quick start: a model trained on Shakespeare (or DATA=path), and text it wrote
+# make test       every test but the slow ones
+# make test-all   the slow ones too: fuzzing, kills, sanitizers, the published recipe
+# make setup      the virtual environment and the build, nothing else
+# make train_gpt2 the pre-training program
+# make bench      speed, against PyTorch
+# make doctor     what this machine has, what is missing, what that costs
+# make clean      removes the build and the environment; keeps runs/
+PYTHON ?= python3
+VENV   ?= .venv
+PY     := $(VENV)/bin/python
+SOURCES := $(shell find csrc python -name '*.[ch]' -o -name '*.cpp') CMakeLists.txt
+
+.PHONY: run test test-all setup bench doctor clean
+setup: build/.installed
+
+# The environment: what the product needs at run time, and what builds it.
+$(VENV)/.ready: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "llmc: no $(PYTHON) found; install Python 3.10 or later, or say make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "llmc: $$($(PYTHON) --version) is too old; Python 3.10 or later is wanted (make PYTHON=...)"; exit 1; }
+	@command -v cc >/dev/null && command -v c++ >/dev/null || { echo "llmc: no C and C++ compiler found (cc, c++); install one, for example: apt install gcc g++, or xcode-select --install"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "llmc: python3 -m venv failed; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "installing what llmc needs into $(VENV) (once)"
+	@$(PY) -m pip install -q --disable-pip-version-check cmake ninja 'scikit-build-core>=0.10' 'pybind11>=2.12'
+	@$(PY) dev/requirements.py quickstart | xargs -d '\n' $(PY) -m pip install -q --disable-pip-version-check
+	@touch $@
+
+$(VENV)/.ready-test: $(VENV)/.ready
+	@echo "installing what the tests need into $(VENV) (once)"
+	@$(PY) dev/requirements.py test | xargs -d '\n' $(PY) -m pip install -q --disable-pip-version-check
+	@touch $@
+
+build/.installed: $(VENV)/.ready $(SOURCES)
+	@PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+train_gpt2: build/.installed
+	@ln -sf build/train_gpt2 train_gpt2
+
+test: build/.installed $(VENV)/.ready-test train_gpt2
+	@$(PY) -m pytest tests -m 'not slow'
+
+test-all: build/.installed $(VENV)/.ready-test train_gpt2
+	@$(PY) -m pytest tests
+
+doctor: build/.installed
+	@$(PY) -m llmc.doctor
+
+clean:
+	rm -rf build $(VENV) train_gpt2

@@ -1,0 +1,58 @@
+/* device.h -- a machine that runs the ops of ops.h: memory, copies, one workspace, and a stopwatch. */
+#ifndef LLMC_DEVICE_H
+#define LLMC_DEVICE_H
+
+#include "base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct Device Device;
+typedef struct OpTable OpTable;
+
+/* What a backend fills in. alloc gives zeroed memory aligned to 256 bytes, or NULL. */
+typedef struct Backend {
+    const char    *name;
+    const OpTable *op;
+    void *(*alloc)(Device *d, size_t bytes);
+    void  (*free)(Device *d, void *block);
+    void  (*zero)(Device *d, void *block, size_t bytes);
+    void  (*upload)(Device *d, void *to, const void *host, size_t bytes);
+    void  (*download)(Device *d, void *host, const void *from, size_t bytes);
+    void  (*synchronize)(Device *d);
+} Backend;
+
+struct Device {
+    const OpTable *op;
+    const Backend *backend;
+    int    threads;             /* CPU threads an op may use */
+    void  *workspace;           /* scratch of the op that runs now; its contents mean nothing between ops */
+    size_t workspace_size;
+    bool   measuring;           /* doors check shapes and note the scratch they would need, and run nothing */
+    size_t scratch_needed;      /* the most any op asked for while measuring */
+    struct Profile *profile;    /* NULL, or where the doors add up calls, seconds, FLOP and bytes */
+};
+
+/* name: "cpu" (the widest vectors this processor has), or one of "cpu:avx512", "cpu:avx2", "cpu:generic" and
+ * "cpu:plain" (the reference loops). threads = 0 means one for each processor this process may run on.
+ * Fails for a name that is unknown or that this processor cannot run. */
+Device *device_open(const char *name, int threads);
+void    device_close(Device *d);
+const char *device_list(void);  /* names that would open here, separated by spaces */
+
+void *device_alloc(Device *d, size_t bytes, const char *what);      /* zeroed; fails when there is no room */
+void  device_free(Device *d, void *block);                          /* NULL is fine */
+void  device_zero(Device *d, Tensor t);
+void  device_upload(Device *d, Tensor t, const void *host);
+void  device_download(Device *d, void *host, Tensor t);
+void  device_reserve(Device *d, size_t bytes);                      /* the workspace holds at least this much */
+
+void  profile_start(Device *d);                                     /* from now on the doors keep time */
+void  profile_print(Device *d, double peak_flops);                  /* a table, slowest first; peak 0: no share */
+double seconds_now(void);                                           /* a clock that never goes back */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

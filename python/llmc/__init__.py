@@ -1,0 +1,1 @@
+"""llmc: from web pages to an assistant, computed by one C/CUDA engine."""
