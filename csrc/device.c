@@ -1,0 +1,143 @@
+/* device.c -- see device.h. The CPU's memory is the program's own; its op tables lie in cpu/. */
+#define _GNU_SOURCE
+#include "ops.h"
+#include "profile.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { ALIGN = 256 };
+
+/* The block's true start is kept in front of it. calloc leaves large blocks to the kernel, which zeroes on first touch. */
+static void *cpu_alloc(Device *d, size_t bytes)
+{
+    if (bytes > SIZE_MAX - 2 * ALIGN) return NULL;
+    char *start = calloc(1, bytes + 2 * ALIGN);
+    if (!start) return NULL;
+    char *block = start + 2 * ALIGN - (uintptr_t)start % ALIGN;
+    memcpy(block - sizeof start, &start, sizeof start);
+    return block;
+}
+
+static void cpu_free(Device *d, void *block)
+{
+    char *start;
+    memcpy(&start, (char *)block - sizeof start, sizeof start);
+    free(start);
+}
+
+static void cpu_zero(Device *d, void *block, size_t bytes) { memset(block, 0, bytes); }
+static void cpu_copy(Device *d, void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
+static void cpu_synchronize(Device *d) { (void)d; }
+
+extern const OpTable plain_ops, cpu_ops_generic, cpu_ops_avx2, cpu_ops_avx512;
+
+#define CPU_BACKEND(name, table) { (name), &(table), cpu_alloc, cpu_free, cpu_zero, cpu_copy, cpu_copy, cpu_synchronize }
+
+/* Widest first: "cpu" is the first of them that this processor can run. */
+static const Backend cpu_backends[] = {
+#ifdef LLMC_X86
+    CPU_BACKEND("cpu:avx512", cpu_ops_avx512),
+    CPU_BACKEND("cpu:avx2", cpu_ops_avx2),
+#endif
+    CPU_BACKEND("cpu:generic", cpu_ops_generic),
+    CPU_BACKEND("cpu:plain", plain_ops),
+};
+
+static bool runs_here(const Backend *b)
+{
+#ifdef LLMC_X86
+    if (!strcmp(b->name, "cpu:avx512"))
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (!strcmp(b->name, "cpu:avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    return true;
+}
+
+const char *device_list(void)
+{
+    static _Thread_local char list[128];
+    list[0] = 0;
+    for (size_t i = 0; i < COUNT_OF(cpu_backends); i++)
+        if (runs_here(&cpu_backends[i])) {
+            if (list[0]) strcat(list, " ");
+            strcat(list, cpu_backends[i].name);
+        }
+    return list;
+}
+
+static int processors(void)
+{
+#ifdef __linux__
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+    const long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (int)n : 1;
+}
+
+/* OMP_NUM_THREADS is what users and mpirun launchers set, so it is heeded where no number is given. */
+static int default_threads(void)
+{
+    const char *wish = getenv("OMP_NUM_THREADS");
+    const int n = wish ? atoi(wish) : 0;
+    return n > 0 ? n : processors();
+}
+
+Device *device_open(const char *name, int threads)
+{
+    CHECK(threads >= 0 && threads <= 4096, "device %s: %d threads, wanted 0 (one a processor) to 4096", name, threads);
+    for (size_t i = 0; i < COUNT_OF(cpu_backends); i++) {
+        const Backend *b = &cpu_backends[i];
+        if (strcmp(name, "cpu") && strcmp(name, b->name)) continue;
+        if (!runs_here(b)) {
+            if (!strcmp(name, "cpu")) continue;
+            FAIL("device %s: this processor lacks those instructions; it runs %s", name, device_list());
+        }
+        Device *d = xcalloc(1, sizeof *d, "a device");
+        *d = (Device){ .op = b->op, .backend = b, .threads = threads ? threads : default_threads() };
+        return d;
+    }
+    FAIL("device %s: there is no such device in this build; it has cpu, or by name %s", name, device_list());
+}
+
+void device_close(Device *d)
+{
+    if (!d) return;
+    device_free(d, d->workspace);
+    free(d->profile);
+    free(d);
+}
+
+void *device_alloc(Device *d, size_t bytes, const char *what)
+{
+    void *block = d->backend->alloc(d, bytes);
+    CHECK(block, "out of memory on %s: no room for %.2f GB of %s", d->backend->name, (double)bytes / 1e9, what);
+    return block;
+}
+
+void device_free(Device *d, void *block) { if (block) d->backend->free(d, block); }
+void device_zero(Device *d, Tensor t)    { d->backend->zero(d, t.data, tensor_bytes(t)); }
+
+void device_upload(Device *d, Tensor t, const void *host)   { d->backend->upload(d, t.data, host, tensor_bytes(t)); }
+void device_download(Device *d, void *host, Tensor t)       { d->backend->download(d, host, t.data, tensor_bytes(t)); }
+
+void device_reserve(Device *d, size_t bytes)
+{
+    if (bytes <= d->workspace_size) return;
+    device_free(d, d->workspace);
+    d->workspace = NULL, d->workspace_size = 0;
+    d->workspace = device_alloc(d, bytes, "workspace");
+    d->workspace_size = bytes;
+}
+
+double seconds_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}

@@ -1,0 +1,348 @@
+/* ops.c -- the front doors. Shapes and types are checked here, once, for every backend; the stopwatch runs here. */
+#include "ops.h"
+#include "profile.h"
+
+#include <stdio.h>
+#include <string.h>
+
+const char *const op_names[OP_COUNT] = {
+#define NAME(name, args) #name,
+    OPS(NAME, NAME)
+#undef NAME
+};
+
+/* ------------------------------------------------------------------------------------------------------- checks */
+
+static void print_shape(char *to, size_t size, Tensor t)
+{
+    int n = snprintf(to, size, "%s (", dtype_name(t.dtype));
+    for (int i = 0; i < t.ndim; i++) n += snprintf(to + n, size - (size_t)n, i ? ",%lld" : "%lld", (long long)t.dim[i]);
+    snprintf(to + n, size - (size_t)n, ")");
+}
+
+static void want(const char *op, const char *arg, Tensor t, DType dtype, int ndim, const int64_t *dim)
+{
+    bool same = t.ndim == ndim && t.dtype == dtype;
+    Tensor w = { NULL, NULL, dtype, ndim, {0} };
+    for (int i = 0; i < ndim; i++) {
+        w.dim[i] = dim[i];
+        same = same && t.dim[i] == dim[i];
+    }
+    if (same) return;
+    char got[128] = "none", wanted[128];
+    if (!is_none(t)) print_shape(got, sizeof got, t);
+    print_shape(wanted, sizeof wanted, w);
+    FAIL("%s: %s is %s, wanted %s", op, arg, got, wanted);
+}
+
+#define WANT(t, dtype, ...)     want(__func__, #t, (t), (dtype), COUNT_I64(__VA_ARGS__), (int64_t[]){__VA_ARGS__})
+#define WANT_OPT(t, dtype, ...) do { if (!is_none(t)) WANT(t, dtype, __VA_ARGS__); } while (0)
+
+static void want_float(const char *op, Tensor t, const char *arg, int ndim)
+{
+    CHECK(!is_none(t), "%s: %s is none, wanted a tensor", op, arg);
+    CHECK(t.dtype == DT_F32 || t.dtype == DT_BF16, "%s: %s is %s, wanted f32 or bf16", op, arg, dtype_name(t.dtype));
+    CHECK(t.ndim >= ndim, "%s: %s has %d dimensions, wanted %d or more", op, arg, t.ndim, ndim);
+    CHECK(numel(t) > 0, "%s: %s is empty", op, arg);
+}
+#define WANT_FLOAT(t, ndim) want_float(__func__, (t), #t, (ndim))
+
+static Tensor as_rows(Tensor t) { return is_none(t) ? t : RESHAPE(t, rows(t), last(t)); }
+static Tensor as_line(Tensor t) { return is_none(t) ? t : RESHAPE(t, numel(t)); }
+
+static double bytes_of(Tensor t) { return is_none(t) ? 0 : (double)tensor_bytes(t); }
+
+/* ------------------------------------------------------------------------------------------------ the door itself */
+
+static bool door_opens(Device *d)
+{
+    if (d->measuring) return false;
+    if (d->profile) d->profile->entered = seconds_now();
+    return true;
+}
+
+static void door_shuts(Device *d, OpId op, double flops, double bytes)
+{
+    if (!d->profile) return;
+    d->backend->synchronize(d);
+    Cost *c = &d->profile->cost[op];
+    c->calls++;
+    c->seconds += seconds_now() - d->profile->entered;
+    c->flops += flops;
+    c->bytes += bytes;
+}
+
+static void door_reserves(Device *d, size_t bytes)
+{
+    if (!d->measuring) device_reserve(d, bytes);
+    else if (bytes > d->scratch_needed) d->scratch_needed = bytes;
+}
+
+#define RUN(op_name, flops, bytes, ...) do {                                                                          \
+        if (door_opens(d)) {                                                                                          \
+            d->op->op_name(__VA_ARGS__);                                                                              \
+            door_shuts(d, OP_##op_name, (flops), (bytes));                                                            \
+        }                                                                                                             \
+    } while (0)
+#define RUN_SCRATCH(op_name, flops, bytes, ...) do {                                                                  \
+        door_reserves(d, d->op->op_name##_scratch(__VA_ARGS__));                                                      \
+        RUN(op_name, flops, bytes, __VA_ARGS__);                                                                      \
+    } while (0)
+
+/* The scratch doors: what the backend says, for callers that plan memory themselves. */
+#define SCRATCH_DOOR(name, args, call) size_t name##_scratch args { return d->op->name##_scratch call; }
+SCRATCH_DOOR(norm_backward, (Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor dres, Tensor x, Tensor w, Tensor mean, Tensor rstd, bool accumulate),
+             (d, as_rows(dx), dw, db, as_rows(dout), as_rows(dres), as_rows(x), w, as_line(mean), as_line(rstd), accumulate))
+SCRATCH_DOOR(linear_forward, (Device *d, Tensor out, Tensor pre, Tensor x, Tensor w, Tensor b, Activation act),
+             (d, as_rows(out), as_rows(pre), as_rows(x), w, b, act))
+SCRATCH_DOOR(linear_backward, (Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w, Tensor pre, bool accumulate),
+             (d, as_rows(dx), dw, db, as_rows(dout), as_rows(x), w, as_rows(pre), accumulate))
+SCRATCH_DOOR(attention_forward, (Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G), (d, out, lse, qkv, first, H, G))
+SCRATCH_DOOR(attention_backward, (Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G),
+             (d, dqkv, dout, out, lse, qkv, first, H, G))
+SCRATCH_DOOR(sum_squares, (Device *d, Tensor out, Tensor x), (d, out, as_line(x)))
+#undef SCRATCH_DOOR
+
+/* ----------------------------------------------------------------------------------------------------- embedding */
+
+void embed_forward(Device *d, Tensor out, Tensor tokens, Tensor pos, Tensor wte, Tensor wpe)
+{
+    WANT_FLOAT(wte, 2);
+    CHECK(tokens.ndim == 2, "embed_forward: tokens has %d dimensions, wanted (B,T)", tokens.ndim);
+    const int64_t B = tokens.dim[0], T = tokens.dim[1], C = last(wte);
+    WANT(tokens, DT_I32, B, T);
+    WANT(pos, DT_I32, B, T);
+    WANT(out, wte.dtype, B, T, C);
+    if (!is_none(wpe)) WANT(wpe, wte.dtype, wpe.dim[0], C);
+    RUN(embed_forward, (double)numel(out), bytes_of(out) * (is_none(wpe) ? 2 : 3), d, out, tokens, pos, wte, wpe);
+}
+
+void embed_backward(Device *d, Tensor dw, Tensor dout, Tensor index, bool accumulate)
+{
+    WANT_FLOAT(dout, 3);
+    const int64_t B = dout.dim[0], T = dout.dim[1], C = last(dout);
+    CHECK(dw.ndim == 2, "embed_backward: dw has %d dimensions, wanted 2", dw.ndim);
+    WANT(index, DT_I32, B, T);
+    WANT(dw, DT_F32, dw.dim[0], C);
+    RUN(embed_backward, (double)numel(dout), bytes_of(dout) + bytes_of(dw), d, dw, dout, index, accumulate);
+}
+
+/* ---------------------------------------------------------------------------------------------------------- norm */
+
+void norm_forward(Device *d, Tensor sum, Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor branch, Tensor w, Tensor b, float eps)
+{
+    WANT_FLOAT(x, 1);
+    x = as_rows(x), branch = as_rows(branch), sum = as_rows(sum), out = as_rows(out), mean = as_line(mean), rstd = as_line(rstd);
+    const int64_t N = x.dim[0], C = x.dim[1];
+    WANT_OPT(branch, x.dtype, N, C);
+    CHECK(is_none(sum) == is_none(branch), "norm_forward: sum and branch are given together or not at all");
+    WANT_OPT(sum, x.dtype, N, C);
+    WANT(out, x.dtype, N, C);
+    WANT_OPT(mean, DT_F32, N);
+    WANT(rstd, DT_F32, N);
+    WANT(w, x.dtype, C);
+    WANT_OPT(b, x.dtype, C);
+    RUN(norm_forward, 7.0 * (double)numel(x), bytes_of(x) * (is_none(sum) ? 2 : 4), d, sum, out, mean, rstd, x, branch, w, b, eps);
+}
+
+void norm_backward(Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor dres, Tensor x, Tensor w, Tensor mean, Tensor rstd, bool accumulate)
+{
+    WANT_FLOAT(x, 1);
+    dx = as_rows(dx), dout = as_rows(dout), dres = as_rows(dres), x = as_rows(x), mean = as_line(mean), rstd = as_line(rstd);
+    const int64_t N = x.dim[0], C = x.dim[1];
+    WANT(dx, x.dtype, N, C);
+    WANT(dout, x.dtype, N, C);
+    WANT_OPT(dres, x.dtype, N, C);
+    WANT_OPT(dw, DT_F32, C);
+    WANT_OPT(db, DT_F32, C);
+    WANT(w, x.dtype, C);
+    WANT_OPT(mean, DT_F32, N);
+    WANT(rstd, DT_F32, N);
+    RUN_SCRATCH(norm_backward, 12.0 * (double)numel(x), bytes_of(x) * (is_none(dres) ? 3 : 4),
+                d, dx, dw, db, dout, dres, x, w, mean, rstd, accumulate);
+}
+
+/* -------------------------------------------------------------------------------------------------------- linear */
+
+void linear_forward(Device *d, Tensor out, Tensor pre, Tensor x, Tensor w, Tensor b, Activation act)
+{
+    WANT_FLOAT(x, 1);
+    WANT_FLOAT(w, 2);
+    const int64_t O = w.dim[0], I = w.dim[1], N = numel(x) / I;
+    x = as_rows(x), out = as_rows(out), pre = as_rows(pre);
+    WANT(x, x.dtype, N, I);
+    WANT(w, x.dtype, O, I);
+    WANT_OPT(b, x.dtype, O);
+    WANT(out, out.dtype == DT_F32 ? DT_F32 : x.dtype, N, O);
+    CHECK(act == ACT_NONE || act == ACT_GELU, "linear_forward: activation %d is unknown", act);
+    CHECK(is_none(pre) || act != ACT_NONE, "linear_forward: pre is kept only with an activation");
+    WANT_OPT(pre, x.dtype, N, O);
+    RUN_SCRATCH(linear_forward, 2.0 * (double)N * (double)O * (double)I, bytes_of(x) + bytes_of(w) + bytes_of(out) + bytes_of(pre),
+                d, out, pre, x, w, b, act);
+}
+
+void linear_backward(Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w, Tensor pre, bool accumulate)
+{
+    WANT_FLOAT(x, 1);
+    WANT_FLOAT(w, 2);
+    const int64_t O = w.dim[0], I = w.dim[1], N = numel(x) / I;
+    x = as_rows(x), dx = as_rows(dx), dout = as_rows(dout), pre = as_rows(pre);
+    WANT(x, x.dtype, N, I);
+    WANT(w, x.dtype, O, I);
+    WANT(dout, x.dtype, N, O);
+    WANT_OPT(dx, x.dtype, N, I);
+    WANT_OPT(pre, x.dtype, N, I);
+    WANT_OPT(dw, DT_F32, O, I);
+    WANT_OPT(db, DT_F32, O);
+    const int products = !is_none(dx) + !is_none(dw);
+    RUN_SCRATCH(linear_backward, 2.0 * products * (double)N * (double)O * (double)I,
+                bytes_of(x) + bytes_of(w) + bytes_of(dout) + bytes_of(dx) + bytes_of(dw) + bytes_of(pre),
+                d, dx, dw, db, dout, x, w, pre, accumulate);
+}
+
+/* ---------------------------------------------------------------------------------------------- rope and attention */
+
+/* B, T and D of a packed qkv (B,T,(H+2G)*D) */
+static void packed(const char *op, Tensor qkv, int H, int G, int64_t *B, int64_t *T, int64_t *D)
+{
+    CHECK(qkv.ndim == 3, "%s: qkv has %d dimensions, wanted (B,T,(H+2G)*D)", op, qkv.ndim);
+    CHECK(G > 0 && H > 0 && H % G == 0, "%s: %d query heads do not divide over %d key/value heads", op, H, G);
+    CHECK(last(qkv) % (H + 2 * G) == 0, "%s: width %lld is no multiple of %d heads", op, (long long)last(qkv), H + 2 * G);
+    *B = qkv.dim[0], *T = qkv.dim[1], *D = last(qkv) / (H + 2 * G);
+}
+
+void rope_forward(Device *d, Tensor out, Tensor qkv, Tensor pos, Tensor freq, int H, int G)
+{
+    int64_t B, T, D;
+    WANT_FLOAT(qkv, 3);
+    packed(__func__, qkv, H, G, &B, &T, &D);
+    CHECK(D % 2 == 0, "rope_forward: head_dim %lld is odd", (long long)D);
+    WANT(out, qkv.dtype, B, T, last(qkv));
+    WANT(pos, DT_I32, B, T);
+    WANT(freq, DT_F32, D / 2);
+    RUN(rope_forward, 3.0 * (double)numel(qkv), 2 * bytes_of(qkv), d, out, qkv, pos, freq, H, G);
+}
+
+void rope_backward(Device *d, Tensor dqkv, Tensor dout, Tensor pos, Tensor freq, int H, int G)
+{
+    int64_t B, T, D;
+    WANT_FLOAT(dout, 3);
+    packed(__func__, dout, H, G, &B, &T, &D);
+    CHECK(D % 2 == 0, "rope_backward: head_dim %lld is odd", (long long)D);
+    WANT(dqkv, dout.dtype, B, T, last(dout));
+    WANT(pos, DT_I32, B, T);
+    WANT(freq, DT_F32, D / 2);
+    RUN(rope_backward, 3.0 * (double)numel(dout), 2 * bytes_of(dout), d, dqkv, dout, pos, freq, H, G);
+}
+
+void attention_forward(Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G)
+{
+    int64_t B, T, D;
+    WANT_FLOAT(qkv, 3);
+    packed(__func__, qkv, H, G, &B, &T, &D);
+    WANT(out, qkv.dtype, B, T, H * D);
+    WANT(lse, DT_F32, B, H, T);
+    WANT(first, DT_I32, B, T);
+    RUN_SCRATCH(attention_forward, 2.0 * (double)(B * H * D) * (double)T * (double)(T + 1), bytes_of(qkv) + bytes_of(out),
+                d, out, lse, qkv, first, H, G);
+}
+
+void attention_backward(Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G)
+{
+    int64_t B, T, D;
+    WANT_FLOAT(qkv, 3);
+    packed(__func__, qkv, H, G, &B, &T, &D);
+    WANT(dqkv, qkv.dtype, B, T, last(qkv));
+    WANT(dout, qkv.dtype, B, T, H * D);
+    WANT(out, qkv.dtype, B, T, H * D);
+    WANT(lse, DT_F32, B, H, T);
+    WANT(first, DT_I32, B, T);
+    RUN_SCRATCH(attention_backward, 5.0 * (double)(B * H * D) * (double)T * (double)(T + 1), 2 * bytes_of(qkv) + 2 * bytes_of(out),
+                d, dqkv, dout, out, lse, qkv, first, H, G);
+}
+
+/* ----------------------------------------------------------------------------------------------------------- mlp */
+
+void swiglu_forward(Device *d, Tensor out, Tensor x)
+{
+    WANT_FLOAT(x, 1);
+    WANT_FLOAT(out, 1);
+    x = as_rows(x), out = as_rows(out);
+    const int64_t N = rows(out), F = last(out);
+    WANT(out, x.dtype, N, F);
+    WANT(x, x.dtype, N, 2 * F);
+    RUN(swiglu_forward, 5.0 * (double)numel(out), bytes_of(x) + bytes_of(out), d, out, x);
+}
+
+void swiglu_backward(Device *d, Tensor dx, Tensor dout, Tensor x)
+{
+    WANT_FLOAT(x, 1);
+    WANT_FLOAT(dout, 1);
+    x = as_rows(x), dx = as_rows(dx), dout = as_rows(dout);
+    const int64_t N = rows(dout), F = last(dout);
+    WANT(dout, x.dtype, N, F);
+    WANT(x, x.dtype, N, 2 * F);
+    WANT(dx, x.dtype, N, 2 * F);
+    RUN(swiglu_backward, 10.0 * (double)numel(dout), 2 * bytes_of(x) + bytes_of(dout), d, dx, dout, x);
+}
+
+/* ---------------------------------------------------------------------------------------------------------- loss */
+
+void logprob_forward(Device *d, Tensor logp, Tensor lse, Tensor entropy, Tensor logits, Tensor targets, int vocab, float temperature)
+{
+    logits = as_rows(logits), logp = as_line(logp), lse = as_line(lse), entropy = as_line(entropy), targets = as_line(targets);
+    const int64_t N = rows(logits), V = last(logits);
+    WANT(logits, DT_F32, N, V);
+    WANT(logp, DT_F32, N);
+    WANT(lse, DT_F32, N);
+    WANT_OPT(entropy, DT_F32, N);
+    WANT(targets, DT_I32, N);
+    CHECK(vocab > 0 && vocab <= V, "logprob_forward: vocabulary of %d in rows of %lld", vocab, (long long)V);
+    CHECK(temperature > 0, "logprob_forward: temperature %g, wanted more than 0", (double)temperature);
+    RUN(logprob_forward, 4.0 * (double)numel(logits), bytes_of(logits), d, logp, lse, entropy, logits, targets, vocab, temperature);
+}
+
+void logprob_backward(Device *d, Tensor dlogits, Tensor logits, Tensor dlogp, Tensor dlse, Tensor dentropy, Tensor lse, Tensor entropy, Tensor targets, int vocab, float temperature)
+{
+    WANT_FLOAT(dlogits, 1);
+    dlogits = as_rows(dlogits), logits = as_rows(logits), dlogp = as_line(dlogp), dlse = as_line(dlse);
+    dentropy = as_line(dentropy), lse = as_line(lse), entropy = as_line(entropy), targets = as_line(targets);
+    const int64_t N = rows(logits), V = last(logits);
+    WANT(logits, DT_F32, N, V);
+    WANT(dlogits, dlogits.dtype, N, V);
+    WANT(dlogp, DT_F32, N);
+    WANT_OPT(dlse, DT_F32, N);
+    WANT_OPT(dentropy, DT_F32, N);
+    WANT(lse, DT_F32, N);
+    WANT_OPT(entropy, DT_F32, N);
+    CHECK(is_none(dentropy) || !is_none(entropy), "logprob_backward: a slope of the entropy needs the entropy");
+    WANT(targets, DT_I32, N);
+    CHECK(vocab > 0 && vocab <= V, "logprob_backward: vocabulary of %d in rows of %lld", vocab, (long long)V);
+    CHECK(temperature > 0, "logprob_backward: temperature %g, wanted more than 0", (double)temperature);
+    RUN(logprob_backward, 4.0 * (double)numel(logits), bytes_of(logits) + bytes_of(dlogits),
+        d, dlogits, logits, dlogp, dlse, dentropy, lse, entropy, targets, vocab, temperature);
+}
+
+/* ----------------------------------------------------------------------------------------------------- optimizer */
+
+void sum_squares(Device *d, Tensor out, Tensor x)
+{
+    x = as_line(x);
+    WANT(x, DT_F32, numel(x));
+    WANT(out, DT_F32, 1);
+    RUN_SCRATCH(sum_squares, 2.0 * (double)numel(x), bytes_of(x), d, out, x);
+}
+
+void adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, AdamW a)
+{
+    WANT_FLOAT(w, 1);
+    w = as_line(w), master = as_line(master), m = as_line(m), v = as_line(v), grad = as_line(grad);
+    const int64_t n = numel(w);
+    WANT_OPT(master, DT_F32, n);
+    WANT(m, DT_F32, n);
+    WANT(v, DT_F32, n);
+    WANT(grad, DT_F32, n);
+    CHECK(a.step >= 1, "adamw: step %lld, wanted 1 or more", (long long)a.step);
+    CHECK(!is_none(master) || w.dtype == DT_F32, "adamw: %s weights need an f32 master", dtype_name(w.dtype));
+    RUN(adamw, 12.0 * (double)n, 2 * bytes_of(w) + 2 * bytes_of(master) + 4 * bytes_of(m) + bytes_of(grad), d, w, master, m, v, grad, a);
+}
