@@ -1,0 +1,277 @@
+/* plain.c -- every op in the plainest loops: the formulas of ops.h, element by element, added up in double.
+ *
+ * This is what the other backends are measured against, on any machine: no vectors, no threads, no blocking. Slow is
+ * right here; clever is wrong. Attention is in plain_attention.c. */
+#include "plain.h"
+
+#include <math.h>
+
+const OpTable plain_ops = {
+#define ENTRY_PURE(name, args)    .name = plain_##name,
+#define ENTRY_SCRATCH(name, args) .name = plain_##name, .name##_scratch = plain_##name##_scratch,
+    OPS(ENTRY_PURE, ENTRY_SCRATCH)
+#undef ENTRY_PURE
+#undef ENTRY_SCRATCH
+};
+
+/* ---- embed ------------------------------------------------------------------------------------------------------ */
+
+void plain_embed_forward(Device *d, Tensor out, Tensor tokens, Tensor pos, Tensor wte, Tensor wpe)
+{
+    const int64_t N = numel(tokens), C = last(wte);
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t c = 0; c < C; c++) {
+            float sum = get(wte, index_at(tokens, n) * C + c);
+            if (!is_none(wpe)) sum += get(wpe, index_at(pos, n) * C + c);
+            put(out, n * C + c, sum);
+        }
+}
+
+void plain_embed_backward(Device *d, Tensor dw, Tensor dout, Tensor index, bool accumulate)
+{
+    const int64_t N = numel(index), C = last(dw);
+    if (!accumulate)
+        for (int64_t i = 0; i < numel(dw); i++) put(dw, i, 0);
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t c = 0; c < C; c++) put_sum(dw, index_at(index, n) * C + c, get(dout, n * C + c), true);
+}
+
+/* ---- norm ------------------------------------------------------------------------------------------------------- */
+
+void plain_norm_forward(Device *d, Tensor sum, Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor branch, Tensor w,
+                        Tensor b, float eps)
+{
+    const int64_t N = rows(x), C = last(x);
+    for (int64_t n = 0; n < N; n++) {
+        double mu = 0, squares = 0;
+        /* With branch but without sum, out holds the sum until the row's statistics are known. */
+        const Tensor in = is_none(branch) ? x : is_none(sum) ? out : sum;
+        if (!is_none(branch))
+            for (int64_t i = n * C; i < (n + 1) * C; i++) put(in, i, get(x, i) + get(branch, i));
+        if (!is_none(mean))
+            for (int64_t c = 0; c < C; c++) mu += get(in, n * C + c) / (double)C;
+        for (int64_t c = 0; c < C; c++) squares += (get(in, n * C + c) - mu) * (get(in, n * C + c) - mu);
+        const double r = 1 / sqrt(squares / (double)C + eps);
+        for (int64_t c = 0; c < C; c++)
+            put(out, n * C + c, (get(in, n * C + c) - mu) * r * get(w, c) + (is_none(b) ? 0 : get(b, c)));
+        if (!is_none(mean)) put(mean, n, mu);
+        put(rstd, n, r);
+    }
+}
+
+/* unit = (x - mean) rstd;  dx = dres + rstd (g - mean_c g - unit mean_c(g unit)),  g = dout w; RMSNorm has no mean_c g */
+void plain_norm_backward(Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor dres, Tensor x, Tensor w,
+                         Tensor mean, Tensor rstd, bool accumulate)
+{
+    const int64_t N = rows(x), C = last(x);
+    for (int64_t c = 0; c < C; c++) {
+        double slope = 0, shift = 0;
+        for (int64_t n = 0; n < N; n++) {
+            const double mu = is_none(mean) ? 0 : get(mean, n), unit = (get(x, n * C + c) - mu) * get(rstd, n);
+            slope += get(dout, n * C + c) * unit;
+            shift += get(dout, n * C + c);
+        }
+        if (!is_none(dw)) put_sum(dw, c, slope, accumulate);
+        if (!is_none(db)) put_sum(db, c, shift, accumulate);
+    }
+    for (int64_t n = 0; n < N; n++) {
+        const double mu = is_none(mean) ? 0 : get(mean, n), r = get(rstd, n);
+        double sum = 0, dot = 0;
+        for (int64_t c = 0; c < C; c++) {
+            const double g = (double)get(dout, n * C + c) * get(w, c);
+            sum += is_none(mean) ? 0 : g;
+            dot += g * (get(x, n * C + c) - mu) * r;
+        }
+        for (int64_t c = 0; c < C; c++) {
+            const double g = (double)get(dout, n * C + c) * get(w, c), unit = (get(x, n * C + c) - mu) * r;
+            const double slope = r * (g - sum / (double)C - unit * dot / (double)C);
+            put(dx, n * C + c, slope + (is_none(dres) ? 0 : get(dres, n * C + c)));
+        }
+    }
+}
+
+size_t plain_norm_backward_scratch(Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor dres, Tensor x,
+                                   Tensor w, Tensor mean, Tensor rstd, bool accumulate)
+{
+    return 0;
+}
+
+/* ---- linear ----------------------------------------------------------------------------------------------------- */
+
+static const double GELU_A = 0.79788456080286535588, GELU_B = 0.044715;     /* sqrt(2/pi), and the cubic's weight */
+
+static double gelu(double x) { return 0.5 * x * (1 + tanh(GELU_A * (x + GELU_B * x * x * x))); }
+
+static double gelu_slope(double x)
+{
+    const double t = tanh(GELU_A * (x + GELU_B * x * x * x));
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * GELU_A * (1 + 3 * GELU_B * x * x);
+}
+
+void plain_linear_forward(Device *d, Tensor out, Tensor pre, Tensor x, Tensor w, Tensor b, Activation act)
+{
+    const int64_t N = rows(x), I = last(x), O = w.dim[0];
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t o = 0; o < O; o++) {
+            double sum = is_none(b) ? 0 : get(b, o);
+            for (int64_t i = 0; i < I; i++) sum += (double)get(x, n * I + i) * get(w, o * I + i);
+            if (!is_none(pre)) put(pre, n * O + o, sum);
+            put(out, n * O + o, act == ACT_GELU ? gelu(round_to(x.dtype, sum)) : sum);
+        }
+}
+
+size_t plain_linear_forward_scratch(Device *d, Tensor out, Tensor pre, Tensor x, Tensor w, Tensor b, Activation act)
+{
+    return 0;
+}
+
+void plain_linear_backward(Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w, Tensor pre,
+                           bool accumulate)
+{
+    const int64_t N = rows(dout), I = w.dim[1], O = w.dim[0];
+    for (int64_t n = 0; n < N && !is_none(dx); n++)
+        for (int64_t i = 0; i < I; i++) {
+            double sum = 0;
+            for (int64_t o = 0; o < O; o++) sum += (double)get(dout, n * O + o) * get(w, o * I + i);
+            put(dx, n * I + i, is_none(pre) ? sum : sum * gelu_slope(get(pre, n * I + i)));
+        }
+    for (int64_t o = 0; o < O && !is_none(dw); o++)
+        for (int64_t i = 0; i < I; i++) {
+            double sum = 0;
+            for (int64_t n = 0; n < N; n++) sum += (double)get(dout, n * O + o) * get(x, n * I + i);
+            put_sum(dw, o * I + i, sum, accumulate);
+        }
+    for (int64_t o = 0; o < O && !is_none(db); o++) {
+        double sum = 0;
+        for (int64_t n = 0; n < N; n++) sum += get(dout, n * O + o);
+        put_sum(db, o, sum, accumulate);
+    }
+}
+
+size_t plain_linear_backward_scratch(Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w,
+                                     Tensor pre, bool accumulate)
+{
+    return 0;
+}
+
+/* ---- rope ------------------------------------------------------------------------------------------------------- */
+
+/* (lo, hi) = (lo cos - hi sin, lo sin + hi cos) of the angle sign * pos * freq[i], in the first H+G heads */
+static void turn(Tensor out, Tensor in, Tensor pos, Tensor freq, int H, int G, int sign)
+{
+    const int64_t N = rows(in), P = last(in), D = P / (H + 2 * G);
+    for (int64_t n = 0; n < N; n++) {
+        for (int64_t h = 0; h < H + G; h++)
+            for (int64_t i = 0; i < D / 2; i++) {
+                const int64_t at = n * P + h * D + i;
+                const double angle = (double)sign * index_at(pos, n) * get(freq, i);
+                const double lo = get(in, at), hi = get(in, at + D / 2);
+                put(out, at, lo * cos(angle) - hi * sin(angle));
+                put(out, at + D / 2, lo * sin(angle) + hi * cos(angle));
+            }
+        for (int64_t i = n * P + (H + G) * D; i < (n + 1) * P; i++) put(out, i, get(in, i));
+    }
+}
+
+void plain_rope_forward(Device *d, Tensor out, Tensor qkv, Tensor pos, Tensor freq, int H, int G)
+{
+    turn(out, qkv, pos, freq, H, G, 1);
+}
+
+void plain_rope_backward(Device *d, Tensor dqkv, Tensor dout, Tensor pos, Tensor freq, int H, int G)
+{
+    turn(dqkv, dout, pos, freq, H, G, -1);
+}
+
+/* ---- mlp -------------------------------------------------------------------------------------------------------- */
+
+static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
+
+void plain_swiglu_forward(Device *d, Tensor out, Tensor x)
+{
+    const int64_t N = rows(out), F = last(out);
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t f = 0; f < F; f++) {
+            const double gate = get(x, n * 2 * F + f), up = get(x, n * 2 * F + F + f);
+            put(out, n * F + f, gate * sigmoid(gate) * up);
+        }
+}
+
+void plain_swiglu_backward(Device *d, Tensor dx, Tensor dout, Tensor x)
+{
+    const int64_t N = rows(dout), F = last(dout);
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t f = 0; f < F; f++) {
+            const double gate = get(x, n * 2 * F + f), up = get(x, n * 2 * F + F + f), g = get(dout, n * F + f);
+            const double s = sigmoid(gate);
+            put(dx, n * 2 * F + f, g * up * s * (1 + gate * sigmoid(-gate)));
+            put(dx, n * 2 * F + F + f, g * gate * s);
+        }
+}
+
+/* ---- loss ------------------------------------------------------------------------------------------------------- */
+
+void plain_logprob_forward(Device *d, Tensor logp, Tensor lse, Tensor entropy, Tensor logits, Tensor targets, int vocab,
+                           float temperature)
+{
+    const int64_t N = rows(logits), V = last(logits);
+    for (int64_t n = 0; n < N; n++) {
+        double top = -INFINITY, sum = 0, mean = 0;
+        for (int64_t v = 0; v < vocab; v++) top = fmax(top, (double)get(logits, n * V + v) / temperature);
+        for (int64_t v = 0; v < vocab; v++) sum += exp((double)get(logits, n * V + v) / temperature - top);
+        const double log_sum = top + log(sum);
+        for (int64_t v = 0; v < vocab; v++) {
+            const double z = (double)get(logits, n * V + v) / temperature, p = exp(z - log_sum);
+            if (p != 0) mean += p * z;                  /* a forbidden token has p = 0 and z = -inf */
+        }
+        const int32_t target = index_at(targets, n);
+        put(lse, n, log_sum);
+        put(logp, n, target < 0 ? 0 : (double)get(logits, n * V + target) / temperature - log_sum);
+        if (!is_none(entropy)) put(entropy, n, log_sum - mean);
+    }
+}
+
+void plain_logprob_backward(Device *d, Tensor dlogits, Tensor logits, Tensor dlogp, Tensor dlse, Tensor dentropy,
+                            Tensor lse, Tensor entropy, Tensor targets, int vocab, float temperature)
+{
+    const int64_t N = rows(logits), V = last(logits);
+    for (int64_t n = 0; n < N; n++) {
+        const int32_t target = index_at(targets, n);
+        const double a = target < 0 ? 0 : get(dlogp, n);
+        const double s = is_none(dlse) ? 0 : get(dlse, n), e = is_none(dentropy) ? 0 : get(dentropy, n);
+        for (int64_t v = 0; v < vocab; v++) {
+            const double log_p = (double)get(logits, n * V + v) / temperature - get(lse, n), p = exp(log_p);
+            double slope = a * ((v == target) - p) + s * p;
+            if (e != 0 && p != 0) slope -= e * p * (log_p + get(entropy, n));
+            put(dlogits, n * V + v, slope / temperature);
+        }
+        for (int64_t v = vocab; v < V; v++) put(dlogits, n * V + v, 0);
+    }
+}
+
+/* ---- optim ------------------------------------------------------------------------------------------------------ */
+
+void plain_sum_squares(Device *d, Tensor out, Tensor x)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < numel(x); i++) sum += (double)get(x, i) * get(x, i);
+    put(out, 0, sum);
+}
+
+size_t plain_sum_squares_scratch(Device *d, Tensor out, Tensor x) { return 0; }
+
+void plain_adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, AdamW a)
+{
+    const double fade1 = 1 - pow(a.beta1, (double)a.step), fade2 = 1 - pow(a.beta2, (double)a.step);
+    const Tensor truth = is_none(master) ? w : master;
+    for (int64_t i = 0; i < numel(w); i++) {
+        const double g = (double)get(grad, i) * a.grad_scale, old = get(truth, i);
+        const double first = a.beta1 * (double)get(m, i) + (1 - (double)a.beta1) * g;
+        const double second = a.beta2 * (double)get(v, i) + (1 - (double)a.beta2) * g * g;
+        const double step = first / fade1 / (sqrt(second / fade2) + a.eps) + a.weight_decay * old;
+        put(m, i, first);
+        put(v, i, second);
+        put(truth, i, old - a.lr * step);
+        if (!is_none(master)) put(w, i, get(master, i));
+    }
+}
