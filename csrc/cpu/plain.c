@@ -44,8 +44,7 @@ void plain_norm_forward(Device *d, Tensor sum, Tensor out, Tensor mean, Tensor r
     const int64_t N = rows(x), C = last(x);
     for (int64_t n = 0; n < N; n++) {
         double mu = 0, squares = 0;
-        /* With branch but without sum, out holds the sum until the row's statistics are known. */
-        const Tensor in = is_none(branch) ? x : is_none(sum) ? out : sum;
+        const Tensor in = is_none(branch) ? x : sum;
         if (!is_none(branch))
             for (int64_t i = n * C; i < (n + 1) * C; i++) put(in, i, get(x, i) + get(branch, i));
         if (!is_none(mean))
