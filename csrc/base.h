@@ -22,7 +22,7 @@ typedef struct Tensor {
     int64_t     dim[4];     /* outermost first */
 } Tensor;
 
-static inline Tensor none(void) { Tensor t = {0}; return t; }
+static inline Tensor none(void) { Tensor t = { NULL, NULL, DT_F32, 0, {0} }; return t; }
 static inline bool is_none(Tensor t) { return t.ndim == 0; }
 
 size_t      dtype_size(DType dtype);
