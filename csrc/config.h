@@ -1,0 +1,55 @@
+/* config.h -- what a model is: GPT-2 and Llama are values of one Config. Every field is described once, in the table
+ * of config.c; JSON files, command-line flags, Python and error messages are all made from that table. */
+#ifndef LLMC_CONFIG_H
+#define LLMC_CONFIG_H
+
+#include "base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum { NORM_LAYER, NORM_RMS } NormKind;
+typedef enum { POSITION_LEARNED, POSITION_ROPE } PositionKind;
+typedef enum { MLP_GELU, MLP_SWIGLU } MlpKind;
+typedef enum { HEAD_LM, HEAD_SCALAR } HeadKind;
+
+/* Integers (also the kinds and the flags, so that one table can reach every field) and floats. */
+typedef struct Config {
+    int vocab_size, padded_vocab_size, max_seq_len;
+    int n_layer, n_embd, n_head, n_kv_head, head_dim, n_ff;
+    int norm, position, mlp, head;      /* NormKind, PositionKind, MlpKind, HeadKind */
+    int bias, tied;                     /* biases in linear layers and LayerNorm; lm_head is wte */
+    float norm_eps, rope_theta;
+} Config;
+
+typedef enum { FIELD_INT, FIELD_BOOL, FIELD_CHOICE, FIELD_FLOAT } FieldType;
+
+typedef struct ConfigField {
+    const char *name, *help;
+    FieldType   type;
+    size_t      offset;
+    const char *choice[3];              /* FIELD_CHOICE: the names of values 0, 1, … */
+} ConfigField;
+
+const ConfigField *config_fields(int *count);
+
+Config      config_preset(const char *name);    /* fails for an unknown name, listing the known ones */
+const char *config_presets(void);               /* their names, separated by spaces */
+
+/* Fills the fields that are 0 and follow from others: n_kv_head, head_dim, n_ff, padded_vocab_size. */
+void config_complete(Config *c);
+/* Fails with a sentence when the model is impossible. */
+void config_check(const Config *c);
+
+int64_t config_param_count(const Config *c);                    /* padding of the vocabulary not counted */
+double  config_train_flops(const Config *c, int64_t T);         /* of one token, forward and backward: 6N + 12LCT, N without wpe */
+
+/* config.json. Reading fails with the file's name for unknown, missing and impossible values. */
+Config config_read(const char *path);
+char  *config_to_json(const Config *c);                         /* free it */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,180 @@
+/* params.c -- see params.h */
+#include "params.h"
+#include "rng.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { ELEMENT_ALIGN = 128 };       /* 256 bytes of bf16, 512 of f32 */
+
+static int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+
+static Param *add_param(Params *all, int bucket, const char *prefix, const char *name, const char *suffix, InitKind init,
+                        int ndim, int64_t d0, int64_t d1)
+{
+    Param *p = &all->list[all->count++];
+    const char *full = text_format("%s%s.%s", prefix, name, suffix);
+    *p = (Param){ .value = { NULL, full, all->dtype, ndim, { d0, d1 } }, .grad = { NULL, full, DT_F32, ndim, { d0, d1 } },
+                  .init = init, .decay = ndim == 2, .bucket = bucket };
+    return p;
+}
+
+static Pair add_linear(Params *all, const Config *c, int bucket, const char *prefix, const char *name, InitKind init, int64_t O, int64_t I)
+{
+    Pair p = { add_param(all, bucket, prefix, name, "weight", init, 2, O, I), NULL };
+    if (c->bias) p.b = add_param(all, bucket, prefix, name, "bias", INIT_ZERO, 1, O, 0);
+    return p;
+}
+
+static Pair add_norm(Params *all, const Config *c, int bucket, const char *prefix, const char *name)
+{
+    Pair p = { add_param(all, bucket, prefix, name, "weight", INIT_ONE, 1, c->n_embd, 0), NULL };
+    if (c->norm == NORM_LAYER && c->bias) p.b = add_param(all, bucket, prefix, name, "bias", INIT_ZERO, 1, c->n_embd, 0);
+    return p;
+}
+
+/* The one list of parameters: names, shapes, initial values and buckets stand here and nowhere else. */
+static void list_params(Params *all, const Config *c)
+{
+    const int64_t C = c->n_embd, P = (int64_t)(c->n_head + 2 * c->n_kv_head) * c->head_dim, HD = (int64_t)c->n_head * c->head_dim;
+    const int64_t F = c->n_ff, V = c->padded_vocab_size, up = c->mlp == MLP_SWIGLU ? 2 * F : F;
+    const int L = c->n_layer, head_bucket = 0, embedding_bucket = L + 1;
+    all->wte.w = add_param(all, embedding_bucket, "", "wte", "weight", INIT_NORMAL, 2, V, C);
+    if (c->position == POSITION_LEARNED)
+        all->wpe.w = add_param(all, embedding_bucket, "", "wpe", "weight", INIT_NORMAL, 2, c->max_seq_len, C);
+    for (int l = 0; l < L; l++) {
+        LayerParams *w = &all->layer[l];
+        char *at AUTO(auto_free) = text_format("h.%d.", l);
+        w->ln_1 = add_norm(all, c, L - l, at, "ln_1");
+        w->qkv  = add_linear(all, c, L - l, at, "attn.qkv", INIT_NORMAL, P, C);
+        w->proj = add_linear(all, c, L - l, at, "attn.proj", INIT_RESIDUAL, C, HD);
+        w->ln_2 = add_norm(all, c, L - l, at, "ln_2");
+        w->up   = add_linear(all, c, L - l, at, "mlp.up", INIT_NORMAL, up, C);
+        w->down = add_linear(all, c, L - l, at, "mlp.down", INIT_RESIDUAL, C, F);
+    }
+    all->ln_f = add_norm(all, c, head_bucket, "", "ln_f");
+    if (c->head == HEAD_SCALAR) all->head.w = add_param(all, head_bucket, "", "value", "weight", INIT_ZERO, 2, 1, C);
+    else if (c->tied)           all->head = all->wte;
+    else                        all->head.w = add_param(all, head_bucket, "", "lm_head", "weight", INIT_NORMAL, 2, V, C);
+}
+
+static void lay_out_buckets(Params *all)
+{
+    int64_t at = 0;
+    for (int b = 0; b < all->n_buckets; b++) {
+        all->bucket[b].offset = at;
+        for (int i = 0; i < all->count; i++) {
+            if (all->list[i].bucket != b) continue;
+            all->list[i].offset = at;
+            at += round_up(numel(all->list[i].value), ELEMENT_ALIGN);
+        }
+        all->bucket[b].length = round_up(at - all->bucket[b].offset, (int64_t)ELEMENT_ALIGN * all->ranks);
+        at = all->bucket[b].offset + all->bucket[b].length;
+    }
+    all->elements = at;
+}
+
+static void free_slot(Params **p) { params_free(*p); }
+
+Params *params_create(Device *d, const Config *c, DType dtype, int ranks)
+{
+    CHECK(dtype == DT_F32 || dtype == DT_BF16, "weights of type %s; wanted f32 or bf16", dtype_name(dtype));
+    CHECK(ranks >= 1, "parameters over %d ranks", ranks);
+    Params *all AUTO(free_slot) = xcalloc(1, sizeof *all, "parameters");
+    all->device = d, all->dtype = dtype, all->ranks = ranks;
+    all->n_layer = c->n_layer, all->n_buckets = c->n_layer + 2;
+    all->list = xcalloc((size_t)c->n_layer * 12 + 8, sizeof *all->list, "parameters");
+    all->layer = xcalloc((size_t)c->n_layer, sizeof *all->layer, "layers");
+    all->bucket = xcalloc((size_t)all->n_buckets, sizeof *all->bucket, "buckets");
+    list_params(all, c);
+    lay_out_buckets(all);
+    Params *made = all;
+    all = NULL;
+    return made;
+}
+
+static void *allocate(Params *all, DType dtype, const char *what)
+{
+    return device_alloc(all->device, (size_t)all->elements * dtype_size(dtype), what);
+}
+
+void params_allocate(Params *all, bool grads)
+{
+    if (!all->values) {
+        all->values = allocate(all, all->dtype, "parameters");
+        for (int i = 0; i < all->count; i++)
+            all->list[i].value.data = (char *)all->values + (size_t)all->list[i].offset * dtype_size(all->dtype);
+    }
+    if (grads && !all->grads) {
+        all->grads = allocate(all, DT_F32, "gradients");
+        for (int i = 0; i < all->count; i++) all->list[i].grad.data = (float *)all->grads + all->list[i].offset;
+    }
+}
+
+void params_free(Params *all)
+{
+    if (!all) return;
+    device_free(all->device, all->values);
+    device_free(all->device, all->grads);
+    for (int i = 0; i < all->count; i++) free((char *)all->list[i].value.name);
+    free(all->list);
+    free(all->layer);
+    free(all->bucket);
+    free(all);
+}
+
+static float initial(const Params *all, const Param *p, uint64_t seed, uint64_t stream, uint64_t j)
+{
+    switch (p->init) {
+    case INIT_ZERO:     return 0;
+    case INIT_ONE:      return 1;
+    case INIT_NORMAL:   return 0.02f * rng_normal(seed, stream, j);
+    case INIT_RESIDUAL: return 0.02f / sqrtf(2.0f * (float)all->n_layer) * rng_normal(seed, stream, j);
+    }
+    return 0;
+}
+
+void params_init(Params *all, uint64_t seed)
+{
+    enum { CHUNK = 1 << 16 };
+    params_allocate(all, false);
+    const size_t width = dtype_size(all->dtype);
+    char *host AUTO(auto_free) = xcalloc(CHUNK, width, "initial weights");
+    for (int i = 0; i < all->count; i++) {
+        const Param *p = &all->list[i];
+        for (int64_t begin = 0; begin < numel(p->value); begin += CHUNK) {
+            const int64_t n = numel(p->value) - begin < CHUNK ? numel(p->value) - begin : CHUNK;
+            #pragma omp parallel for num_threads(all->device->threads)
+            for (int64_t j = 0; j < n; j++) {
+                const float x = initial(all, p, seed, RNG_INIT + (uint64_t)i, (uint64_t)(begin + j));
+                if (all->dtype == DT_F32) ((float *)host)[j] = x;
+                else                      ((uint16_t *)host)[j] = f32_to_bf16(x);
+            }
+            Tensor part = { (char *)p->value.data + (size_t)begin * width, p->value.name, all->dtype, 1, { n } };
+            device_upload(all->device, part, host);
+        }
+    }
+}
+
+Param *params_find(Params *all, const char *name)
+{
+    for (int i = 0; i < all->count; i++)
+        if (!strcmp(all->list[i].value.name, name)) return &all->list[i];
+    return NULL;
+}
+
+static int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
+
+void params_owned(const Params *all, const Param *p, int rank, int64_t *begin, int64_t *end)
+{
+    const Bucket b = all->bucket[p->bucket];
+    const int64_t slice = b.length / all->ranks, from = b.offset + rank * slice, n = numel(p->value);
+    *begin = clamp(from - p->offset, 0, n);
+    *end = clamp(from + slice - p->offset, 0, n);
+}
+
+int64_t params_slice_offset(const Params *all, const Param *p, int rank, int64_t begin)
+{
+    const Bucket b = all->bucket[p->bucket];
+    return b.offset / all->ranks + (p->offset + begin - (b.offset + rank * (b.length / all->ranks)));
+}

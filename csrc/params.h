@@ -1,0 +1,58 @@
+/* params.h -- a model's parameters and their gradients: one list of names and shapes, two flat blocks.
+ *
+ * Both blocks are cut into the same buckets, in the order backward finishes them: the head's, the blocks' from last to
+ * first, the embeddings' (a tied wte is there). A bucket is padded so that each of `ranks` processes owns an equal,
+ * aligned slice of it: that process keeps the optimizer's state for the slice (ZeRO-1; S. Rajbhandari et al., 2020). */
+#ifndef LLMC_PARAMS_H
+#define LLMC_PARAMS_H
+
+#include "config.h"
+#include "device.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum { INIT_ZERO, INIT_ONE, INIT_NORMAL, INIT_RESIDUAL } InitKind;
+
+typedef struct Param {
+    Tensor   value, grad;       /* grad is f32; their data is NULL until params_allocate */
+    InitKind init;
+    bool     decay;             /* weight decay applies: matrices only */
+    int      bucket;
+    int64_t  offset;            /* first element in both flat blocks */
+} Param;
+
+typedef struct { Param *w, *b; } Pair;      /* a weight and its bias; b is NULL where there is none */
+typedef struct { Pair ln_1, qkv, proj, ln_2, up, down; } LayerParams;
+typedef struct { int64_t offset, length; } Bucket;
+
+typedef struct Params {
+    Device *device;
+    DType   dtype;
+    int     count, n_layer, n_buckets, ranks;
+    int64_t elements;           /* of a flat block, padding included */
+    Param  *list;               /* in the order of checkpoints: wte, wpe, h.0 …, ln_f, head */
+    Pair    wte, wpe, ln_f, head;
+    LayerParams *layer;
+    Bucket *bucket;
+    void   *values, *grads;
+} Params;
+
+Params *params_create(Device *d, const Config *c, DType dtype, int ranks);
+/* Zeroed values, and gradients if asked; what is there already stays. */
+void    params_allocate(Params *p, bool grads);
+void    params_free(Params *p);
+/* Allocates, and draws. GPT-2's way: N(0, 0.02), the projections into the residual stream divided by sqrt(2 n_layer), biases 0, norms 1. */
+void    params_init(Params *p, uint64_t seed);
+Param  *params_find(Params *p, const char *name);           /* NULL if there is none */
+
+/* Elements of p that rank owns: [*begin, *end) of the flattened parameter; empty when equal. */
+void    params_owned(const Params *all, const Param *p, int rank, int64_t *begin, int64_t *end);
+/* Where element `begin` of p (owned by rank) stands in the rank's flat slice, which holds its parts of all buckets. */
+int64_t params_slice_offset(const Params *all, const Param *p, int rank, int64_t begin);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
