@@ -7,29 +7,40 @@
 #define AT(field) offsetof(Config, field)
 
 static const ConfigField fields[] = {
-    { "vocab_size",        "symbols of the tokenizer",                                  FIELD_INT,    AT(vocab_size), {0} },
-    { "padded_vocab_size", "rows of wte; 0: vocab_size rounded up to 128",              FIELD_INT,    AT(padded_vocab_size), {0} },
-    { "max_seq_len",       "longest context, in tokens",                                FIELD_INT,    AT(max_seq_len), {0} },
-    { "n_layer",           "transformer blocks",                                        FIELD_INT,    AT(n_layer), {0} },
-    { "n_embd",            "width of the residual stream",                              FIELD_INT,    AT(n_embd), {0} },
-    { "n_head",            "query heads",                                               FIELD_INT,    AT(n_head), {0} },
-    { "n_kv_head",         "key/value heads; 0: n_head",                                FIELD_INT,    AT(n_kv_head), {0} },
-    { "head_dim",          "width of a head; 0: n_embd / n_head",                       FIELD_INT,    AT(head_dim), {0} },
-    { "n_ff",              "hidden width of the MLP; 0: 4 n_embd, or 8/3 n_embd for swiglu", FIELD_INT, AT(n_ff), {0} },
-    { "norm",              "normalisation",                                             FIELD_CHOICE, AT(norm), { "layernorm", "rmsnorm" } },
-    { "position",          "how a token knows its place",                               FIELD_CHOICE, AT(position), { "learned", "rope" } },
-    { "mlp",               "the MLP's nonlinearity",                                    FIELD_CHOICE, AT(mlp), { "gelu", "swiglu" } },
-    { "head",              "what a position yields: log p(target), or a value",         FIELD_CHOICE, AT(head), { "lm", "scalar" } },
-    { "bias",              "biases in linear layers and LayerNorm",                     FIELD_BOOL,   AT(bias), {0} },
-    { "tied",              "lm_head is wte",                                            FIELD_BOOL,   AT(tied), {0} },
-    { "norm_eps",          "epsilon of the normalisation",                              FIELD_FLOAT,  AT(norm_eps), {0} },
-    { "rope_theta",        "base of RoPE's wavelengths",                                FIELD_FLOAT,  AT(rope_theta), {0} },
+    { "vocab_size",        "symbols of the tokenizer",                                  FIELD_INT,    AT(vocab_size), NULL },
+    { "padded_vocab_size", "rows of wte; 0: vocab_size rounded up to 128",              FIELD_INT,    AT(padded_vocab_size), NULL },
+    { "max_seq_len",       "longest context, in tokens",                                FIELD_INT,    AT(max_seq_len), NULL },
+    { "n_layer",           "transformer blocks",                                        FIELD_INT,    AT(n_layer), NULL },
+    { "n_embd",            "width of the residual stream",                              FIELD_INT,    AT(n_embd), NULL },
+    { "n_head",            "query heads",                                               FIELD_INT,    AT(n_head), NULL },
+    { "n_kv_head",         "key/value heads; 0: n_head",                                FIELD_INT,    AT(n_kv_head), NULL },
+    { "head_dim",          "width of a head; 0: n_embd / n_head",                       FIELD_INT,    AT(head_dim), NULL },
+    { "n_ff",              "hidden width of the MLP; 0: 4 n_embd, or 8/3 n_embd for swiglu", FIELD_INT, AT(n_ff), NULL },
+    { "norm",              "normalisation",                                             FIELD_CHOICE, AT(norm), "layernorm rmsnorm" },
+    { "position",          "how a token knows its place",                               FIELD_CHOICE, AT(position), "learned rope" },
+    { "mlp",               "the MLP's nonlinearity",                                    FIELD_CHOICE, AT(mlp), "gelu swiglu" },
+    { "head",              "what a position yields: log p(target), or a value",         FIELD_CHOICE, AT(head), "lm scalar" },
+    { "bias",              "biases in linear layers and LayerNorm",                     FIELD_BOOL,   AT(bias), NULL },
+    { "tied",              "lm_head is wte",                                            FIELD_BOOL,   AT(tied), NULL },
+    { "norm_eps",          "epsilon of the normalisation",                              FIELD_FLOAT,  AT(norm_eps), NULL },
+    { "rope_theta",        "base of RoPE's wavelengths",                                FIELD_FLOAT,  AT(rope_theta), NULL },
 };
 
 const ConfigField *config_fields(int *count)
 {
     *count = (int)COUNT_OF(fields);
     return fields;
+}
+
+int config_choice_index(const ConfigField *f, const char *name)
+{
+    int index = 0;
+    for (const char *at = f->choices; *at; index++) {
+        const size_t length = strcspn(at, " ");
+        if (strlen(name) == length && !strncmp(at, name, length)) return index;
+        at += length + (at[length] == ' ');
+    }
+    FAIL("%s is %s, wanted one of: %s", f->name, name, f->choices);
 }
 
 /* ------------------------------------------------------------------------------------------------------- presets */

@@ -29,10 +29,11 @@ typedef struct ConfigField {
     const char *name, *help;
     FieldType   type;
     size_t      offset;
-    const char *choice[3];              /* FIELD_CHOICE: the names of values 0, 1, … */
+    const char *choices;                /* FIELD_CHOICE: the names of values 0, 1, …, separated by spaces */
 } ConfigField;
 
 const ConfigField *config_fields(int *count);
+int config_choice_index(const ConfigField *f, const char *name);    /* fails for a name that is none of the choices */
 
 Config      config_preset(const char *name);    /* fails for an unknown name, listing the known ones */
 const char *config_presets(void);               /* their names, separated by spaces */

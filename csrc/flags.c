@@ -384,7 +384,15 @@ static void print_json_value(FILE *out, const Flag *flag, const void *field)
     }
 }
 
-char *flags_json(const Flags *f, bool only_set)
+static bool word_of(const char *words, const char *word)
+{
+    const size_t length = strlen(word);
+    for (const char *at = words; at && (at = strstr(at, word)); at += length)
+        if ((at == words || at[-1] == ' ') && (at[length] == ' ' || !at[length])) return true;
+    return false;
+}
+
+char *flags_json(const Flags *f, bool only_set, const char *without)
 {
     char *json = NULL;
     size_t length;
@@ -392,7 +400,7 @@ char *flags_json(const Flags *f, bool only_set)
     CHECK(out, "out of memory for the values of %d flags", f->count);
     int printed = 0;
     for (int i = 0; i < f->count; i++) {
-        if (only_set && f->source[i] == SET_BY_DEFAULT) continue;
+        if ((only_set && f->source[i] == SET_BY_DEFAULT) || word_of(without, f->table[i].name)) continue;
         fprintf(out, "%s\n  \"%s\": ", printed++ ? "," : "{", f->table[i].name);
         print_json_value(out, &f->table[i], f->settings + f->table[i].offset);
     }

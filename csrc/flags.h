@@ -59,9 +59,10 @@ char  *flags_help(const Flags *f);                      /* at most 100 columns w
 
 FlagSource flags_source(const Flags *f, const char *name);      /* who set it; fails for a name not in the table */
 
-/* All values as one JSON object in the table's order, or only those that config or command line set. What is not set
- * is null. Reads back through --config. A new string, free it. */
-char  *flags_json(const Flags *f, bool only_set);
+/* All values as one JSON object in the table's order, or only those that config or command line set, without the names
+ * in `without` (separated by spaces, may be NULL). What is not set is null. Reads back through --config. A new string,
+ * free it. */
+char  *flags_json(const Flags *f, bool only_set, const char *without);
 
 #ifdef __cplusplus
 }

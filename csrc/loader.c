@@ -15,6 +15,7 @@ typedef struct { int64_t cursor, micro; } Position;        /* an update, and a m
 typedef struct { const Shard *shard; int64_t begin; } Window;
 
 typedef struct {
+    int32_t *numbers;       /* four arrays (B,T): what batch points to */
     Batch   batch;
     int64_t update_targets;         /* of the update that the batch belongs to, this rank's share */
     char    error[1024];            /* empty, or why the batch could not be made: raised where it would be delivered */
@@ -85,7 +86,8 @@ static bool make_row(const Loader *l, Slot *slot, int64_t b)
 {
     const int64_t T = l->config.T, eot = l->config.document_mask ? loader_eot(l) : -1;
     const Window w = l->batch_windows[b];
-    int32_t *tokens = slot->batch.tokens + b * T, *targets = slot->batch.targets + b * T;
+    const int64_t N = l->config.B * T;
+    int32_t *tokens = slot->numbers + b * T, *targets = tokens + N, *pos = targets + N, *first = pos + N;
     int64_t bad = shard_read(w.shard, tokens, w.begin, T, false);
     if (bad < 0) bad = shard_read(w.shard, targets, w.begin + 1, T, true);
     if (bad >= 0) {
@@ -99,7 +101,6 @@ static bool make_row(const Loader *l, Slot *slot, int64_t b)
     for (int64_t t = 0; t < T; t++) learned += targets[t] >= 0;
     slot->batch.target_count += learned;
 
-    int32_t *pos = slot->batch.pos + b * T, *first = slot->batch.first + b * T;
     int64_t start = 0;                                  /* of the document; no token is -1 */
     for (int64_t t = 0; t < T; t++) {
         pos[t] = (int32_t)(t - start);
@@ -289,6 +290,7 @@ static void make_slots(Loader *l)
     l->numbers = xcalloc((size_t)(B * T), (size_t)l->slot_count * 4 * sizeof *l->numbers, "the loader's batches");
     for (int64_t i = 0; i < l->slot_count; i++) {
         int32_t *n = l->numbers + i * 4 * B * T;
+        l->slots[i].numbers = n;
         l->slots[i].batch = (Batch){ B, T, n, n + B * T, n + 2 * B * T, n + 3 * B * T, 0 };
     }
 }

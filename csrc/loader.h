@@ -10,6 +10,7 @@
 #define LLMC_LOADER_H
 
 #include "base.h"
+#include "batch.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -29,16 +30,6 @@ typedef struct LoaderConfig {
     int64_t     prefetch;               /* micro-batches to prepare in advance, on a thread; 0: no thread */
 } LoaderConfig;
 
-/* The arrays are (B,T) and the loader's; they stay as they are until the next loader_next, seek or close. */
-typedef struct Batch {
-    int64_t  B, T;
-    int32_t *tokens;
-    int32_t *targets;                   /* the token that follows; -1: not learned */
-    int32_t *pos;                       /* position in its document, or in the window without document_mask */
-    int32_t *first;                     /* step of the first token it may see */
-    int64_t  target_count;              /* targets that are not -1 */
-} Batch;
-
 typedef struct Loader Loader;
 
 /* Fails with a sentence if the configuration is impossible, a shard is damaged, or shards do not belong together.
@@ -46,7 +37,9 @@ typedef struct Loader Loader;
 Loader *loader_open(const LoaderConfig *config);
 void    loader_close(Loader *l);                          /* NULL is fine */
 
-/* The next micro-batch of this rank. Fails if it holds a token >= vocab_size; then the loader stays where it is. */
+/* The next micro-batch of this rank, all four arrays given. They are the loader's, and stay as they are until the next
+ * loader_next, seek or close. Fails if it holds a token >= vocab_size; then the loader stays
+ * where it is. */
 void    loader_next(Loader *l, Batch *out);
 int64_t loader_micro_batches(const Loader *l);            /* of one update and rank: update_windows / (ranks * B) */
 

@@ -13,6 +13,7 @@
 #ifndef LLMC_MODEL_H
 #define LLMC_MODEL_H
 
+#include "batch.h"
 #include "params.h"
 
 #ifdef __cplusplus
@@ -20,15 +21,6 @@ extern "C" {
 #endif
 
 typedef struct Model Model;
-
-/* Host arrays, each (B,T) and row-major. */
-typedef struct Batch {
-    int64_t B, T;
-    const int32_t *tokens;      /* 0 .. vocab_size-1 */
-    const int32_t *targets;     /* -1: nothing is asked here; NULL: nowhere */
-    const int32_t *pos;         /* each token's position; NULL: its column */
-    const int32_t *first;       /* first column it may see, never decreasing along a row; NULL: 0 */
-} Batch;
 
 /* What comes out, host arrays (B,T); a NULL is not computed or not copied. Without a target logp is 0. */
 typedef struct { float *logp, *lse, *entropy, *value; } Numbers;

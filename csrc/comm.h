@@ -1,0 +1,57 @@
+/* comm.h -- several processes as one: the collectives a trainer needs, on host memory.
+ *
+ * Floats are added in the order of ranks, 0 first, so sums do not depend on timing. Every rank calls the same
+ * collectives in the same order with the same sizes. With one process they are copies, and nothing else is loaded;
+ * over MPI they come from a plugin, libllmc_mpi, that is opened at run time. */
+#ifndef LLMC_COMM_H
+#define LLMC_COMM_H
+
+#include "base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct Comm Comm;
+
+enum { COMM_PLUGIN_VERSION = 1 };
+
+/* The table a plugin fills in. Sizes are in bytes or elements as named; `self` is the plugin's own state. */
+typedef struct CommTable {
+    int         version;                /* COMM_PLUGIN_VERSION */
+    const char *name;
+    void       *self;
+    int         rank, ranks;
+    void (*reduce_scatter)(void *self, const float *in, float *out, int64_t n);
+    void (*all_gather)(void *self, const void *in, void *out, size_t bytes);
+    void (*all_reduce_double)(void *self, double *x, int64_t n);
+    void (*broadcast)(void *self, void *x, size_t bytes, int root);
+    void (*barrier)(void *self);
+    void (*abort)(void *self);          /* ends all ranks with status 1; does not return */
+    void (*close)(void *self);
+} CommTable;
+
+typedef const CommTable *CommPlugin(int version);       /* a plugin's one entry: llmc_comm_plugin */
+
+/* kind: "single"; "mpi"; or "auto": MPI when mpirun or srun started this process as one of several. */
+Comm       *comm_open(const char *kind);
+void        comm_close(Comm *c);                        /* NULL is fine */
+int         comm_rank(const Comm *c);
+int         comm_ranks(const Comm *c);
+const char *comm_name(const Comm *c);                   /* "single", "mpi" */
+
+/* out[i] = sum over ranks of their in[rank * n + i];  in (ranks * n), out (n). out may be in + rank * n. */
+void comm_reduce_scatter(Comm *c, const float *in, float *out, int64_t n);
+/* out[r * bytes ...] = rank r's in, on every rank. in may be out + rank * bytes. */
+void comm_all_gather(Comm *c, const void *in, void *out, size_t bytes);
+void comm_all_reduce_double(Comm *c, double *x, int64_t n);
+void comm_broadcast(Comm *c, void *x, size_t bytes, int root);
+void comm_barrier(Comm *c);
+
+/* For a program's fail handler: prints the sentence once and ends every rank with status 1. */
+__attribute__((noreturn)) void comm_abort(Comm *c, const char *message);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
