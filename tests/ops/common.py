@@ -1,0 +1,113 @@
+"""What the tests of the ops share: guarded buffers, calls that watch their inputs, and a tolerance by rule.
+
+A formula is a function of torch tensors. It is run in float64 to know what is exact, and in float32 to know what plain
+arithmetic makes of it; the tolerance is a small multiple of the difference. Gradients are torch's, of that formula.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+
+from llmc import _core
+
+F32, BF16, I32 = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.int32)
+DEVICES = _core.device_list()
+GUARD = 19      # elements before and after a buffer: odd, so that buffers are not aligned either
+
+Formula = Callable[..., Any]
+
+
+@cache
+def device(name: str, threads: int = 2) -> Any:
+    return _core.Device(name, threads)
+
+
+def numbers(*shape: int, dtype: np.dtype = F32, seed: int = 0, scale: float = 1.0) -> np.ndarray:
+    """Normal numbers, rounded to the type."""
+    return (np.random.default_rng([seed, *shape]).standard_normal(shape) * scale).astype(dtype)
+
+
+class Out:
+    """A buffer for an op to write, with a pattern in it, before it and after it."""
+
+    def __init__(self, *shape: int, dtype: np.dtype = F32, fill: np.ndarray | None = None):
+        count = int(np.prod(shape))
+        self.whole = (np.arange(count + 2 * GUARD) % 13 + 1).astype(dtype)
+        self.array = self.whole[GUARD:GUARD + count].reshape(shape)
+        if fill is not None:
+            self.array[...] = fill
+        self.guards = self.around()
+
+    def around(self) -> bytes:
+        return self.whole[:GUARD].tobytes() + self.whole[-GUARD:].tobytes()
+
+
+def guarded(array: np.ndarray) -> np.ndarray:
+    """A copy with NaNs around it (-1 for indices): what an op reads beyond the ends will show."""
+    whole = np.full(array.size + 2 * GUARD, -1 if array.dtype == I32 else np.nan).astype(array.dtype)
+    copy = whole[GUARD:GUARD + array.size].reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def run(on: Any, op: str, *args: Any) -> Any:
+    """Call an op: an Out is written, an array is an input that must stay as it is. Returns what was written, in order."""
+    inputs = [(guarded(a), a) for a in args if isinstance(a, np.ndarray)]
+    copies = iter(inputs)
+    passed = [a.array if isinstance(a, Out) else next(copies)[0] if isinstance(a, np.ndarray) else a for a in args]
+    getattr(_core, op)(on, *passed)
+    for copy, original in inputs:
+        assert copy.tobytes() == original.tobytes(), f"{op} changed an input of shape {original.shape}"
+    outs = [a for a in args if isinstance(a, Out)]
+    for out in outs:
+        assert out.around() == out.guards, f"{op} wrote outside an output of shape {out.array.shape}"
+    return outs[0].array if len(outs) == 1 else tuple(out.array for out in outs)
+
+
+def apply(formula: Formula, args: Sequence[Any], dtype: torch.dtype) -> tuple[np.ndarray, ...]:
+    """The formula's results (one, or a tuple), computed in a precision. Arrays that are not indices take that type."""
+    result = formula(*(as_tensor(a, dtype) for a in args))
+    return tuple(r.detach().numpy() for r in (result if isinstance(result, tuple) else (result,)))
+
+
+def as_tensor(a: Any, dtype: torch.dtype) -> Any:
+    if not isinstance(a, np.ndarray):
+        return a
+    return torch.from_numpy(a.astype(np.int64)) if a.dtype == I32 else torch.from_numpy(a.astype(np.float64)).to(dtype)
+
+
+def gradient(formula: Formula, *wrt: int) -> Formula:
+    """The formula's gradient: takes (dout, *args), gives the slopes of sum(dout * formula) by the named arguments."""
+    def slopes(dout: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
+        leaves = {i: args[i].clone().requires_grad_(True) for i in wrt}
+        value = formula(*(leaves.get(i, a) for i, a in enumerate(args)))
+        return torch.autograd.grad((value * dout).sum(), list(leaves.values()))
+    return slopes
+
+
+def within_budget(got: np.ndarray | tuple[np.ndarray, ...], formula: Formula, *args: Any, slack: float = 4.0) -> None:
+    """got is no further from the formula than `slack` times what plain arithmetic of the same precision makes of it."""
+    gots = got if isinstance(got, tuple) else (got,)
+    exacts, plains = apply(formula, args, torch.float64), apply(formula, args, torch.float32)
+    assert len(gots) == len(exacts)
+    for i, (value, exact, plain) in enumerate(zip(gots, exacts, plains)):
+        assert value.shape == exact.shape, f"result {i} is {value.shape}, the formula's {exact.shape}"
+        stored = plain.astype(value.dtype).astype(np.float64)
+        floor = float(ml_dtypes.finfo(value.dtype).eps) * np.abs(exact).max()
+        budget = slack * np.abs(stored - exact).max() + floor
+        error = np.abs(value.astype(np.float64) - exact).max()
+        assert error <= budget, f"result {i}: error {error:.2e} is over the budget of {budget:.2e}"
+
+
+def same_bits_for_any_threads(name: str, op: str, make: Callable[[], Sequence[Any]]) -> None:
+    """Run the op on fresh arguments with 1, 2, 3 and 8 threads; what it writes must not differ in one bit."""
+    results = []
+    for threads in (1, 2, 3, 8):
+        written = run(device(name, threads), op, *make())
+        results.append([w.tobytes() for w in (written if isinstance(written, tuple) else (written,))])
+    assert all(r == results[0] for r in results), f"{op} on {name}: bits depend on the number of threads"
