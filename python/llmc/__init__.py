@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["Device", "LlmcError"]
+__all__ = ["Config", "Device", "LlmcError", "Model"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 // harness.cpp -- the module _core_tests: sections gathered from the harness_AREA.cpp files beside it. See harness.h.
 #include "harness.h"
 
-#include <stdexcept>
+#include "../../python/failure.h"
 
 static std::vector<Section> &sections()
 {
@@ -10,12 +10,6 @@ static std::vector<Section> &sections()
 }
 
 AddSection::AddSection(Section section) { sections().push_back(section); }
-
-struct HarnessFailure : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
-static void throw_failure(const char *message) { throw HarnessFailure(message); }
 
 PYBIND11_MODULE(_core_tests, m)
 {
