@@ -1,0 +1,52 @@
+/* gemm.h -- the matrix product under linear and attention: out(m,n) = sum_k a(m,k) b(k,n).
+ *
+ * THE ORDER OF A SUM IS PART OF THE CONTRACT. k is cut from 0 into blocks of DEPTH. Inside a block the terms are added
+ * one after the other to a sum that begins at 0, and the blocks' sums are added one after the other. Nothing else
+ * enters: not M, not N, not where a tile ends, not the threads. So a row computed alone has the bits it has among others.
+ *
+ * The smallest piece of work is a tile of TILE_ROWS x TILE_COLS sums that stay in registers while k runs. Its two
+ * operands are f32 and laid out for it: b as a panel (k, TILE_COLS), a either as rows of LINE floats or as (k, step). */
+#ifndef LLMC_CPU_GEMM_H
+#define LLMC_CPU_GEMM_H
+
+#include "vec.h"
+
+#if defined(__AVX512F__)
+enum { TILE_ROWS = 14 };        /* of 32 registers: 14 x 2 sums, 2 of b, 1 of a */
+#else
+enum { TILE_ROWS = 6 };         /* of 16 registers: 6 x 2 sums, 2 of b, 1 of a */
+#endif
+enum { TILE_VECS = 2, TILE_COLS = TILE_VECS * WIDTH };
+enum { DEPTH = 256 };           /* a panel of b then fills most of a first-level cache */
+enum { LINE = DEPTH + 16 };     /* not a power of two, or all rows of a tile would meet in few sets of that cache */
+
+/* out[r * out_step + c] (+)= sum over K terms of a(r,k) b[k * TILE_COLS + c], for the first `rows` of TILE_ROWS rows and
+ * all TILE_COLS columns. tile_lines: a(r,k) = a[r * LINE + k]; tile_steps: a(r,k) = a[k * a_step + r]. */
+void CPU(tile_lines)(int64_t rows, int64_t K, const float *a, const float *b, float *out, int64_t out_step, bool add);
+void CPU(tile_steps)(int64_t rows, int64_t K, const float *a, int64_t a_step, const float *b, float *out, int64_t out_step, bool add);
+
+/* Panels of b out of a matrix of type A, element (i,j) at from[i * stride + j]. Both fill the panel's first K rows,
+ * with 0 in columns from `cols` on.    pack_rows: panel[k][c] = (k,c);   pack_columns: panel[k][c] = (c,k) */
+void CPU(pack_rows)(float *panel, const void *from, DType A, int64_t stride, int64_t K, int64_t cols);
+void CPU(pack_columns)(float *panel, const void *from, DType A, int64_t stride, int64_t K, int64_t cols);
+
+/* to[i * to_step + j] = (i,j) of a matrix as above, as f32 */
+void CPU(copy_block)(float *to, int64_t to_step, const void *from, DType A, int64_t stride, int64_t rows, int64_t cols);
+
+/* A product over whole tensors, its operands packed block by block in the device's workspace, with what is done to each
+ * sum on its way out:  sum += bias[n];  keep = sum, rounded to its type;  sum = act(sum);  sum *= gelu'(slope_at);
+ * out (+)= sum. A tensor of the last line that is none() is left out. */
+typedef struct Product {
+    int64_t    M, N, K;
+    Tensor     a, b;
+    bool       a_turned, b_turned;      /* a(m,k) is a[m][k], or a[k][m] when turned; b(k,n) is b[k][n], or b[n][k] */
+    Tensor     out;                     /* (M,N) */
+    bool       accumulate;
+    Tensor     bias, keep, slope_at;    /* (N); (M,N); (M,N) */
+    Activation act;
+} Product;
+
+void   CPU(gemm)(Device *d, const Product *p);
+size_t CPU(gemm_scratch)(const Product *p);
+
+#endif

@@ -1,0 +1,78 @@
+/* linear.c -- the products of a layer, forward and back: x w^T, dout w and dout^T x are one gemm, read three ways. */
+#include "gemm.h"
+
+/* ---- forward ---------------------------------------------------------------------------------------------------- */
+
+static Product forward_product(Tensor out, Tensor pre, Tensor x, Tensor w, Tensor b, Activation act)
+{
+    return (Product){ .M = rows(x), .N = w.dim[0], .K = last(x), .a = x, .b = w, .b_turned = true,
+                      .out = out, .bias = b, .keep = pre, .act = act };
+}
+
+void CPU(linear_forward)(Device *d, Tensor out, Tensor pre, Tensor x, Tensor w, Tensor b, Activation act)
+{
+    const Product p = forward_product(out, pre, x, w, b, act);
+    CPU(gemm)(d, &p);
+}
+
+size_t CPU(linear_forward_scratch)(Device *d, Tensor out, Tensor pre, Tensor x, Tensor w, Tensor b, Activation act)
+{
+    const Product p = forward_product(out, pre, x, w, b, act);
+    return CPU(gemm_scratch)(&p);
+}
+
+/* ---- backward --------------------------------------------------------------------------------------------------- */
+
+/* dx = (dout w) * gelu'(pre) */
+static Product dx_product(Tensor dx, Tensor dout, Tensor w, Tensor pre)
+{
+    return (Product){ .M = rows(dout), .N = w.dim[1], .K = w.dim[0], .a = dout, .b = w, .out = dx, .slope_at = pre };
+}
+
+/* dw (+)= dout^T x */
+static Product dw_product(Tensor dw, Tensor dout, Tensor x, bool accumulate)
+{
+    return (Product){ .M = last(dout), .N = last(x), .K = rows(x), .a = dout, .a_turned = true, .b = x,
+                      .out = dw, .accumulate = accumulate };
+}
+
+/* db[o] (+)= sum_n dout[n,o], in the order of gemm.h: as if dout^T met a column of ones */
+static void sum_rows(Device *d, Tensor db, Tensor dout, bool accumulate)
+{
+    enum { STRIP = 4 * WIDTH };
+    const int64_t N = rows(dout), O = last(dout);
+    PARALLEL_FOR(d, N * O)
+    for (int64_t o0 = 0; o0 < O; o0 += STRIP) {
+        Vec total[STRIP / WIDTH] = {0};
+        const int64_t end = O - o0 < STRIP ? O : o0 + STRIP;
+        for (int64_t n0 = 0; n0 < N; n0 += DEPTH) {
+            Vec sum[STRIP / WIDTH] = {0};
+            for (int64_t n = n0; n < N && n < n0 + DEPTH; n++)
+                for (int64_t o = o0; o < end; o += WIDTH)
+                    sum[(o - o0) / WIDTH] += vec_load(dout.data, (int)dout.dtype, n * O + o, vec_left(end, o));
+            for (int i = 0; i < STRIP / WIDTH; i++) total[i] += sum[i];
+        }
+        for (int64_t o = o0; o < end; o += WIDTH) {
+            const int count = vec_left(end, o);
+            const Vec before = accumulate ? vec_load(db.data, DT_F32, o, count) : (Vec){0};
+            vec_store(db.data, DT_F32, o, count, before + total[(o - o0) / WIDTH]);
+        }
+    }
+}
+
+void CPU(linear_backward)(Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w, Tensor pre,
+                          bool accumulate)
+{
+    const Product to_x = dx_product(dx, dout, w, pre), to_w = dw_product(dw, dout, x, accumulate);
+    if (!is_none(dx)) CPU(gemm)(d, &to_x);
+    if (!is_none(dw)) CPU(gemm)(d, &to_w);
+    if (!is_none(db)) sum_rows(d, db, dout, accumulate);
+}
+
+size_t CPU(linear_backward_scratch)(Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w,
+                                    Tensor pre, bool accumulate)
+{
+    const Product to_x = dx_product(dx, dout, w, pre), to_w = dw_product(dw, dout, x, accumulate);
+    const size_t for_x = is_none(dx) ? 0 : CPU(gemm_scratch)(&to_x), for_w = is_none(dw) ? 0 : CPU(gemm_scratch)(&to_w);
+    return for_x > for_w ? for_x : for_w;
+}

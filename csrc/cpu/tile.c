@@ -1,0 +1,119 @@
+/* tile.c -- the inner loop of every product, and the packing of its operands. See gemm.h. */
+#include "gemm.h"
+
+/* ---- the tile --------------------------------------------------------------------------------------------------- */
+
+/* rows and a_row are constants where this is inlined, so that all sums live in registers. */
+INLINE void tile(const int rows, const int64_t a_row, int64_t K, const float *a, int64_t a_step, const float *b,
+                 float *out, int64_t out_step, bool add)
+{
+    Vec sum[TILE_ROWS][TILE_VECS] = {0};
+    for (int64_t k = 0; k < K; k++, a += a_step, b += TILE_COLS) {
+        Vec of_b[TILE_VECS];
+        for (int j = 0; j < TILE_VECS; j++) of_b[j] = vec_f32(b + j * WIDTH);
+#pragma GCC unroll 16
+        for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+            for (int j = 0; j < TILE_VECS; j++) sum[r][j] += a[r * a_row] * of_b[j];
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int j = 0; j < TILE_VECS; j++) {
+            float *to = out + r * out_step + j * WIDTH;
+            vec_store(to, DT_F32, 0, WIDTH, add ? vec_f32(to) + sum[r][j] : sum[r][j]);
+        }
+}
+
+#if defined(__AVX512F__)
+#define EACH_ROWS(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13) DO(14)
+#else
+#define EACH_ROWS(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6)
+#endif
+
+void CPU(tile_lines)(int64_t rows, int64_t K, const float *a, const float *b, float *out, int64_t out_step, bool add)
+{
+#define LINES(n) case n: tile(n, LINE, K, a, 1, b, out, out_step, add); break;
+    switch (rows) { EACH_ROWS(LINES) }
+}
+
+void CPU(tile_steps)(int64_t rows, int64_t K, const float *a, int64_t a_step, const float *b, float *out,
+                     int64_t out_step, bool add)
+{
+#define STEPS(n) case n: tile(n, 1, K, a, a_step, b, out, out_step, add); break;
+    switch (rows) { EACH_ROWS(STEPS) }
+}
+
+/* ---- packing ---------------------------------------------------------------------------------------------------- */
+
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector((a), (b), __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle((a), (b), (VecI){ __VA_ARGS__ })
+#endif
+
+/* a's and b's lanes in turns: the first halves of both, and the second halves */
+#if defined(__AVX512F__)
+#define WEAVE_LOW(a, b)  SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define WEAVE_HIGH(a, b) SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#elif defined(__AVX2__)
+#define WEAVE_LOW(a, b)  SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define WEAVE_HIGH(a, b) SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#else
+#define WEAVE_LOW(a, b)  SHUFFLE(a, b, 0, 4, 1, 5)
+#define WEAVE_HIGH(a, b) SHUFFLE(a, b, 2, 6, 3, 7)
+#endif
+
+/* Rows become columns. Weaving row i with row i + WIDTH/2 turns the bits of an element's place (row, lane) by one to
+ * the left; after log2(WIDTH) rounds row and lane have changed places. */
+INLINE void transpose(Vec v[WIDTH])
+{
+    for (int round = 1; round < WIDTH; round *= 2) {
+        Vec woven[WIDTH];
+#pragma GCC unroll 8
+        for (int i = 0; i < WIDTH / 2; i++) {
+            woven[2 * i] = WEAVE_LOW(v[i], v[i + WIDTH / 2]);
+            woven[2 * i + 1] = WEAVE_HIGH(v[i], v[i + WIDTH / 2]);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < WIDTH; i++) v[i] = woven[i];
+    }
+}
+
+INLINE void columns(float *panel, const void *from, const int A, int64_t stride, int64_t K, int64_t cols)
+{
+    for (int64_t k = 0; k < K; k += WIDTH)
+        for (int64_t c = 0; c < TILE_COLS; c += WIDTH) {
+            const int depth = vec_left(K, k);
+            Vec v[WIDTH];
+#pragma GCC unroll 16
+            for (int i = 0; i < WIDTH; i++) v[i] = c + i < cols ? vec_load(from, A, (c + i) * stride + k, depth) : (Vec){0};
+            transpose(v);
+            for (int i = 0; i < depth; i++) memcpy(panel + (k + i) * TILE_COLS + c, &v[i], sizeof v[i]);
+        }
+}
+
+void CPU(pack_columns)(float *panel, const void *from, DType A, int64_t stride, int64_t K, int64_t cols)
+{
+    FLOAT_SWITCH(A, TYPE, columns(panel, from, TYPE, stride, K, cols));
+}
+
+INLINE void block(float *to, int64_t to_step, const void *from, const int A, int64_t stride, int64_t rows, int64_t cols)
+{
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < cols; j += WIDTH) {
+            const int count = vec_left(cols, j);
+            vec_store(to, DT_F32, i * to_step + j, count, vec_load(from, A, i * stride + j, count));
+        }
+}
+
+void CPU(copy_block)(float *to, int64_t to_step, const void *from, DType A, int64_t stride, int64_t rows, int64_t cols)
+{
+    FLOAT_SWITCH(A, TYPE, block(to, to_step, from, TYPE, stride, rows, cols));
+}
+
+void CPU(pack_rows)(float *panel, const void *from, DType A, int64_t stride, int64_t K, int64_t cols)
+{
+    if (cols < TILE_COLS) memset(panel, 0, (size_t)(K * TILE_COLS) * sizeof *panel);
+    CPU(copy_block)(panel, TILE_COLS, from, A, stride, K, cols < TILE_COLS ? cols : TILE_COLS);
+}
