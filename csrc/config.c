@@ -1,5 +1,6 @@
 /* config.c -- see config.h */
 #include "config.h"
+#include "json.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -132,4 +133,69 @@ double config_train_flops(const Config *c, int64_t T)
     if (c->position == POSITION_LEARNED) n -= (int64_t)c->max_seq_len * c->n_embd;
     if (!c->tied) n -= (int64_t)c->vocab_size * c->n_embd;          /* an untied wte is only looked up */
     return 6.0 * (double)n + 12.0 * c->n_layer * (double)(c->n_head * c->head_dim) * (double)T;
+}
+
+/* ---------------------------------------------------------------------------------------------------------- JSON */
+
+static const char *choice_name(const ConfigField *f, int index, char *to, size_t size)
+{
+    const char *at = f->choices;
+    for (; index > 0; index--) at += strcspn(at, " ") + 1;
+    snprintf(to, size, "%.*s", (int)strcspn(at, " "), at);
+    return to;
+}
+
+char *config_to_json(const Config *c)
+{
+    JsonText out = { .pretty = true };
+    json_begin_object(&out);
+    for (size_t i = 0; i < COUNT_OF(fields); i++) {
+        const ConfigField *f = &fields[i];
+        const void *at = (const char *)c + f->offset;
+        char name[32];
+        json_key(&out, f->name);
+        switch (f->type) {
+        case FIELD_INT:    json_put_int(&out, *(const int *)at); break;
+        case FIELD_BOOL:   json_put_bool(&out, *(const int *)at); break;
+        case FIELD_CHOICE: json_put_string(&out, choice_name(f, *(const int *)at, name, sizeof name)); break;
+        case FIELD_FLOAT:  json_put_double(&out, *(const float *)at); break;
+        }
+    }
+    json_end(&out);
+    return out.text;
+}
+
+static const ConfigField *field_named(const char *name)
+{
+    for (size_t i = 0; i < COUNT_OF(fields); i++)
+        if (!strcmp(fields[i].name, name)) return &fields[i];
+    return NULL;
+}
+
+static int int_in_range(Json v)
+{
+    const int64_t n = json_int(v);
+    if (n < 0 || n > 1 << 28) json_fail(v, "a whole number from 0 to %d", 1 << 28);
+    return (int)n;
+}
+
+Config config_read(const char *path)
+{
+    JsonFile *file AUTO(json_free) = json_read(path);
+    const Json root = json_root(file);
+    Config c = {0};
+    for (JsonEach each = json_each(root); json_next(&each);)
+        if (!field_named(each.key)) json_fail(each.value, "only fields this version knows");
+    for (size_t i = 0; i < COUNT_OF(fields); i++) {
+        const Json v = json_get(root, fields[i].name);
+        void *at = (char *)&c + fields[i].offset;
+        switch (fields[i].type) {
+        case FIELD_INT:    *(int *)at = int_in_range(v); break;
+        case FIELD_BOOL:   *(int *)at = json_bool(v); break;
+        case FIELD_CHOICE: *(int *)at = config_choice_index(&fields[i], json_string(v)); break;
+        case FIELD_FLOAT:  *(float *)at = (float)json_double(v); break;
+        }
+    }
+    config_check(&c);
+    return c;
 }
