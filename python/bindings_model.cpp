@@ -19,7 +19,7 @@ static py::object field_value(const Config &c, const ConfigField &f)
     switch (f.type) {
     case FIELD_INT:    return py::int_(*(const int *)at);
     case FIELD_BOOL:   return py::bool_(*(const int *)at != 0);
-    case FIELD_CHOICE: return py::str(f.choice[*(const int *)at]);
+    case FIELD_CHOICE: return py::str(f.choices).attr("split")()[py::int_(*(const int *)at)];
     case FIELD_FLOAT:  return py::float_(*(const float *)at);
     }
     FAIL("config: field %s has no type", f.name);
@@ -42,9 +42,7 @@ static void set_field(Config &c, const ConfigField &f, py::handle value)
         CHECK(PyNumber_Check(value.ptr()) && !is_bool, "config: %s is %s, wanted a number", f.name, found.c_str());
         *(float *)at = py::float_(py::reinterpret_borrow<py::object>(value));
     } else {
-        for (int i = 0; i < 3 && f.choice[i]; i++)
-            if (py::str(f.choice[i]).equal(value)) { *(int *)at = i; return; }
-        FAIL("config: %s is %s, wanted %s or %s", f.name, found.c_str(), f.choice[0], f.choice[1]);
+        *(int *)at = config_choice_index(&f, text_of(value).c_str());
     }
 }
 
@@ -165,7 +163,7 @@ static Batch batch_of(py::handle tokens, py::handle targets, py::handle pos, py:
         return (const int32_t *)input_of(array, name, DT_I32, shape).data;
     };
     return { t.dim[0], t.dim[1], (const int32_t *)t.data,
-             given(targets, "targets"), given(pos, "pos"), given(first, "first") };
+             given(targets, "targets"), given(pos, "pos"), given(first, "first"), 0 };
 }
 
 static float *place_for(py::dict &result, const char *name, const Batch &b)

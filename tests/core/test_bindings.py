@@ -152,7 +152,7 @@ def test_a_config_is_its_dict_and_back():
         ({"n_layer": 3.0}, "config: n_layer is 3.0, wanted a whole number"),
         ({"n_layer": 2**40}, "config: n_layer is 1099511627776, which is too large"),
         ({"bias": 1}, "config: bias is 1, wanted True or False"),
-        ({"norm": "batchnorm"}, "config: norm is 'batchnorm', wanted layernorm or rmsnorm"),
+        ({"norm": "batchnorm"}, "norm is batchnorm, wanted one of: layernorm rmsnorm"),
         ({"norm_eps": "small"}, "config: norm_eps is 'small', wanted a number"),
         ({"n_embd": 130}, "n_embd 130 is not divisible by n_head 4"),
     ],
