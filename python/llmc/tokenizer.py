@@ -1,0 +1,147 @@
+"""Text to token ids and back, for the published encodings and any byte-level tokenizer.json.
+
+tiktoken does the merging. A tokenizer.json is read into what tiktoken wants (a pattern, and each
+token's rank) and written from it again, always in the same form: equal tokenizers are equal files.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import tiktoken
+
+from llmc import encodings
+from llmc.encodings import Encoding
+from llmc.tokenizer_json import read_json, write_json
+
+EOT_NAMES = (encodings.EOT, "<|end_of_text|>", "</s>")      # GPT's, Llama 3's, older models'
+
+# tiktoken's matcher backtracks over white space and gives up at 500,000 to a million in a row.
+LONG_SPACE = 100_000
+
+
+class Tokenizer:
+    """A byte-level BPE: ids of a text, and bytes of ids. Made by `Tokenizer.load`."""
+
+    def __init__(self, name: str, encoding: Encoding):
+        self.name = name
+        self.pattern, self.ranks, self.special = encoding
+        try:
+            self._tiktoken = tiktoken.Encoding(name, pat_str=self.pattern,
+                                               mergeable_ranks=self.ranks,
+                                               special_tokens=self.special)
+        except ValueError as error:
+            raise ValueError(f"{name}: tiktoken cannot use it: {error}") from error
+        known = bytes(token[0] for token in self.ranks if len(token) == 1)
+        self._known_bytes = None if len(known) == 256 else known
+        self.eot = next((self.special[n] for n in EOT_NAMES if n in self.special), None)
+        self.vocab_size = 1 + max([*self.ranks.values(), *self.special.values()])
+
+    @staticmethod
+    def load(name: str | Path) -> Tokenizer:
+        """A published encoding (encodings.names()), a tokenizer.json, or a folder that holds one:
+        a data folder, a run or a checkpoint."""
+        if str(name) in encodings.names():
+            return Tokenizer(str(name), encodings.load(str(name)))
+        path = Path(name)
+        if not path.exists():
+            raise ValueError(f"{name} is no file or folder, and no encoding is called so; "
+                             f"there are {', '.join(encodings.names())}")
+        if path.is_dir():
+            path = _in_folder(path)
+        return Tokenizer(str(name), read_json(path.read_bytes(), str(path)))
+
+    def encode(self, text: str,
+               allowed_special: Collection[str] | Literal["all"] = ()) -> list[int]:
+        """The ids of a text. A special token's name in it is plain text, unless it is allowed."""
+        allowed = set(self.special if allowed_special == "all" else allowed_special)
+        if unknown := allowed - self.special.keys():
+            raise ValueError(f"{self.name} has no special token {sorted(unknown)[0]}; "
+                             f"it has {', '.join(self.special) or 'none'}")
+        if self._known_bytes is not None:
+            self._check_bytes(text)
+        ids: list[int] = []
+        for part in _without_long_space(text):
+            ids += (self._tiktoken.encode(part, allowed_special=allowed, disallowed_special=())
+                    if allowed else self._tiktoken.encode_ordinary(part))
+        return ids
+
+    def encode_batch(self, texts: Iterable[str], threads: int = 8) -> list[list[int]]:
+        """The ids of many texts, on several threads (tiktoken releases Python's lock)."""
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(self.encode, texts))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; bytes that are no whole character become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of ids, exactly."""
+        return b"".join(map(self.token_bytes, ids))
+
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes of one token. A number below vocab_size that no token has shows itself."""
+        if not 0 <= id < self.vocab_size:
+            raise ValueError(f"{id} is no token of {self.name}: "
+                             f"they are 0 to {self.vocab_size - 1}")
+        return self._bytes_of[id]
+
+    def as_tiktoken(self) -> tiktoken.Encoding:
+        """The same tokenizer as an object of the tiktoken library."""
+        return self._tiktoken
+
+    def to_json(self) -> bytes:
+        """The same tokenizer as a Hugging Face tokenizer.json, UTF-8."""
+        return self._json
+
+    def fingerprint(self) -> int:
+        """What token shards remember their tokenizer by: the hash of to_json()."""
+        from llmc import _core
+
+        return _core.fingerprint(self._json)
+
+    @cached_property
+    def _json(self) -> bytes:
+        return write_json(Encoding(self.pattern, self.ranks, self.special), self.name)
+
+    @cached_property
+    def _bytes_of(self) -> list[bytes]:
+        table = [b"<|unused_%d|>" % id for id in range(self.vocab_size)]
+        for token, id in self.ranks.items():
+            table[id] = token
+        for token, id in self.special.items():
+            table[id] = token.encode()
+        return table
+
+    def _check_bytes(self, text: str) -> None:
+        """A vocabulary without merges may lack bytes; tiktoken would panic at them."""
+        whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        strange = whole.encode().translate(None, self._known_bytes)
+        if strange:
+            raise ValueError(f"byte 0x{strange[0]:02X} is not in the tokenizer {self.name}, which "
+                             f"knows only the {len(self._known_bytes)} bytes it was trained on")
+
+
+def _without_long_space(text: str) -> Iterable[str]:
+    """The text in one part, or cut inside runs of white space that tiktoken cannot match."""
+    begin = 0
+    if len(text) > LONG_SPACE:
+        for run in re.finditer(r"\s{2,}", text):
+            for cut in range(run.start() + LONG_SPACE, run.end(), LONG_SPACE):
+                yield text[begin:cut]
+                begin = cut
+    yield text[begin:]
+
+
+def _in_folder(folder: Path) -> Path:
+    """The tokenizer.json of a data folder, a checkpoint or a run."""
+    places = ("", "latest", "checkpoints/latest")
+    for place in places:
+        path = folder / place / "tokenizer.json"
+        if path.is_file():
+            return path
+    raise ValueError(f"{folder} holds no tokenizer.json (nor do its checkpoints)")

@@ -1,0 +1,146 @@
+"""Hugging Face's tokenizer.json to an Encoding, and an Encoding to tokenizer.json.
+
+Only byte-level BPE without a normalizer is read: what GPT-2, GPT-4, Llama 3 and our own are. For
+these the two libraries agree, as long as merges are in the order of the ids they make: before a
+merge takes place, the bytes it covers have been merged as if they stood alone, so tiktoken, which
+merges any two neighbours whose bytes together are a token, finds the pair that the file lists.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from llmc.encodings import GPT2_PATTERN, Encoding, byte_characters
+
+SPELLING = byte_characters()
+
+
+def read_json(raw: bytes, where: str) -> Encoding:
+    """The encoding of a tokenizer.json; `where` names it in a ValueError's sentence."""
+    try:
+        data = json.loads(raw)
+        if not isinstance(data, dict) or not isinstance(data.get("model"), dict):
+            raise ValueError("it has no model")
+        return _read(data)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{where} is no tokenizer.json: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{where} is no whole tokenizer.json: {error!r}") from error
+    except ValueError as error:
+        raise ValueError(f"{where} is no byte-level BPE that llmc reads: {error}") from error
+
+
+def write_json(encoding: Encoding, name: str) -> bytes:
+    """The tokenizer.json of an encoding, the same bytes each time."""
+    by_rank = sorted(encoding.ranks.items(), key=lambda item: item[1])
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    if encoding.pattern == GPT2_PATTERN:
+        pieces = {**byte_level, "use_regex": True}
+    else:
+        split = {"type": "Split", "pattern": {"Regex": encoding.pattern},
+                 "behavior": "Isolated", "invert": False}
+        pieces = {"type": "Sequence", "pretokenizers": [split, {**byte_level, "use_regex": False}]}
+    special = sorted(encoding.special.items(), key=lambda item: item[1])
+    # special tokens stand in the vocabulary too, or Hugging Face's library would number them anew
+    vocab = {_spell(token): rank for token, rank in by_rank} | dict(special)
+    data = {
+        "version": "1.0", "truncation": None, "padding": None,
+        "added_tokens": [{"id": id, "content": token, "single_word": False, "lstrip": False,
+                          "rstrip": False, "normalized": False, "special": True}
+                         for token, id in special],
+        "normalizer": None, "pre_tokenizer": pieces, "post_processor": None,
+        "decoder": {**byte_level, "use_regex": True},
+        "model": {"type": "BPE", "dropout": None, "unk_token": None,
+                  "continuing_subword_prefix": None, "end_of_word_suffix": None,
+                  "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+                  "vocab": dict(sorted(vocab.items(), key=lambda item: item[1])),
+                  "merges": [f"{_spell(a)} {_spell(b)}"
+                             for a, b in merges(encoding.ranks, name)]},
+    }
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def merges(ranks: dict[bytes, int], name: str) -> Iterator[tuple[bytes, bytes]]:
+    """The two tokens that each longer token is merged from, in the order of ranks."""
+    for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
+        if len(token) == 1:
+            continue
+        parts = _merged_below(token, rank, ranks)
+        if len(parts) != 2:
+            raise ValueError(f"{name}: its token {rank}, {token!r}, cannot be merged from two "
+                             "earlier ones, so no tokenizer.json is equal to it")
+        yield parts[0], parts[1]
+
+
+def _merged_below(token: bytes, limit: int, ranks: dict[bytes, int]) -> list[bytes]:
+    """What the merges ranked below `limit` make of a token's bytes."""
+    cuts = list(range(len(token) + 1))          # part i is token[cuts[i]:cuts[i + 1]]
+    pairs = [ranks.get(token[i:i + 2], limit) for i in range(len(token) - 1)]
+    while pairs and (best := min(pairs)) < limit:
+        at = pairs.index(best)                  # parts at and at + 1 become one
+        del cuts[at + 1], pairs[at]
+        if at > 0:
+            pairs[at - 1] = ranks.get(token[cuts[at - 1]:cuts[at + 1]], limit)
+        if at < len(pairs):
+            pairs[at] = ranks.get(token[cuts[at]:cuts[at + 2]], limit)
+    return [token[a:b] for a, b in zip(cuts, cuts[1:])]
+
+
+def _spell(token: bytes) -> str:
+    return "".join([SPELLING[byte] for byte in token])
+
+
+def _read(data: dict[str, Any]) -> Encoding:
+    model = data["model"]
+    if model.get("type", "BPE") != "BPE" or model.get("byte_fallback"):
+        kind = "BPE with byte fallback" if model.get("byte_fallback") else model["type"]
+        raise ValueError(f"its model is {kind}")
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(key):
+            raise ValueError(f"its model has a {key}, {model[key]!r}")
+    if data.get("normalizer"):
+        raise ValueError(f"it has a normalizer, {data['normalizer'].get('type')}")
+    added = {token["content"]: token["id"] for token in data.get("added_tokens") or []}
+    ids = {token: id for token, id in model["vocab"].items() if token not in added}
+    taken = [*ids.values(), *added.values()]
+    if any(not isinstance(id, int) or id < 0 for id in taken) or len(set(taken)) < len(taken):
+        raise ValueError("its ids are not distinct whole numbers")
+    if not ids:
+        raise ValueError("its vocabulary is empty")
+    _check_merges(model["merges"], ids)
+    byte_of = {character: byte for byte, character in enumerate(SPELLING)}
+    try:
+        ranks = {bytes(byte_of[c] for c in token): id for token, id in ids.items()}
+    except KeyError as error:
+        raise ValueError(f"its vocabulary spells no bytes: it holds {error.args[0]!r}") from error
+    return Encoding(_pattern(data.get("pre_tokenizer")), ranks, added)
+
+
+def _check_merges(listed: list[Any], ids: dict[str, int]) -> None:
+    """The merges make tokens in the order of their ids, which is what tiktoken merges by."""
+    last = -1
+    for merge in listed:
+        first, second = merge.split(" ") if isinstance(merge, str) else merge
+        made = ids.get(first + second)
+        if made is None or made < last:
+            raise ValueError(f"its merge of {first!r} and {second!r} makes "
+                             f"{'no token' if made is None else 'an earlier token'}")
+        last = made
+
+
+def _pattern(pieces: dict[str, Any] | None) -> str:
+    """The pattern of a ByteLevel, or of a Split and a ByteLevel after it."""
+    steps = pieces.get("pretokenizers") if pieces and pieces["type"] == "Sequence" else [pieces]
+    byte_level = steps[-1] or {"type": "nothing"}
+    if byte_level["type"] != "ByteLevel":
+        raise ValueError(f"its pre_tokenizer ends in {byte_level['type']}")
+    if byte_level.get("add_prefix_space"):
+        raise ValueError("its pre_tokenizer adds a space before the text")
+    if len(steps) == 1 and byte_level.get("use_regex", True):
+        return GPT2_PATTERN
+    split = steps[0]
+    if (len(steps) != 2 or byte_level.get("use_regex", True) or split["type"] != "Split"
+            or split["behavior"] != "Isolated" or split.get("invert")):
+        raise ValueError(f"its pre_tokenizer is {json.dumps(pieces)}")
+    return split["pattern"]["Regex"]
