@@ -325,7 +325,7 @@ static void print_flag(FILE *out, const Flag *flag)
     format_range(flag, range);
     const bool ranged = flag->type <= FLAG_REAL && (flag->min != 0 || flag->max != 0);
     const bool chosen = flag->type == FLAG_CHOICE;
-    const char *standard = flag->fallback;
+    const char *standard = flag->otherwise ? flag->otherwise : flag->fallback;
     char *text AUTO(auto_free) = text_format("%s%s%s%s%s (%s%s)", flag->help, ranged ? "; " : "", ranged ? range : "",
                                              chosen ? "; one of: " : "", chosen ? flag->choices : "",
                                              standard ? "default " : "not set", standard ? standard : "");

@@ -28,6 +28,7 @@ typedef struct Flag {
     size_t      offset;         /* in the struct of settings */
     const char *fallback;       /* the default as one would type it; for text and choices NULL: not set */
     const char *help, *group;   /* rows of a group stand together */
+    const char *otherwise;      /* what --help says instead of the default; NULL: the default */
     double      min, max;       /* of numbers, both included; 0, 0: any */
     const char *choices;        /* of FLAG_CHOICE: words separated by spaces */
 } Flag;
