@@ -146,12 +146,10 @@ static void *make_batches(void *context)
         Slot *slot = &l->slots[made % l->slot_count];
         slot->update_targets = update_targets;
         make_batch(l, slot, at);
-        const bool failed = slot->error[0];
         pthread_mutex_lock(&l->lock);
         l->made = made + 1;
         pthread_cond_signal(&l->slot_made);
         pthread_mutex_unlock(&l->lock);
-        if (failed) return NULL;
     }
 }
 
