@@ -125,19 +125,23 @@ static Param *param_named(Model *model, const std::string &name)
 
 static py::array get_param(BoundModel &self, const std::string &name)
 {
-    return copy_of(self.model, param_named(self.model, name)->value);
+    const Param *p = param_named(self.model, name);
+    params_allocate(model_params(self.model), false);
+    return copy_of(self.model, p->value);
 }
 
 static py::array get_grad(BoundModel &self, const std::string &name)
 {
     const Tensor grad = param_named(self.model, name)->grad;
-    CHECK(!is_none(grad), "%s has no gradient; plan for training first", name.c_str());
+    CHECK(grad.data, "%s has no gradient; plan for training first", name.c_str());
     return copy_of(self.model, grad);
 }
 
 static void set_param(BoundModel &self, const std::string &name, py::handle array)
 {
-    const Tensor to = param_named(self.model, name)->value;
+    const Param *p = param_named(self.model, name);
+    params_allocate(model_params(self.model), false);
+    const Tensor to = p->value;
     CHECK(!array.is_none(), "%s is None, wanted an array", name.c_str());
     const Tensor from = input_of(array, name.c_str(), to.dtype, std::vector<int64_t>(to.dim, to.dim + to.ndim));
     device_upload(model_device(self.model), to, from.data);
