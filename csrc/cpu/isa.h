@@ -1,4 +1,4 @@
-/* isa.h -- files of this folder are compiled once for each instruction set; CPU(name) is the name's copy for this one. */
+/* isa.h -- files of this folder are compiled once for each instruction set; CPU(name) is this one's copy of a name. */
 #ifndef LLMC_CPU_ISA_H
 #define LLMC_CPU_ISA_H
 

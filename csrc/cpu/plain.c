@@ -58,7 +58,8 @@ void plain_norm_forward(Device *d, Tensor sum, Tensor out, Tensor mean, Tensor r
     }
 }
 
-/* unit = (x - mean) rstd;  dx = dres + rstd (g - mean_c g - unit mean_c(g unit)),  g = dout w; RMSNorm has no mean_c g */
+/* unit = (x - mean) rstd;  dx = dres + rstd (g - mean_c g - unit mean_c(g unit)),  g = dout w
+ * RMSNorm has no mean_c g. */
 void plain_norm_backward(Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor dres, Tensor x, Tensor w,
                          Tensor mean, Tensor rstd, bool accumulate)
 {
@@ -240,7 +241,8 @@ void plain_logprob_backward(Device *d, Tensor dlogits, Tensor logits, Tensor dlo
         const double s = is_none(dlse) ? 0 : get(dlse, n), e = is_none(dentropy) ? 0 : get(dentropy, n);
         for (int64_t v = 0; v < vocab; v++) {
             const double log_p = (double)get(logits, n * V + v) / temperature - get(lse, n), p = exp(log_p);
-            double slope = a * ((v == target) - p) + s * p;
+            double slope = s * p;
+            if (a != 0) slope += a * ((v == target) - p);
             if (e != 0 && p != 0) slope -= e * p * (log_p + get(entropy, n));
             put(dlogits, n * V + v, slope / temperature);
         }

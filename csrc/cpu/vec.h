@@ -150,6 +150,14 @@ INLINE void vec_store(void *to, int A, int64_t at, int count, Vec v)
     }
 }
 
+/* the first `count` lanes of v, and `rest` in the others */
+INLINE Vec vec_keep(Vec v, int count, Vec rest)
+{
+    VecI lane;
+    for (int k = 0; k < WIDTH; k++) lane[k] = k;
+    return count == WIDTH ? v : vec_where(lane < count, v, rest);
+}
+
 /* what the value would be after a store as A and a load */
 INLINE Vec vec_round(Vec v, int A) { return A == DT_BF16 ? vec_from_bf16(vec_to_bf16(v)) : v; }
 

@@ -1,0 +1,65 @@
+/* optim.c -- the norm of a gradient, and AdamW. Every number is read and written once. */
+#include "vec.h"
+
+enum { BLOCK = 1 << 15 };   /* elements one thread takes at a time; what bits depend on is this, not the threads */
+
+INLINE int64_t blocks_of(int64_t length) { return (length + BLOCK - 1) / BLOCK; }
+
+void CPU(sum_squares)(Device *d, Tensor out, Tensor x)
+{
+    const int64_t length = numel(x), blocks = blocks_of(length);
+    double *part = d->workspace, total = 0;
+    PARALLEL_FOR(d, length)
+    for (int64_t b = 0; b < blocks; b++) {
+        const int64_t end = (b + 1) * BLOCK < length ? (b + 1) * BLOCK : length;
+        Sum sum = {0};
+        for (int64_t i = b * BLOCK; i < end; i += WIDTH) {
+            const Vec v = vec_load(x.data, DT_F32, i, vec_left(end, i));
+            sum = sum_add_product(sum, v, v);
+        }
+        part[b] = sum_total(sum);
+    }
+    for (int64_t b = 0; b < blocks; b++) total += part[b];
+    *(float *)out.data = (float)total;
+}
+
+size_t CPU(sum_squares_scratch)(Device *d, Tensor out, Tensor x)
+{
+    return (size_t)blocks_of(numel(x)) * sizeof(double);
+}
+
+/* The step's numbers, bias corrections included: w -= lr (m fade1 / (sqrt(v fade2) + eps) + weight_decay w) */
+typedef struct { float lr, beta1, rest1, beta2, rest2, eps, weight_decay, grad_scale, fade1, fade2; } Step;
+
+INLINE void adamw_block(int A, Tensor w, float *truth, float *m, float *v, const float *grad, Step s, int64_t begin,
+                        int64_t end)
+{
+    for (int64_t i = begin; i < end; i += WIDTH) {
+        const int count = vec_left(end, i);
+        const Vec g = vec_load(grad, DT_F32, i, count) * s.grad_scale;
+        const Vec first = s.beta1 * vec_load(m, DT_F32, i, count) + s.rest1 * g;
+        const Vec second = s.beta2 * vec_load(v, DT_F32, i, count) + s.rest2 * g * g;
+        const Vec old = vec_load(truth, DT_F32, i, count);
+        const Vec step = first * s.fade1 / (vec_sqrt(second * s.fade2) + s.eps) + s.weight_decay * old;
+        const Vec new = old - s.lr * step;
+        vec_store(m, DT_F32, i, count, first);
+        vec_store(v, DT_F32, i, count, second);
+        vec_store(truth, DT_F32, i, count, new);
+        if (truth != w.data) vec_store(w.data, A, i, count, new);
+    }
+}
+
+void CPU(adamw)(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, AdamW a)
+{
+    const int64_t length = numel(w), blocks = blocks_of(length);
+    const Step s = { .lr = a.lr, .beta1 = a.beta1, .rest1 = 1 - a.beta1, .beta2 = a.beta2, .rest2 = 1 - a.beta2,
+                     .eps = a.eps, .weight_decay = a.weight_decay, .grad_scale = a.grad_scale,
+                     .fade1 = (float)(1 / (1 - pow(a.beta1, (double)a.step))),
+                     .fade2 = (float)(1 / (1 - pow(a.beta2, (double)a.step))) };
+    float *truth = is_none(master) ? w.data : master.data;
+    PARALLEL_FOR(d, length)
+    for (int64_t b = 0; b < blocks; b++) {
+        const int64_t end = (b + 1) * BLOCK < length ? (b + 1) * BLOCK : length;
+        FLOAT_SWITCH(w.dtype, A, adamw_block(A, w, truth, m.data, v.data, grad.data, s, b * BLOCK, end));
+    }
+}

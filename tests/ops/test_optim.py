@@ -1,0 +1,102 @@
+"""sum_squares and adamw: the norm of a gradient, and the step it takes."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from common import BF16, F32, Out, numbers, run, same_bits_for_any_threads, within_budget
+
+from llmc import _core
+
+SIZES = [(1,), (7,), (3, 5, 11), (129,), (32768,), (32769,), (100003,)]
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_sum_squares_is_rounded_once(on, shape):
+    x = numbers(*shape)
+    exact = (x.astype(np.float64) ** 2).sum()
+    assert run(on, "sum_squares", Out(1), x)[0] == pytest.approx(exact, rel=7e-8)
+
+
+def test_sum_squares_keeps_small_numbers_beside_large_ones(on):
+    """2^24 ones beside a 2^12: in f32 each one would be lost as soon as the sum is 2^24."""
+    x = np.ones((1 << 18) + 1, F32)
+    x[0] = 2**13
+    assert run(on, "sum_squares", Out(1), x)[0] == 2**26 + 2**18
+
+
+def test_sum_squares_shows_a_nan_and_an_infinity(on):
+    x = numbers(40009)
+    for bad in (np.nan, np.inf):
+        x[40000] = bad
+        got = run(on, "sum_squares", Out(1), x)[0]
+        assert np.isnan(got) if np.isnan(bad) else got == np.inf
+
+
+SETTINGS = dict(lr=3e-3, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1, grad_scale=0.25)
+
+
+def adamw(w, m, v, grad, lr, beta1, beta2, eps, weight_decay, grad_scale, step):
+    g = grad * grad_scale
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g * g
+    update = m / (1 - beta1**step) / ((v / (1 - beta2**step)).sqrt() + eps)
+    return w - lr * (update + weight_decay * w), m, v
+
+
+def as_stored(**settings: float) -> list[float]:
+    """The settings as the op sees them: f32."""
+    return [float(F32.type(value)) for value in settings.values()]
+
+
+@pytest.mark.parametrize("step", [1, 2, 1000])
+@pytest.mark.parametrize("shape", SIZES[:5])
+def test_adamw_is_the_formula(on, shape, step):
+    w, m, v, grad = (numbers(*shape, seed=i, scale=s) for i, s in enumerate((1, 0.1, 0.1, 1)))
+    v = np.abs(v)
+    got = run(on, "adamw", Out(*shape, fill=w), None, Out(*shape, fill=m), Out(*shape, fill=v), grad,
+              _core.AdamW(**SETTINGS, step=step))
+    within_budget(got, adamw, w, m, v, grad, *as_stored(**SETTINGS), step)
+
+
+def test_adamw_keeps_the_master_and_rounds_the_weight(on):
+    """1e-4 a step is far below what a bf16 near 1 can hold; the master holds it."""
+    start = numbers(131).astype(BF16)
+    w, master, m, v = Out(131, dtype=BF16, fill=start), Out(131, fill=start), Out(131, fill=0), Out(131, fill=0)
+    for step in range(1, 4):
+        before = master.array.copy(), m.array.copy(), v.array.copy()
+        grad, settings = numbers(131, seed=step), SETTINGS | dict(lr=1e-4)
+        run(on, "adamw", w, master, m, v, grad, _core.AdamW(**settings, step=step))
+        within_budget((master.array, m.array, v.array), adamw, *before, grad, *as_stored(**settings), step)
+        assert np.array_equal(w.array, master.array.astype(BF16))
+
+
+def test_adamw_follows_torch(on):
+    """Twenty steps beside torch.optim.AdamW in double."""
+    w, m, v = Out(1031, fill=numbers(1031)), Out(1031, fill=0), Out(1031, fill=0)
+    theirs = torch.nn.Parameter(torch.from_numpy(numbers(1031).astype(np.float64)))
+    settings = SETTINGS | dict(grad_scale=1.0)
+    optimizer = torch.optim.AdamW([theirs], lr=settings["lr"], betas=(settings["beta1"], settings["beta2"]),
+                                  eps=settings["eps"], weight_decay=settings["weight_decay"])
+    for step in range(1, 21):
+        grad = numbers(1031, seed=step)
+        theirs.grad = torch.from_numpy(grad.astype(np.float64))
+        optimizer.step()
+        run(on, "adamw", w, None, m, v, grad, _core.AdamW(**settings, step=step))
+    assert np.abs(w.array - theirs.detach().numpy()).max() < 2e-6
+
+
+def test_adamw_leaves_a_weight_without_gradient_alone(on):
+    w = Out(17, fill=numbers(17))
+    before = w.array.copy()
+    run(on, "adamw", w, None, Out(17, fill=0), Out(17, fill=0), np.zeros(17, F32),
+        _core.AdamW(**SETTINGS | dict(weight_decay=0.0), step=1))
+    assert np.array_equal(w.array, before)
+
+
+def test_bits_do_not_depend_on_threads(name, dtype):
+    x = numbers(100003)
+    same_bits_for_any_threads(name, "sum_squares", lambda: (Out(1), x))
+    same_bits_for_any_threads(name, "adamw", lambda: (
+        Out(x.size, dtype=dtype, fill=x), Out(x.size, fill=x), Out(x.size, fill=0), Out(x.size, fill=0), x,
+        _core.AdamW(**SETTINGS, step=3)))
