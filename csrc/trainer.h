@@ -1,0 +1,55 @@
+/* trainer.h -- one optimisation step over one or many processes: gradients are summed, clipped and applied.
+ *
+ *     for (k = 0; k < micro_batches; k++) {
+ *         const bool accumulate = trainer_micro_batch(t, k, micro_batches);
+ *         model_train(model, &batch, &slopes, &numbers, accumulate);
+ *     }
+ *     const double norm = trainer_reduce(t);
+ *     trainer_apply(t, lr);                   // or not, if the step looks bad
+ *
+ * Data parallel with the optimizer's state sharded (ZeRO-1): every rank holds all weights and gradients, owns a slice
+ * of each bucket, and keeps moments (and f32 masters of bf16 weights) for that slice only. The slopes already divide by
+ * the target count of the whole update over all ranks, so gradients are summed, not averaged. */
+#ifndef LLMC_TRAINER_H
+#define LLMC_TRAINER_H
+
+#include "comm.h"
+#include "model.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct TrainerConfig {
+    double beta1, beta2, eps, weight_decay;     /* AdamW; the decay is for matrices only */
+    double grad_clip;                           /* largest gradient norm; 0: no clipping */
+} TrainerConfig;
+
+typedef struct Trainer Trainer;
+
+Trainer *trainer_create(Model *m, Comm *comm, TrainerConfig c);     /* after the model's weights were set */
+void     trainer_free(Trainer *t);
+size_t   trainer_state_bytes(const Model *m);                       /* of one rank */
+
+bool     trainer_micro_batch(Trainer *t, int64_t index, int64_t count);     /* whether this one accumulates */
+double   trainer_reduce(Trainer *t);                /* the sum's global norm; the same on all ranks */
+void     trainer_apply(Trainer *t, double lr);      /* once after trainer_reduce */
+int64_t  trainer_updates(const Trainer *t);         /* applied so far: AdamW's step */
+
+/* The first parameter, in the order backward reaches them, with a gradient that is not finite; NULL: none on this rank. */
+const char *trainer_first_nonfinite(Trainer *t);
+
+/* Into a checkpoint folder under construction: rank 0 writes model.safetensors, every rank its optimizer file.
+ * Loading takes any number of ranks' files; updates is what trainer_updates was when they were saved. */
+void     trainer_save(Trainer *t, const char *folder);
+void     trainer_load(Trainer *t, const char *folder, int64_t updates);
+
+/* Weights alone. Loading converts between f32 and bf16; names and shapes must be the model's, and are checked before
+ * anything changes. */
+void     params_save(Params *p, const char *path);
+void     params_load(Params *p, const char *path);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
