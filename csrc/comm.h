@@ -1,8 +1,8 @@
 /* comm.h -- several processes as one: the collectives a trainer needs, on host memory.
  *
  * Floats are added in the order of ranks, 0 first, so sums do not depend on timing. Every rank calls the same
- * collectives in the same order with the same sizes. With one process they are copies, and nothing else is loaded;
- * over MPI they come from a plugin, libllmc_mpi, that is opened at run time. */
+ * collectives in the same order with the same sizes; that is checked. One thread at a time. With one process they are
+ * copies, and nothing else is loaded; over MPI they come from a plugin, libllmc_mpi, that is opened at run time. */
 #ifndef LLMC_COMM_H
 #define LLMC_COMM_H
 
@@ -27,13 +27,16 @@ typedef struct CommTable {
     void (*all_reduce_double)(void *self, double *x, int64_t n);
     void (*broadcast)(void *self, void *x, size_t bytes, int root);
     void (*barrier)(void *self);
-    void (*abort)(void *self);          /* ends all ranks with status 1; does not return */
+    void (*abort)(void *self, const char *message);     /* one rank's message is printed; does not return */
     void (*close)(void *self);
 } CommTable;
 
-typedef const CommTable *CommPlugin(int version);       /* a plugin's one entry: llmc_comm_plugin */
+/* A plugin's one entry, llmc_comm_plugin: the table of a group it has joined, its own until close. NULL when it was
+ * built for another version. */
+typedef const CommTable *CommPlugin(int version);
 
-/* kind: "single"; "mpi"; or "auto": MPI when mpirun or srun started this process as one of several. */
+/* kind: "single"; "mpi"; or "auto": MPI when mpirun or srun started this process as one of several. One group a
+ * process: MPI cannot be joined again after comm_close. */
 Comm       *comm_open(const char *kind);
 void        comm_close(Comm *c);                        /* NULL is fine */
 int         comm_rank(const Comm *c);
@@ -48,7 +51,8 @@ void comm_all_reduce_double(Comm *c, double *x, int64_t n);
 void comm_broadcast(Comm *c, void *x, size_t bytes, int root);
 void comm_barrier(Comm *c);
 
-/* For a program's fail handler: prints the sentence once and ends every rank with status 1. */
+/* For a program's fail handler: prints the sentence once, however many ranks fail, and ends all with status 1. c may
+ * be NULL: this process alone. */
 __attribute__((noreturn)) void comm_abort(Comm *c, const char *message);
 
 #ifdef __cplusplus

@@ -2,10 +2,10 @@
  *
  * THE ORDER OF A SUM IS PART OF THE CONTRACT. k is cut from 0 into blocks of DEPTH. Inside a block the terms are added
  * one after the other to a sum that begins at 0, and the blocks' sums are added one after the other. Nothing else
- * enters: not M, not N, not where a tile ends, not the threads. So a row computed alone has the bits it has among others.
+ * enters: not M, not N, not where a tile ends, not the threads. A row computed alone has the bits it has among others.
  *
- * The smallest piece of work is a tile of TILE_ROWS x TILE_COLS sums that stay in registers while k runs. Its two
- * operands are f32 and laid out for it: b as a panel (k, TILE_COLS), a either as rows of LINE floats or as (k, step). */
+ * The smallest piece of work is a tile of TILE_ROWS x TILE_COLS sums that stay in registers while k runs. Its operands
+ * are f32 and laid out for it: b as a panel (k, TILE_COLS), a either as rows of LINE floats or as (k, step). */
 #ifndef LLMC_CPU_GEMM_H
 #define LLMC_CPU_GEMM_H
 
@@ -20,10 +20,11 @@ enum { TILE_VECS = 2, TILE_COLS = TILE_VECS * WIDTH };
 enum { DEPTH = 256 };           /* a panel of b then fills most of a first-level cache */
 enum { LINE = DEPTH + 16 };     /* not a power of two, or all rows of a tile would meet in few sets of that cache */
 
-/* out[r * out_step + c] (+)= sum over K terms of a(r,k) b[k * TILE_COLS + c], for the first `rows` of TILE_ROWS rows and
- * all TILE_COLS columns. tile_lines: a(r,k) = a[r * LINE + k]; tile_steps: a(r,k) = a[k * a_step + r]. */
+/* out[r * out_step + c] (+)= sum over K terms of a(r,k) b[k * TILE_COLS + c], for r < rows <= TILE_ROWS and all
+ * TILE_COLS columns. tile_lines: a(r,k) = a[r * LINE + k]; tile_steps: a(r,k) = a[k * a_step + r]. */
 void CPU(tile_lines)(int64_t rows, int64_t K, const float *a, const float *b, float *out, int64_t out_step, bool add);
-void CPU(tile_steps)(int64_t rows, int64_t K, const float *a, int64_t a_step, const float *b, float *out, int64_t out_step, bool add);
+void CPU(tile_steps)(int64_t rows, int64_t K, const float *a, int64_t a_step, const float *b, float *out,
+                     int64_t out_step, bool add);
 
 /* Panels of b out of a matrix of type A, element (i,j) at from[i * stride + j]. Both fill the panel's first K rows,
  * with 0 in columns from `cols` on.    pack_rows: panel[k][c] = (k,c);   pack_columns: panel[k][c] = (c,k) */

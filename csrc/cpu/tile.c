@@ -87,7 +87,8 @@ INLINE void columns(float *panel, const void *from, const int A, int64_t stride,
             const int depth = vec_left(K, k);
             Vec v[WIDTH];
 #pragma GCC unroll 16
-            for (int i = 0; i < WIDTH; i++) v[i] = c + i < cols ? vec_load(from, A, (c + i) * stride + k, depth) : (Vec){0};
+            for (int i = 0; i < WIDTH; i++)
+                v[i] = c + i < cols ? vec_load(from, A, (c + i) * stride + k, depth) : (Vec){0};
             transpose(v);
             for (int i = 0; i < depth; i++) memcpy(panel + (k + i) * TILE_COLS + c, &v[i], sizeof v[i]);
         }

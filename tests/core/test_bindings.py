@@ -116,8 +116,8 @@ import llmc, numpy as np
 model = llmc.Model(llmc.Device(), llmc.Config.preset("gpt2-tiny", vocab_size=64))
 model.plan(2, 32)
 tokens, slopes = np.zeros((2, 32), np.int32), {"logp": np.ones((2, 32), np.float32)}
-print("training", flush=True)
 try:
+    print("training", flush=True)
     while True:
         model.train(tokens, tokens, slopes)
 except KeyboardInterrupt:
