@@ -8,7 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { NAME_MAX_LENGTH = 63, HELP_WIDTH = 100, HELP_INDENT = 30, CONFIG_MAX_BYTES = 1 << 20 };
+#include "files.h"
+#include "json.h"
+
+enum { NAME_MAX_LENGTH = 63, HELP_WIDTH = 100, HELP_INDENT = 30 };
 
 struct Flags {
     const char *program, *about;
@@ -169,24 +172,6 @@ static void set_value(Flags *f, int i, const char *text, const char *name, FlagS
 
 /* ---- the config file -------------------------------------------------------------------------------------------- */
 
-static void close_file(FILE **file)
-{
-    if (*file) fclose(*file);
-}
-
-static char *read_text(const char *path)
-{
-    FILE *in AUTO(close_file) = fopen(path, "rb");
-    CHECK(in, "--config %s: %s", path, strerror(errno));
-    char *text AUTO(auto_free) = xcalloc(CONFIG_MAX_BYTES + 1, 1, "the config file");
-    const size_t length = fread(text, 1, CONFIG_MAX_BYTES + 1, in);
-    CHECK(!ferror(in), "--config %s: %s", path, strerror(errno));
-    CHECK(length <= CONFIG_MAX_BYTES, "--config %s: more than %d bytes; this is no list of flags", path,
-          CONFIG_MAX_BYTES);
-    CHECK(strlen(text) == length, "--config %s: byte %zu is 0; this is no text file", path, strlen(text));
-    return text_format("%s", text);
-}
-
 /* Without the blanks around it; text is written to. */
 static char *trim(char *text)
 {
@@ -196,13 +181,18 @@ static char *trim(char *text)
     return text;
 }
 
-static void set_from_config(Flags *f, const char *where, const char *typed, const char *value)
+static int row_of_config(const Flags *f, const char *where, const char *typed)
 {
     char name[NAME_MAX_LENGTH + 1];
     normalize(name, typed, strlen(typed));
     const int i = row_of(f, name);
     if (i < 0) fail_unknown(f, where, name);
-    char *described AUTO(auto_free) = text_format("%s%s", where, name);
+    return i;
+}
+
+static void set_from_config(Flags *f, const char *where, int i, const char *value)
+{
+    char *described AUTO(auto_free) = text_format("%s%s", where, f->table[i].name);
     set_value(f, i, value, described, SET_BY_CONFIG);
 }
 
@@ -221,14 +211,45 @@ static void read_lines(Flags *f, const char *path, char *text)
         value = trim(value);
         const size_t length = strlen(value);
         if (length >= 2 && value[0] == '"' && value[length - 1] == '"') value[length - 1] = 0, value++;
-        set_from_config(f, where, trim(name), value);
+        set_from_config(f, where, row_of_config(f, where, trim(name)), value);
+    }
+}
+
+/* As one would type it. Kinds that do not fit the flag fail with the place and what was wanted there. */
+static char *typed_from_json(Json v, FlagType type)
+{
+    switch (type) {
+    case FLAG_INT:  return text_format("%lld", (long long)json_int(v));
+    case FLAG_REAL: return text_format("%.17g", json_double(v));
+    case FLAG_BOOL: return text_format("%d", json_bool(v));
+    default:        return text_format("%s", json_string(v));
+    }
+}
+
+/* A JSON object; null leaves a flag as it is. */
+static void read_json(Flags *f, const char *path, const char *text, size_t size)
+{
+    JsonFile *file AUTO(json_free) = json_parse(path, text, size);
+    char *where AUTO(auto_free) = text_format("%s: ", path);
+    for (JsonEach each = json_each(json_root(file)); json_next(&each); ) {
+        const int i = row_of_config(f, where, each.key);
+        if (json_kind(each.value) == JSON_NULL) continue;
+        char *value AUTO(auto_free) = typed_from_json(each.value, f->table[i].type);
+        set_from_config(f, where, i, value);
     }
 }
 
 static void read_config(Flags *f, const char *path)
 {
-    char *text AUTO(auto_free) = read_text(path);
-    read_lines(f, path, text);
+    size_t size;
+    char *text AUTO(auto_free) = read_file(path, &size);
+    if (text[strspn(text, " \t\r\n")] == '{') {
+        read_json(f, path, text, size);
+    } else {
+        CHECK(strlen(text) == size, "%s: byte %zu is 0; wanted a JSON object or lines of name = value", path,
+              strlen(text));
+        read_lines(f, path, text);
+    }
 }
 
 /* ---- the command line ------------------------------------------------------------------------------------------- */
@@ -353,59 +374,27 @@ char *flags_help(const Flags *f)
     return help;
 }
 
-static void print_json_text(FILE *out, const char *text)
-{
-    fputc('"', out);
-    for (const char *c = text; *c; c++) {
-        if (*c == '"' || *c == '\\') fputc('\\', out);
-        if ((unsigned char)*c < 0x20) fprintf(out, "\\u%04x", *c);
-        else fputc(*c, out);
-    }
-    fputc('"', out);
-}
-
-static void print_json_value(FILE *out, const Flag *flag, const void *field)
-{
-    if (flag->type == FLAG_INT) {
-        fprintf(out, "%lld", (long long)*(const int64_t *)field);
-    } else if (flag->type == FLAG_REAL) {
-        char shortest[40];
-        for (int digits = 15; digits <= 17; digits++) {
-            snprintf(shortest, sizeof shortest, "%.*g", digits, *(const double *)field);
-            if (strtod(shortest, NULL) == *(const double *)field) break;
-        }
-        fputs(shortest, out);
-    } else if (flag->type == FLAG_BOOL) {
-        fputs(*(const bool *)field ? "true" : "false", out);
-    } else if (*(const char *const *)field) {
-        print_json_text(out, *(const char *const *)field);
-    } else {
-        fputs("null", out);
-    }
-}
-
-static bool word_of(const char *words, const char *word)
-{
-    const size_t length = strlen(word);
-    for (const char *at = words; at && (at = strstr(at, word)); at += length)
-        if ((at == words || at[-1] == ' ') && (at[length] == ' ' || !at[length])) return true;
-    return false;
-}
-
 char *flags_json(const Flags *f, bool only_set, const char *without)
 {
-    char *json = NULL;
-    size_t length;
-    FILE *out = open_memstream(&json, &length);
-    CHECK(out, "out of memory for the values of %d flags", f->count);
-    int printed = 0;
+    JsonText out AUTO(json_text_free) = { .pretty = true };
+    json_begin_object(&out);
     for (int i = 0; i < f->count; i++) {
-        if ((only_set && f->source[i] == SET_BY_DEFAULT) || word_of(without, f->table[i].name)) continue;
-        fprintf(out, "%s\n  \"%s\": ", printed++ ? "," : "{", f->table[i].name);
-        print_json_value(out, &f->table[i], f->settings + f->table[i].offset);
+        if (only_set && f->source[i] == SET_BY_DEFAULT) continue;
+        if (without && has_word(without, f->table[i].name)) continue;
+        const void *field = f->settings + f->table[i].offset;
+        json_key(&out, f->table[i].name);
+        switch (f->table[i].type) {
+        case FLAG_INT:  json_put_int(&out, *(const int64_t *)field); break;
+        case FLAG_REAL: json_put_double(&out, *(const double *)field); break;
+        case FLAG_BOOL: json_put_bool(&out, *(const bool *)field); break;
+        default:
+            if (f->text[i]) json_put_string(&out, f->text[i]);
+            else            json_put_null(&out);
+        }
     }
-    fputs(printed ? "\n}\n" : "{}\n", out);
-    fclose(out);
+    json_end(&out);
+    char *json = out.text;
+    out.text = NULL;
     return json;
 }
 
