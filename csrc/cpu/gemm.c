@@ -5,18 +5,10 @@
  * by tile, in f32 whatever the type of out. */
 #include "gemm.h"
 
-#ifdef _OPENMP
-#define OMP(...) PRAGMA(omp __VA_ARGS__)
-#else
-#define OMP(...)
-#endif
-
 enum { BLOCK_ROWS = 1344, BLOCK_COLS = 2048 };  /* packed, both together leave room in the cache the cores share */
 enum { TASK_ROWS = 8, TASK_COLS = 4 };          /* in tiles: rows of a that stay in the second-level cache, and so on */
 
 typedef struct Plan { int64_t rows, cols; size_t a, b, sums; } Plan;        /* of one block; floats in each buffer */
-
-static int64_t whole(int64_t length, int64_t unit) { return (length + unit - 1) / unit; }
 
 /* equal pieces of at most `most`, each a whole number of tiles */
 static int64_t piece(int64_t length, int64_t most, int64_t tile)
@@ -66,8 +58,6 @@ typedef struct Step {
     int64_t m, n, k, rows, cols, depth;
     float *a, *b, *sums;        /* sums NULL: the first step is the last */
 } Step;
-
-static int64_t at_most(int64_t x, int64_t y) { return x < y ? x : y; }
 
 static const void *element(Tensor t, int64_t i, int64_t j)
 {

@@ -20,6 +20,15 @@ enum { TILE_VECS = 2, TILE_COLS = TILE_VECS * WIDTH };
 enum { DEPTH = 256 };           /* a panel of b then fills most of a first-level cache */
 enum { LINE = DEPTH + 16 };     /* not a power of two, or all rows of a tile would meet in few sets of that cache */
 
+#ifdef _OPENMP
+#define OMP(...) PRAGMA(omp __VA_ARGS__)
+#else
+#define OMP(...)
+#endif
+
+INLINE int64_t at_most(int64_t x, int64_t y) { return x < y ? x : y; }
+INLINE int64_t whole(int64_t length, int64_t unit) { return (length + unit - 1) / unit; }     /* how many units hold it */
+
 /* out[r * out_step + c] (+)= sum over K terms of a(r,k) b[k * TILE_COLS + c], for r < rows <= TILE_ROWS and all
  * TILE_COLS columns. tile_lines: a(r,k) = a[r * LINE + k]; tile_steps: a(r,k) = a[k * a_step + r]. */
 void CPU(tile_lines)(int64_t rows, int64_t K, const float *a, const float *b, float *out, int64_t out_step, bool add);
