@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,7 +19,7 @@ static void auto_close(int *fd)
 
 static int open_to_read(const char *path, struct stat *about)
 {
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);      /* a pipe must not be waited for */
     CHECK(fd >= 0, "cannot open %s: %s", path, strerror(errno));
     if (fstat(fd, about) == 0 && S_ISREG(about->st_mode)) return fd;
     close(fd);
@@ -54,6 +55,23 @@ char *read_file(const char *path, size_t *size)
     char *result = text;
     text = NULL;
     return result;
+}
+
+FileView view_file(const char *path)
+{
+    struct stat about;
+    int fd AUTO(auto_close) = open_to_read(path, &about);
+    FileView view = { NULL, (size_t)about.st_size };
+    if (view.size == 0) return view;
+    view.data = mmap(NULL, view.size, PROT_READ, MAP_SHARED, fd, 0);
+    CHECK(view.data != MAP_FAILED, "cannot map %s (%zu bytes): %s", path, view.size, strerror(errno));
+    return view;
+}
+
+void close_view(FileView *view)
+{
+    if (view->data) munmap((void *)view->data, view->size);
+    *view = (FileView){ NULL, 0 };
 }
 
 /* ---- files that appear whole ------------------------------------------------------------------------------------ */
@@ -164,11 +182,9 @@ static int remove_one(const char *path, const struct stat *about, int type, stru
     return remove(path) == 0 || errno == ENOENT ? 0 : -1;
 }
 
-void remove_tree(const char *path)
+bool remove_tree(const char *path)
 {
-    if (!path_exists(path)) return;
-    CHECK(nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS) == 0 || errno == ENOENT, "cannot remove %s: %s", path,
-          strerror(errno));
+    return !path_exists(path) || nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS) == 0;
 }
 
 void sync_path(const char *path)

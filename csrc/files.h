@@ -11,6 +11,16 @@ extern "C" {
 /* The bytes of a plain file and a zero after them, in a new block; free it. size may be NULL. */
 char *read_file(const char *path, size_t *size);
 
+/* The bytes of a plain file, mapped read-only. The file must not be cut while it is viewed; renaming another over it,
+ * as NewFile does, is fine. */
+typedef struct FileView {
+    const void *data;
+    size_t      size;
+} FileView;
+
+FileView view_file(const char *path);
+void     close_view(FileView *view);                  /* AUTO(close_view); an empty one is fine */
+
 /* A file that appears at its path complete, or not at all: written beside it as PATH.tmp, synced, renamed.
  *     NewFile file AUTO(new_file_discard) = new_file(path);
  *     new_file_write(&file, offset, data, size);          any order, any pieces; the file ends after its last byte
@@ -31,7 +41,7 @@ void copy_file(const char *from, const char *to);                     /* the sam
 bool path_exists(const char *path);                   /* anything at all, a dangling link included */
 bool folder_exists(const char *path);
 void make_folders(const char *path);                  /* and those above it; present ones are fine */
-void remove_tree(const char *path);                   /* links are removed, not followed; nothing there is fine */
+bool remove_tree(const char *path);                   /* links are not followed; false and errno if some is left */
 void sync_path(const char *path);                     /* a file or a folder: on disk when this returns */
 void sync_parent(const char *path);                   /* the folder that path is in */
 
