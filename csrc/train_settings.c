@@ -57,7 +57,7 @@ static const Flag train_table[] = {
 /* One flag for each field of Config. Unset, it leaves the preset's value. */
 static Flag config_flag(const ConfigField *f, size_t i)
 {
-    Flag flag = { .name = f->name, .help = f->help, .group = "model", .fallback = "0" };
+    Flag flag = { .name = f->name, .help = f->help, .group = "model", .fallback = "0", .otherwise = "the preset's" };
     switch (f->type) {
     case FIELD_INT:    flag.type = FLAG_INT;  flag.offset = offsetof(Settings, config_int) + i * sizeof(int64_t); flag.max = 1 << 28; break;
     case FIELD_FLOAT:  flag.type = FLAG_REAL; flag.offset = offsetof(Settings, config_real) + i * sizeof(double); flag.max = 1e12; break;
@@ -78,7 +78,11 @@ static Flag *whole_table(size_t *count)
     Flag *table = xcalloc(COUNT_OF(train_table) + (size_t)fields, sizeof *table, "flags");
     size_t n = 0, i = 0;
     while (!after_model_rows(&train_table[i])) table[n++] = train_table[i++];
-    for (int f = 0; f < fields; f++) table[n++] = config_flag(&field[f], (size_t)f);
+    for (int f = 0; f < fields; f++) {
+        table[n] = config_flag(&field[f], (size_t)f);
+        if (!strcmp(field[f].name, "vocab_size")) table[n].otherwise = "the shards'";
+        n++;
+    }
     while (i < COUNT_OF(train_table)) table[n++] = train_table[i++];
     *count = n;
     return table;

@@ -1,0 +1,442 @@
+/* train_gpt2.c -- pre-training: token shards in, checkpoints, metrics and samples out. One line an update.
+ *
+ *     ./train_gpt2 --data data/shakespeare --preset gpt2-tiny --steps 500
+ *     mpirun -np 4 ./train_gpt2 --data data/shakespeare --preset gpt2-tiny --steps 500 */
+#define _GNU_SOURCE
+#include "files.h"
+#include "ops.h"
+#include "shards.h"
+#include "store.h"
+#include "train_eval.h"
+#include "train_measure.h"
+#include "train_run.h"
+#include "trainer.h"
+
+#include <glob.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct Train {
+    TrainFlags *flags;
+    const Settings *s;
+    Comm    *comm;
+    Device  *device;
+    Config   config;
+    Model   *model;
+    Trainer *trainer;
+    Loader  *train, *val;       /* val: NULL without validation shards */
+    Detokenizer *words;         /* NULL without a tokenizer.json */
+    char    *tokenizer;         /* its path */
+    Sampler *sampler;
+    Run     *run;
+    Schedule schedule;
+    Progress progress;
+    int64_t  T, windows;        /* tokens a row; rows an update, over all ranks */
+    float   *slope, *logp;      /* (B,T) */
+    double   peak;              /* FLOP/s of all ranks' devices, measured; 0: not measured */
+} Train;
+
+/* ------------------------------------------------------------------------------------------- failures and signals */
+
+/* A handler takes no context, so what it needs stands here: which ranks to end, and what was being written. */
+static Comm *failing_comm;
+static char *saving;
+static volatile sig_atomic_t stop_asked;
+
+static void fail_everywhere(const char *message)
+{
+    checkpoint_discard(&saving);
+    comm_abort(failing_comm, message);
+}
+
+static void ask_stop(int signal_number)
+{
+    stop_asked = 1;
+    signal(signal_number, SIG_DFL);                     /* a second one ends the program at once */
+}
+
+static bool root(const Train *t) { return comm_rank(t->comm) == 0; }
+
+/* ----------------------------------------------------------------------------------------------------------- data */
+
+static bool any_file(const char *pattern)
+{
+    glob_t found = {0};
+    const bool any = glob(pattern, 0, NULL, &found) == 0 && found.gl_pathc > 0;
+    globfree(&found);
+    return any;
+}
+
+/* The validation shards that belong to --data, as a pattern; NULL: there are none. */
+static char *val_pattern(const char *data)
+{
+    char *pattern;
+    const char *split = strstr(data, "_train_");
+    if (folder_exists(data)) pattern = text_format("%s/*_val_*.bin", data);
+    else if (split)          pattern = text_format("%.*s_val_%s", (int)(split - data), data, split + strlen("_train_"));
+    else                     return NULL;
+    if (any_file(pattern)) return pattern;
+    free(pattern);
+    return NULL;
+}
+
+static char *tokenizer_beside(const char *data)
+{
+    const char *slash = strrchr(data, '/');
+    char *path = folder_exists(data) ? text_format("%s/tokenizer.json", data)
+               : slash               ? text_format("%.*s/tokenizer.json", (int)(slash - data), data)
+                                     : text_format("tokenizer.json");
+    if (path_exists(path)) return path;
+    free(path);
+    return NULL;
+}
+
+static LoaderConfig loader_config(const Train *t)
+{
+    return (LoaderConfig){ .data = t->s->data, .split = "train", .B = t->s->batch_size, .T = t->T, .update_windows = t->windows,
+                           .rank = comm_rank(t->comm), .ranks = comm_ranks(t->comm), .seed = (uint64_t)t->s->seed, .shuffle = true,
+                           .document_mask = t->s->document_mask, .prefetch = 2 };
+}
+
+static void open_tokenizer(Train *t)
+{
+    t->tokenizer = tokenizer_beside(t->s->data);
+    if (!t->tokenizer) return;
+    size_t size;
+    char *text AUTO(auto_free) = read_file(t->tokenizer, &size);
+    const uint64_t found = fingerprint(text, size), wanted = loader_fingerprint(t->train);
+    CHECK(!wanted || found == wanted, "%s: its fingerprint is %016llx, but the shards were made with tokenizer %016llx; put that "
+          "tokenizer.json beside them", t->tokenizer, (unsigned long long)found, (unsigned long long)wanted);
+    t->words = detokenizer_open(t->tokenizer);
+}
+
+static void open_data(Train *t)
+{
+    t->train = loader_open(&(LoaderConfig){ .data = t->s->data, .split = "train", .B = 1, .T = 1 });    /* its header */
+    t->config = train_config(t->flags, loader_vocab_size(t->train));
+    t->T = t->s->seq_len ? t->s->seq_len : t->config.max_seq_len;
+    CHECK(t->T <= t->config.max_seq_len, "seq_len is %lld, but the model's max_seq_len is %d; lower one or raise the other",
+          (long long)t->T, t->config.max_seq_len);
+    const int64_t least = t->s->batch_size * comm_ranks(t->comm);
+    t->windows = t->s->total_batch_size ? t->s->total_batch_size / t->T : least;
+    CHECK(!t->s->total_batch_size || (t->s->total_batch_size % t->T == 0 && t->windows % least == 0 && t->windows > 0),
+          "total_batch_size is %lld tokens, wanted a multiple of seq_len x batch_size x processes = %lld x %lld x %d = %lld",
+          (long long)t->s->total_batch_size, (long long)t->T, (long long)t->s->batch_size, comm_ranks(t->comm),
+          (long long)(least * t->T));
+    loader_close(t->train);
+    t->train = NULL;
+    LoaderConfig c = loader_config(t);
+    t->train = loader_open(&c);
+    open_tokenizer(t);
+    char *val AUTO(auto_free) = val_pattern(t->s->data);
+    if (!val) return;
+    t->val = loader_open(&(LoaderConfig){ .data = val, .B = 1, .T = t->T, .document_mask = t->s->document_mask });
+    CHECK(loader_fingerprint(t->val) == loader_fingerprint(t->train) && loader_vocab_size(t->val) == loader_vocab_size(t->train),
+          "%s: tokenizer %016llx with %lld symbols, but the training shards have %016llx with %lld; prepare both together", val,
+          (unsigned long long)loader_fingerprint(t->val), (long long)loader_vocab_size(t->val),
+          (unsigned long long)loader_fingerprint(t->train), (long long)loader_vocab_size(t->train));
+}
+
+static void print_start(const Train *t)
+{
+    if (!root(t)) return;
+    const double n = (double)config_param_count(&t->config);
+    printf("model      %s, %.1fM parameters: n_layer %d, n_embd %d, n_head %d, vocab_size %d, max_seq_len %d\n", t->s->preset, n / 1e6,
+           t->config.n_layer, t->config.n_embd, t->config.n_head, t->config.vocab_size, t->config.max_seq_len);
+    printf("data       %s: %lld tokens in %lld shards%s%s\n", t->s->data, (long long)loader_tokens(t->train),
+           (long long)loader_shards(t->train), t->val ? "" : ", no validation shards", t->words ? "" : ", no tokenizer.json");
+    printf("update     %lld tokens: %lld rows of %lld, %d %s\n", (long long)(t->windows * t->T), (long long)t->windows, (long long)t->T,
+           comm_ranks(t->comm), comm_ranks(t->comm) == 1 ? "process" : "processes");
+    printf("machine    %s, %d threads, %s; one large product runs at %.1f GFLOP/s\n", t->device->backend->name, t->device->threads,
+           t->s->dtype, t->peak / 1e9);
+    printf("run        %s, step %lld of %lld\n\n", t->s->run, (long long)t->progress.step, (long long)t->s->steps);
+    fflush(stdout);
+}
+
+/* ----------------------------------------------------------------------------------------------------- checkpoints */
+
+static void save(Train *t)
+{
+    Progress *p = &t->progress;
+    p->updates = trainer_updates(t->trainer);
+    p->cursor = loader_cursor(t->train);
+    p->tokenizer = loader_fingerprint(t->train);
+    run_note_sizes(t->run, p);
+    if (root(t)) saving = checkpoint_begin(t->run->checkpoints, p->step);
+    comm_barrier(t->comm);
+    char *folder AUTO(auto_free) = checkpoint_path(t->run->checkpoints, p->step, false);
+    trainer_save(t->trainer, folder);
+    if (root(t)) {
+        char *config AUTO(auto_free) = text_format("%s/config.json", folder);
+        char *tokenizer AUTO(auto_free) = text_format("%s/tokenizer.json", folder);
+        char *json AUTO(auto_free) = config_to_json(&t->config);
+        write_file(config, json, strlen(json));
+        if (t->tokenizer) copy_file(t->tokenizer, tokenizer);
+        progress_write(p, folder);
+    }
+    comm_barrier(t->comm);
+    if (root(t)) {
+        checkpoint_commit(&saving, t->s->keep);
+        printf("saved      %s/step_%08lld\n", t->run->checkpoints, (long long)p->step);
+        fflush(stdout);
+    }
+    comm_barrier(t->comm);
+}
+
+/* Weights, optimizer and progress of the newest checkpoint; the loader stands where it stood then. */
+static void load(Train *t, const char *folder)
+{
+    char *config AUTO(auto_free) = text_format("%s/config.json", folder);
+    const Config saved = config_read(config);
+    char *here AUTO(auto_free) = config_to_json(&t->config), *there AUTO(auto_free) = config_to_json(&saved);
+    CHECK(!strcmp(here, there), "%s: it describes another model than the flags do; leave the model's flags out when resuming", config);
+    t->progress = progress_read(folder);
+    CHECK(t->progress.tokenizer == loader_fingerprint(t->train), "%s: trained with tokenizer %016llx, but the shards at %s were made "
+          "with %016llx; give the data the run was started with", folder, (unsigned long long)t->progress.tokenizer, t->s->data,
+          (unsigned long long)loader_fingerprint(t->train));
+    t->progress.guard.z = t->s->spike_z;
+    trainer_load(t->trainer, folder, t->progress.updates);
+    loader_seek(t->train, t->progress.cursor);
+}
+
+/* --------------------------------------------------------------------------------------------------------- looking */
+
+static void look_at_validation(Train *t)
+{
+    if (!t->val) return;
+    const Validation v = validate(t->model, t->comm, t->val, t->s->val_windows, t->s->batch_size, t->words);
+    if (!root(t)) return;
+    printf("validation loss %.4f nats a token", v.loss);
+    if (v.bits_per_byte > 0) printf(", %.4f bits a byte", v.bits_per_byte);
+    printf(", over %lld tokens\n", (long long)v.targets);
+    fflush(stdout);
+    JsonText line AUTO(json_text_free) = {0};
+    json_begin_object(&line);
+    json_key(&line, "step"), json_put_int(&line, t->progress.step);
+    json_key(&line, "val_loss"), json_put_double(&line, v.loss);
+    if (v.bits_per_byte > 0) json_key(&line, "val_bits_per_byte"), json_put_double(&line, v.bits_per_byte);
+    json_end(&line);
+    run_metric(t->run, &line);
+}
+
+static void look_at_sample(Train *t)
+{
+    if (!root(t) || !t->s->sample_tokens) return;
+    const int32_t eot = (int32_t)loader_eot(t->train);
+    const Sampling how = { .temperature = t->s->sample_temperature, .top_k = t->s->sample_top_k, .top_p = 1,
+                           .seed = (uint64_t)t->s->seed + (uint64_t)t->progress.step };
+    size_t size;
+    char *text AUTO(auto_free) = write_text(t->model, t->words, t->sampler, &how, eot >= 0 ? eot : 0, eot, t->s->sample_tokens,
+                                            t->T, &size);
+    run_sample(t->run, t->progress.step, text, size);
+    printf("---- sample at step %lld\n%.*s\n----\n", (long long)t->progress.step, (int)size, text);
+    fflush(stdout);
+}
+
+/* ---------------------------------------------------------------------------------------------------------- a step */
+
+typedef struct { double loss, norm, lr, seconds, z; Verdict verdict; bool stop; char broken[64]; } Update;
+
+static void note_broken(Update *u, const char *name)
+{
+    if (name && !u->broken[0]) snprintf(u->broken, sizeof u->broken, "%s", name);
+}
+
+/* What the first rank that knows says. */
+static void agree_on_broken(const Train *t, Update *u)
+{
+    const int ranks = comm_ranks(t->comm);
+    char *all AUTO(auto_free) = xcalloc((size_t)ranks, sizeof u->broken, "names");
+    note_broken(u, trainer_first_nonfinite(t->trainer));
+    comm_all_gather(t->comm, u->broken, all, sizeof u->broken);
+    for (int r = ranks - 1; r >= 0; r--)
+        if (all[(size_t)r * sizeof u->broken]) memcpy(u->broken, all + (size_t)r * sizeof u->broken, sizeof u->broken);
+}
+
+/* Sums the losses and gradients of one update over micro-batches and ranks, and applies it if it looks sane. */
+static Update update(Train *t)
+{
+    Update u = { .lr = schedule_lr(&t->schedule, t->progress.step) };
+    const double start = seconds_now();
+    const int64_t micro = loader_micro_batches(t->train), N = t->s->batch_size * t->T;
+    double targets = (double)loader_count_targets(t->train);
+    comm_all_reduce_double(t->comm, &targets, 1);
+    for (int64_t i = 0; i < N; i++) t->slope[i] = targets > 0 ? (float)(-1 / targets) : 0;
+    double sums[2] = { 0, stop_asked };
+    for (int64_t k = 0; k < micro; k++) {
+        Batch b;
+        loader_next(t->train, &b);
+        const bool accumulate = trainer_micro_batch(t->trainer, k, micro);
+        model_train(t->model, &b, &(Slopes){ .logp = t->slope }, &(Numbers){ .logp = t->logp }, accumulate);
+        double nats = 0;
+        for (int64_t i = 0; i < N; i++) nats -= t->logp[i];
+        if (!isfinite(nats)) note_broken(&u, model_first_nonfinite(t->model));
+        sums[0] += nats;
+    }
+    comm_all_reduce_double(t->comm, sums, 2);
+    u.loss = targets > 0 ? sums[0] / targets : 0;
+    u.stop = sums[1] > 0;
+    u.norm = trainer_reduce(t->trainer);
+    u.verdict = guard_judge(&t->progress.guard, u.loss, u.norm, &u.z);
+    if (u.verdict == GUARD_LOSS_NOT_FINITE || u.verdict == GUARD_NORM_NOT_FINITE) agree_on_broken(t, &u);
+    if (u.verdict == GUARD_PASS && targets > 0) {
+        trainer_apply(t->trainer, u.lr);
+        guard_enter(&t->progress.guard, u.loss, u.norm);
+    }
+    u.seconds = seconds_now() - start;
+    return u;
+}
+
+static void print_update(const Train *t, const Update *u)
+{
+    if (!root(t)) return;
+    const double tokens = (double)(t->windows * t->T), flops = config_train_flops(&t->config, t->T) * tokens / u->seconds;
+    printf("step %6lld/%lld | loss %8.4f | lr %.2e | norm %8.4f | %8.1f ms | %8.0f tok/s | %.3f TFLOP/s", (long long)t->progress.step,
+           (long long)t->s->steps, u->loss, u->lr, u->norm, 1e3 * u->seconds, tokens / u->seconds, flops / 1e12);
+    if (t->peak > 0) printf(" (%.0f%% of peak)", 100 * flops / t->peak);
+    printf("\n");
+    fflush(stdout);
+    JsonText line AUTO(json_text_free) = {0};
+    json_begin_object(&line);
+    json_key(&line, "step"), json_put_int(&line, t->progress.step);
+    json_key(&line, "loss"), json_put_double(&line, u->loss);
+    json_key(&line, "lr"), json_put_double(&line, u->lr);
+    json_key(&line, "grad_norm"), json_put_double(&line, u->norm);
+    json_key(&line, "ms"), json_put_double(&line, 1e3 * u->seconds);
+    json_key(&line, "tokens_per_second"), json_put_double(&line, tokens / u->seconds);
+    json_key(&line, "tflops"), json_put_double(&line, flops / 1e12);
+    if (u->verdict != GUARD_PASS) json_key(&line, "skipped"), json_put_bool(&line, true);
+    json_end(&line);
+    run_metric(t->run, &line);
+}
+
+static void say_skipped(const Train *t, const Update *u)
+{
+    static const char *const why[] = { [GUARD_LOSS_NOT_FINITE] = "the loss is not finite", [GUARD_NORM_NOT_FINITE] = "a gradient is not finite",
+                                       [GUARD_LOSS_SPIKE] = "the loss is a spike", [GUARD_NORM_SPIKE] = "the gradient norm is a spike" };
+    if (!root(t)) return;
+    printf("skipped    step %lld: %s", (long long)t->progress.step, why[u->verdict]);
+    if (u->z > 0) printf(" (%.1f standard deviations above the last updates)", u->z);
+    if (u->broken[0]) printf("; the first that is not finite: %s", u->broken);
+    printf("\n");
+    fflush(stdout);
+}
+
+/* Too many refusals in a row: the weights of the last checkpoint, and the data after it is passed over. */
+static void go_back(Train *t)
+{
+    const int64_t here = loader_cursor(t->train), rollbacks = t->progress.rollbacks + 1, skipped = t->progress.skipped;
+    char *folder AUTO(auto_free) = checkpoint_latest(t->run->checkpoints);
+    CHECK(folder, "%lld updates in a row were refused, and there is no checkpoint to go back to; lower --lr, or give --checkpoint_every",
+          (long long)t->s->max_skips);
+    CHECK(rollbacks <= 10, "%lld updates in a row were refused, after 10 returns to a checkpoint; lower --lr or look at the data",
+          (long long)t->s->max_skips);
+    load(t, folder);
+    loader_seek(t->train, here);
+    t->progress.rollbacks = rollbacks, t->progress.skipped = skipped, t->progress.skips_in_a_row = 0;
+    if (root(t)) printf("went back  to %s; the data since then is passed over\n", folder);
+}
+
+static bool due(int64_t step, int64_t every) { return every && step % every == 0; }
+
+static void train(Train *t)
+{
+    bool stop = false;
+    int64_t saved = t->progress.step;
+    while (t->progress.step < t->s->steps && !stop) {
+        const Update u = update(t);
+        Progress *p = &t->progress;
+        p->step++;
+        p->tokens += t->windows * t->T;
+        stop = u.stop;
+        print_update(t, &u);
+        p->skips_in_a_row = u.verdict == GUARD_PASS ? 0 : p->skips_in_a_row + 1;
+        if (u.verdict != GUARD_PASS) {
+            p->skipped++;
+            say_skipped(t, &u);
+            if (p->skips_in_a_row >= t->s->max_skips) go_back(t);
+            continue;
+        }
+        const bool end = p->step == t->s->steps;
+        if (end || due(p->step, t->s->val_every)) look_at_validation(t);
+        if (end || due(p->step, t->s->sample_every)) look_at_sample(t);
+        if (end || stop || due(p->step, t->s->checkpoint_every)) save(t), saved = p->step;
+    }
+    if (saved != t->progress.step) save(t);
+    if (stop && root(t)) printf("stopped    at step %lld; --resume continues\n", (long long)t->progress.step);
+}
+
+/* --------------------------------------------------------------------------------------------------- start and end */
+
+static void start_or_resume(Train *t)
+{
+    char *config AUTO(auto_free) = text_format("%s/config.json", t->s->run), *tokenizer AUTO(auto_free) = text_format("%s/tokenizer.json", t->s->run);
+    t->run = run_open(t->s, t->comm);
+    params_init(model_params(t->model), (uint64_t)t->s->seed);
+    const TrainerConfig c = { t->s->beta1, t->s->beta2, t->s->eps, t->s->weight_decay, t->s->grad_clip };
+    t->trainer = trainer_create(t->model, t->comm, c);
+    t->progress.guard.z = t->s->spike_z;
+    if (root(t)) {
+        char *json AUTO(auto_free) = flags_json(t->flags->flags, true, "run resume overwrite plan profile");
+        write_file(config, json, strlen(json));
+        if (t->tokenizer) copy_file(t->tokenizer, tokenizer);
+    }
+    char *folder AUTO(auto_free) = t->s->resume ? checkpoint_latest(t->run->checkpoints) : NULL;
+    if (folder) load(t, folder);
+    run_rewind(t->run, &t->progress);
+}
+
+static void stop_train(Train *t)
+{
+    train_flags_close(t->flags);
+    trainer_free(t->trainer);
+    model_free(t->model);
+    loader_close(t->train);
+    loader_close(t->val);
+    detokenizer_close(t->words);
+    sampler_close(t->sampler);
+    run_close(t->run);
+    device_close(t->device);
+    free(t->tokenizer);
+    free(t->slope);
+    free(t->logp);
+    comm_close(t->comm);
+}
+
+int main(int argc, char **argv)
+{
+    set_fail_handler(fail_and_exit);
+    Train t AUTO(stop_train) = {0};
+    if (!(t.flags = train_flags_read(argc, argv))) return 0;
+    t.s = &t.flags->settings;
+    failing_comm = t.comm = comm_open(t.s->comm);
+    set_fail_handler(fail_everywhere);
+    signal(SIGINT, ask_stop);
+    signal(SIGTERM, ask_stop);
+    open_data(&t);
+    t.device = device_open(t.s->device, (int)t.s->threads);
+    t.model = model_create(t.device, &t.config, strcmp(t.s->dtype, "bf16") ? DT_F32 : DT_BF16, comm_ranks(t.comm));
+    const Plan plan = { t.s->batch_size, t.T, .train = true, .recompute = t.s->recompute };
+    if (t.s->plan) {
+        if (root(&t)) print_plan(t.model, plan);
+        return 0;
+    }
+    model_plan(t.model, plan);
+    t.sampler = sampler_open(t.config.vocab_size);
+    t.slope = xcalloc((size_t)(plan.B * plan.T), sizeof(float), "a batch");
+    t.logp = xcalloc((size_t)(plan.B * plan.T), sizeof(float), "a batch");
+    t.schedule = (Schedule){ .lr = t.s->lr, .final = t.s->final_lr, .decay = t.s->decay_fraction, .warmup = t.s->warmup_steps, .steps = t.s->steps };
+    const char *const kinds[] = { "cosine", "linear", "wsd", "constant" };
+    while (strcmp(kinds[t.schedule.kind], t.s->schedule)) t.schedule.kind++;
+    start_or_resume(&t);
+    t.peak = measure_peak(t.device, model_params(t.model)->dtype, t.comm);
+    if (t.s->profile) profile_start(t.device);
+    print_start(&t);
+    train(&t);
+    if (t.s->profile && root(&t)) profile_print(t.device, t.peak / comm_ranks(t.comm));
+    return 0;
+}

@@ -1,0 +1,70 @@
+/* train_measure.c -- see train_measure.h */
+#include "train_measure.h"
+#include "ops.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ----------------------------------------------------------------------------------------------------------- plan */
+
+typedef struct { const char *name[128]; int64_t count[128]; size_t bytes[128]; int n; } PlanTable;
+
+static void see_tensor(void *context, Tensor x, size_t bytes)
+{
+    PlanTable *p = context;
+    int i = 0;
+    while (i < p->n && strcmp(p->name[i], x.name)) i++;
+    if (i == (int)COUNT_OF(p->name)) return;
+    if (i == p->n) p->name[p->n++] = x.name;
+    p->count[i]++;
+    p->bytes[i] += bytes;
+}
+
+static void print_row(const char *name, int64_t count, size_t bytes)
+{
+    printf("  %-24s %6lld %16zu bytes %10.1f MB\n", name, (long long)count, bytes, (double)bytes / 1e6);
+}
+
+void print_plan(Model *m, Plan plan)
+{
+    PlanTable table = {0};
+    Params *p = model_params(m);
+    const size_t activations = model_plan_bytes(m, plan, see_tensor, &table);
+    const size_t weights = (size_t)p->elements * dtype_size(p->dtype), grads = (size_t)p->elements * 4;
+    const size_t state = trainer_state_bytes(m);
+    printf("\n  %-24s %6s %22s\n", "parameters", "", "");
+    for (int i = 0; i < p->count; i++) print_row(p->list[i].value.name, 1, tensor_bytes(p->list[i].value));
+    printf("\n  %-24s %6s %22s\n", "activations", "number", "together");
+    for (int i = 0; i < table.n; i++) print_row(table.name[i], table.count[i], table.bytes[i]);
+    printf("\n  total, each process\n");
+    print_row("parameters", p->count, weights);
+    print_row("gradients", p->count, grads);
+    print_row("optimizer state", weights < grads ? 3 : 2, state);
+    print_row("activations, workspace", 1, activations);
+    print_row("all", 1, weights + grads + state + activations);
+}
+
+/* ----------------------------------------------------------------------------------------------------- the machine */
+
+double measure_peak(Device *d, DType type, Comm *comm)
+{
+    const int64_t n = 1024;
+    const Tensor shape = { NULL, "a product", type, 2, { n, n } };
+    double best = INFINITY, spent = 0;
+    void *block = device_alloc(d, 3 * tensor_bytes(shape), "a product to measure the machine by");
+    Tensor x = shape, w = shape, out = shape;
+    x.data = block, w.data = (char *)block + tensor_bytes(shape), out.data = (char *)block + 2 * tensor_bytes(shape);
+    for (int i = 0; i < 8 && spent < 0.5; i++) {
+        const double start = seconds_now();
+        linear_forward(d, out, none(), x, w, none(), ACT_NONE);
+        d->backend->synchronize(d);
+        const double took = seconds_now() - start;
+        best = i && took < best ? took : best;
+        spent += took;
+    }
+    device_free(d, block);
+    double peak = isfinite(best) ? 2.0 * (double)(n * n * n) / best : 0;
+    comm_all_reduce_double(comm, &peak, 1);
+    return peak;
+}

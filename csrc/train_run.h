@@ -1,0 +1,46 @@
+/* train_run.h -- a run's folder: config.json, metrics.jsonl, samples.md, checkpoints/. Rank 0 writes; all read. */
+#ifndef LLMC_TRAIN_RUN_H
+#define LLMC_TRAIN_RUN_H
+
+#include <stdio.h>
+
+#include "comm.h"
+#include "json.h"
+#include "optim.h"
+#include "train_settings.h"
+
+/* Everything beside weights and optimizer that decides the next step; state.json of a checkpoint. */
+typedef struct Progress {
+    int64_t step;                   /* updates tried */
+    int64_t updates;                /* of these, applied */
+    int64_t cursor;                 /* the loader's */
+    int64_t tokens;                 /* learned from, or skipped */
+    int64_t skips_in_a_row, skipped, rollbacks;
+    int64_t metrics_bytes, samples_bytes;           /* what the run's files hold when this is saved */
+    uint64_t tokenizer;             /* fingerprint of the shards' */
+    Guard   guard;
+} Progress;
+
+typedef struct Run {
+    char *folder, *checkpoints;
+    bool  writes;                   /* this rank does */
+    FILE *metrics, *samples;
+} Run;
+
+/* Makes the folder for a new run; with `overwrite` removes the one that is there; a run that is there otherwise fails,
+ * as does --resume without one. */
+Run  *run_open(const Settings *s, Comm *comm);
+void  run_close(Run *r);
+
+/* A line of metrics: begin, add to it with json_put_*, end. */
+void  run_metric(Run *r, const JsonText *line);
+void  run_sample(Run *r, int64_t step, const char *text, size_t size);
+
+/* Cuts the run's files back to where they stood when the progress was saved. */
+void  run_rewind(Run *r, const Progress *p);
+void  run_note_sizes(Run *r, Progress *p);
+
+void     progress_write(const Progress *p, const char *folder);
+Progress progress_read(const char *folder);
+
+#endif

@@ -1,0 +1,136 @@
+/* trainer_store.c -- weights and optimizer state to and from a checkpoint folder. See trainer.h. */
+#include "safetensors.h"
+#include "store.h"
+#include "trainer_impl.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { CHUNK = 1 << 20 };           /* elements on the host at a time */
+
+static const char *const state_group[] = { [STATE_EXP_AVG] = "exp_avg", [STATE_EXP_AVG_SQ] = "exp_avg_sq", [STATE_MASTER] = "master" };
+
+static Tensor elements(Tensor t, int64_t begin, int64_t count)
+{
+    return (Tensor){ (char *)t.data + (size_t)begin * dtype_size(t.dtype), t.name, t.dtype, 1, { count } };
+}
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static void put_tensor(SafetensorsWriter *w, int64_t index, Device *d, Tensor t, void *host)
+{
+    const int64_t width = (int64_t)dtype_size(t.dtype);
+    for (int64_t begin = 0; begin < numel(t); begin += CHUNK) {
+        const int64_t n = least(CHUNK, numel(t) - begin);
+        device_download(d, host, elements(t, begin, n));
+        safetensors_put(w, index, begin * width, host, n * width);
+    }
+}
+
+/* -------------------------------------------------------------------------------------------------------- weights */
+
+void params_save(Params *p, const char *path)
+{
+    Tensor *list AUTO(auto_free) = xcalloc((size_t)p->count, sizeof *list, "a list of parameters");
+    void *host AUTO(auto_free) = xcalloc(CHUNK, sizeof(float), "weights on their way to a file");
+    for (int i = 0; i < p->count; i++) list[i] = p->list[i].value;
+    SafetensorsWriter *w AUTO(safetensors_discard) = safetensors_create(path, list, p->count, (const char *[]){ "format", "llmc", NULL });
+    for (int i = 0; i < p->count; i++) put_tensor(w, i, p->device, list[i], host);
+    safetensors_finish(&w);
+}
+
+/* One chunk of a file's tensor, as the model's type. */
+static void convert(void *to, DType to_type, const void *from, DType from_type, int64_t n)
+{
+    if (to_type == from_type)      memcpy(to, from, (size_t)n * dtype_size(to_type));
+    else if (to_type == DT_F32)    for (int64_t i = 0; i < n; i++) ((float *)to)[i] = bf16_to_f32(((const uint16_t *)from)[i]);
+    else                           for (int64_t i = 0; i < n; i++) ((uint16_t *)to)[i] = f32_to_bf16(((const float *)from)[i]);
+}
+
+static void check_fits(const char *path, Tensor found, Tensor wanted)
+{
+    bool same = found.ndim == wanted.ndim && (found.dtype == DT_F32 || found.dtype == DT_BF16);
+    for (int i = 0; same && i < wanted.ndim; i++) same = found.dim[i] == wanted.dim[i];
+    CHECK(same, "%s: %s is %s of %lld x %lld, wanted f32 or bf16 of %lld x %lld", path, wanted.name, dtype_name(found.dtype),
+          (long long)found.dim[0], (long long)(found.ndim > 1 ? found.dim[1] : 1), (long long)wanted.dim[0],
+          (long long)(wanted.ndim > 1 ? wanted.dim[1] : 1));
+}
+
+/* Everything is checked before the first weight changes. */
+void params_load(Params *p, const char *path)
+{
+    Safetensors *file AUTO(safetensors_close) = safetensors_open(path);
+    for (int i = 0; i < p->count; i++)
+        check_fits(path, safetensors_get(file, p->list[i].value.name), p->list[i].value);
+    for (int64_t i = 0; i < safetensors_count(file); i++)
+        CHECK(params_find(p, safetensors_name(file, i)), "%s: it holds %s, which this model has not", path, safetensors_name(file, i));
+    params_allocate(p, false);
+    void *host AUTO(auto_free) = xcalloc(CHUNK, sizeof(float), "weights on their way from a file");
+    for (int i = 0; i < p->count; i++) {
+        const Tensor from = safetensors_get(file, p->list[i].value.name), to = p->list[i].value;
+        for (int64_t begin = 0; begin < numel(to); begin += CHUNK) {
+            const int64_t n = least(CHUNK, numel(to) - begin);
+            convert(host, to.dtype, elements(from, begin, n).data, from.dtype, n);
+            device_upload(p->device, elements(to, begin, n), host);
+        }
+    }
+}
+
+/* -------------------------------------------------------------------------------------------------- optimizer state */
+
+/* The tensors of this rank's file: each kind of state, each parameter's owned part. */
+static int64_t list_state(const Trainer *t, Tensor *list)
+{
+    int64_t n = 0;
+    for (int kind = 0; kind < t->kinds; kind++)
+        for (int i = 0; i < t->params->count; i++) {
+            const Param *p = &t->params->list[i];
+            int64_t begin, end;
+            params_owned(t->params, p, t->rank, &begin, &end);
+            if (begin == end) continue;
+            list[n] = trainer_owned_state(t, kind, p, begin, end);
+            list[n++].name = optimizer_name(state_group[kind], p->value.name, begin, end);
+        }
+    return n;
+}
+
+typedef struct { Tensor *list; int64_t n; } StateList;
+
+static void free_state_list(StateList *s)
+{
+    for (int64_t i = 0; i < s->n; i++) free((char *)s->list[i].name);
+    free(s->list);
+}
+
+void trainer_save(Trainer *t, const char *folder)
+{
+    char *weights AUTO(auto_free) = text_format("%s/model.safetensors", folder);
+    char *path AUTO(auto_free) = optimizer_path(folder, t->rank, t->params->ranks);
+    void *host AUTO(auto_free) = xcalloc(CHUNK, sizeof(float), "optimizer state on its way to a file");
+    StateList state AUTO(free_state_list) = { xcalloc((size_t)(t->kinds * t->params->count), sizeof(Tensor), "a list of tensors"), 0 };
+    if (t->rank == 0) params_save(t->params, weights);
+    state.n = list_state(t, state.list);
+    SafetensorsWriter *w AUTO(safetensors_discard) = safetensors_create(path, state.list, state.n, NULL);
+    for (int64_t i = 0; i < state.n; i++) put_tensor(w, i, t->device, state.list[i], host);
+    safetensors_finish(&w);
+}
+
+void trainer_load(Trainer *t, const char *folder, int64_t updates)
+{
+    char *weights AUTO(auto_free) = text_format("%s/model.safetensors", folder);
+    OptimizerFiles *files AUTO(optimizer_close) = optimizer_open(folder);
+    void *host AUTO(auto_free) = xcalloc(CHUNK, sizeof(float), "optimizer state on its way from a file");
+    params_load(t->params, weights);
+    for (int kind = 0; kind < t->kinds; kind++)
+        for (int i = 0; i < t->params->count; i++) {
+            const Param *p = &t->params->list[i];
+            int64_t begin, end;
+            params_owned(t->params, p, t->rank, &begin, &end);
+            for (int64_t at = begin; at < end; at += CHUNK) {
+                const int64_t n = least(CHUNK, end - at);
+                optimizer_read(files, state_group[kind], p->value.name, at, at + n, host);
+                device_upload(t->device, trainer_owned_state(t, kind, p, at, at + n), host);
+            }
+        }
+    t->updates = updates;
+}
