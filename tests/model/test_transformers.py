@@ -1,0 +1,70 @@
+"""The engine against Hugging Face's models: their weights, in ours, give the same logits."""
+
+import numpy as np
+import pytest
+import torch
+from parity import batch, engine
+from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel
+from transformers.models.llama import LlamaConfig, LlamaForCausalLM
+
+import llmc
+from llmc import hugging_face
+
+GPT2 = dict(
+    vocab_size=97, n_positions=33, n_embd=36, n_layer=3, n_head=3, bos_token_id=0, eos_token_id=0
+)
+LLAMA = dict(
+    vocab_size=89, max_position_embeddings=40, hidden_size=48, intermediate_size=61,
+    num_hidden_layers=3, num_attention_heads=6, num_key_value_heads=2, rms_norm_eps=1e-6,
+)  # fmt: skip
+CASES = {
+    "gpt2": GPT2,
+    "gpt2, narrow MLP, untied": dict(GPT2, n_inner=50, tie_word_embeddings=False),
+    "llama, grouped": dict(LLAMA, head_dim=10),
+    "llama, tied, every head its own keys": dict(
+        LLAMA, num_key_value_heads=6, tie_word_embeddings=True
+    ),
+    "llama with biases and slow RoPE": dict(
+        LLAMA,
+        attention_bias=True,
+        mlp_bias=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 5e5},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_are_hugging_faces(case):
+    torch.manual_seed(0)
+    if case.startswith("gpt2"):
+        theirs = GPT2LMHeadModel(GPT2Config(**CASES[case]))
+        to_config, to_params = hugging_face.config_from_gpt2, hugging_face.params_from_gpt2
+    else:
+        theirs = LlamaForCausalLM(LlamaConfig(**CASES[case]))
+        to_config, to_params = hugging_face.config_from_llama, hugging_face.params_from_llama
+    for name, p in theirs.named_parameters():       # theirs begin with biases of 0 and norms of 1
+        torch.nn.init.normal_(p, 1.0 if "norm" in name or "ln_" in name else 0.0, 0.15)
+
+    config = llmc.Config(**to_config(theirs.config.to_dict()))
+    state = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
+    model = engine(config, to_params(state, config.to_dict()), 3, 29, train=False)
+    assert config.param_count() == sum(p.numel() for p in theirs.parameters())
+    tokens, _ = batch(config, 3, 29)
+    with torch.no_grad():
+        wanted = theirs.eval()(torch.tensor(tokens).long()).logits.numpy()
+    model.score(tokens)
+    got = model.logits(0, tokens.size).reshape(wanted.shape)
+    assert np.linalg.norm(got - wanted) < 1e-5 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"hidden_act": "gelu"}, "hidden_act is gelu; this engine computes only silu"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type is yarn"),
+        ({"attention_bias": True}, "mlp_bias is False; this engine computes only True"),
+    ],
+)
+def test_a_model_we_would_compute_wrongly_is_refused(change, sentence):
+    with pytest.raises(llmc.LlmcError, match=sentence):
+        hugging_face.config_from_llama({**LLAMA, "hidden_act": "silu", "mlp_bias": False, **change})
