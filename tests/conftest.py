@@ -1,4 +1,5 @@
 """What every folder of tests may use."""
+
 from __future__ import annotations
 
 import importlib.util

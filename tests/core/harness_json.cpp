@@ -43,7 +43,7 @@ static py::object to_python(Json v)
 
 static std::string from_str(py::handle text)
 {
-    std::string out = py::reinterpret_borrow<py::object>(text).attr("encode")("utf-8", "surrogatepass").cast<std::string>();
+    std::string out = py::cast<std::string>(text);
     for (size_t at = 0; (at = out.find('\0', at)) != std::string::npos; at += 2) out.replace(at, 1, "\xc0\x80");
     return out;
 }

@@ -1,4 +1,5 @@
 """The way a failure takes out of the core."""
+
 import pytest
 
 

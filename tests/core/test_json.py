@@ -1,4 +1,5 @@
-"""csrc/json.c: what Python's json accepts strictly, it accepts with the same values; all else is one sentence."""
+"""csrc/json.c against Python's json, both ways, and against what is no JSON."""
+
 import json
 import locale
 import math
@@ -24,7 +25,7 @@ VALUES = st.recursive(
 
 
 def same(a, b) -> bool:
-    """Equal, and of equal types all the way down: 1, 1.0 and True differ, and so do 0.0 and -0.0."""
+    """Equal, and of equal types all the way down: 1, 1.0 and True differ, 0.0 and -0.0 too."""
     if type(a) is not type(b):
         return False
     if isinstance(a, dict):
@@ -176,8 +177,8 @@ def test_other_numbers_are_no_whole_numbers(core, text, wanted):
 
 def test_a_failure_names_file_place_found_and_wanted(core):
     text = json.dumps({
-        "n_head": "twelve", "lr": 1e-3, "flag": 1, "deep": {"list": [0, {"x": {}}]}, "long": "é" * 99,
-        "big": 1.5, "a\nb": [None],
+        "n_head": "twelve", "lr": 1e-3, "flag": 1, "deep": {"list": [0, {"x": {}}]},
+        "long": "é" * 99, "big": 1.5, "a\nb": [None],
     })  # fmt: skip
     root = core.json_parse(text.encode(), "config.json")
     huge = core.json_parse(b'{"big": 1e999}', "config.json")
@@ -185,7 +186,10 @@ def test_a_failure_names_file_place_found_and_wanted(core):
         (lambda: root["n_head"].int(), 'n_head is "twelve", wanted a whole number'),
         (lambda: root["lr"].int(), "lr is 0.001, wanted a whole number"),
         (lambda: root["flag"].bool(), "flag is 1, wanted true or false"),
-        (lambda: root["deep"]["list"][1]["x"].string(), "deep.list[1].x is an object, wanted a string"),
+        (
+            lambda: root["deep"]["list"][1]["x"].string(),
+            "deep.list[1].x is an object, wanted a string",
+        ),
         (lambda: root["deep"]["list"].double(), "deep.list is an array, wanted a number"),
         (lambda: root["deep"]["list"]["x"], "deep.list is an array, wanted an object"),
         (lambda: root["deep"]["list"][0][1], "deep.list[0] is 0, wanted an array or an object"),
