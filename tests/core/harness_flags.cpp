@@ -15,7 +15,10 @@ struct FlagSettings {
 static Flag row(const char *name, FlagType type, size_t offset, const char *fallback, const char *group,
                 const char *help, double min = 0, double max = 0, const char *choices = nullptr)
 {
-    return { name, type, offset, fallback, help, group, min, max, choices };
+    Flag flag = {};
+    flag.name = name, flag.type = type, flag.offset = offset, flag.fallback = fallback;
+    flag.help = help, flag.group = group, flag.min = min, flag.max = max, flag.choices = choices;
+    return flag;
 }
 
 static const Flag flag_table[] = {

@@ -1,12 +1,14 @@
 """Readers of files, fed with mutated ones under the address and undefined-behaviour sanitizers."""
 from __future__ import annotations
 
+import json
 import struct
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from llmc.shards import ShardWriter
 
@@ -43,3 +45,20 @@ def test_mutated_shards_are_read_or_refused(tmp_path):
         tokens = np.arange(40, dtype=f"<u{width}").tobytes()
         (seeds / f"{magic}.bin").write_bytes(head + tokens)
     fuzz(tmp_path, "fuzz_shard", ["shards.c", "loader.c"], seeds, 10_000)
+
+
+@pytest.mark.slow
+def test_mutated_tokenizers_are_read_or_refused(tmp_path):
+    seeds = tmp_path / "seeds"
+    seeds.mkdir()
+    kinds = [("a", 0, []), ("b", 300, ["<|end|>"]), ("c", 60, ["<|é|>", "x y"])]
+    for name, size, special in kinds:
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, show_progress=False)
+        tokenizer.train_from_iterator(["the cat, the dog: größer, déjà vu 12 345"] * 9, trainer)
+        data = json.loads(tokenizer.to_str())
+        (seeds / f"{name}.json").write_text(json.dumps(data, ensure_ascii=name == "b"))
+    sources = ["json.c", "files.c", "detokenizer.c"]
+    fuzz(tmp_path, "fuzz_detokenizer", sources, seeds, 10_000)
