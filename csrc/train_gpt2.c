@@ -98,7 +98,7 @@ static char *tokenizer_beside(const char *data)
 static LoaderConfig loader_config(const Train *t)
 {
     return (LoaderConfig){ .data = t->s->data, .split = "train", .B = t->s->batch_size, .T = t->T, .update_windows = t->windows,
-                           .rank = comm_rank(t->comm), .ranks = comm_ranks(t->comm), .seed = (uint64_t)t->s->seed, .shuffle = true,
+                           .rank = comm_rank(t->comm), .ranks = comm_ranks(t->comm), .seed = (uint64_t)t->s->seed, .shuffle = t->s->shuffle,
                            .document_mask = t->s->document_mask, .prefetch = 2 };
 }
 

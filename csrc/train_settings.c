@@ -9,6 +9,7 @@
 #define S Settings
 static const Flag train_table[] = {
     TEXT_FLAG(S, data, NULL, "data", "token shards: a folder with *_train_* and *_val_* files, or a glob of training shards"),
+    BOOL_FLAG(S, shuffle, "1", "data", "read the rows in an order that seed and epoch decide; otherwise in that of the files"),
     BOOL_FLAG(S, document_mask, "0", "data", "tokens see only their own document"),
     INT_FLAG(S, seed, "1337", 0, 9e15, "data", "decides the initial weights, the order of the data and the samples"),
 

@@ -10,7 +10,7 @@ enum { CONFIG_FIELDS_MOST = 32 };
 typedef struct Settings {
     /* data */
     const char *data;
-    bool    document_mask;
+    bool    document_mask, shuffle;
     int64_t seed;
     /* model */
     const char *preset, *dtype;

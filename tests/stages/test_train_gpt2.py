@@ -1,0 +1,291 @@
+"""The training program: it learns, stops and resumes without a trace, and refuses bad input in a sentence."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from training import command, everything, latest, metrics, refusal, start, train, write_data
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("walk"))
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 60 steps that nothing disturbed."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    train(command(data, run, "--steps", 60, "--checkpoint_every", 20, "--sample_every", 30))
+    return run
+
+
+def wait_for(path: Path) -> None:
+    for _ in range(2000):
+        if path.exists():
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"{path} did not appear")
+
+
+def test_the_loss_falls_and_every_step_is_recorded(whole):
+    lines = metrics(whole)
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 61))
+    assert steps[-1]["loss"] < 0.6 * steps[0]["loss"]
+    assert [line["step"] for line in lines if "val_loss" in line] == [10, 20, 30, 40, 50, 60]
+    assert sorted(p.name for p in (whole / "checkpoints").iterdir()) == [
+        "latest", "step_00000020", "step_00000040", "step_00000060"]
+    assert (whole / "samples.md").read_text().count("## step") == 2
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_bits_do_not_depend_on_threads(whole, data, tmp_path, threads):
+    flags = "--steps", 60, "--checkpoint_every", 20, "--sample_every", 30, "--threads", threads
+    train(command(data, tmp_path / "run", *flags))
+    assert everything(tmp_path / "run") == everything(whole)
+
+
+def test_resuming_after_sigterm_leaves_no_trace(whole, data, tmp_path):
+    run = tmp_path / "run"
+    process = start(command(data, run, "--steps", 60, "--sample_every", 30, "--checkpoint_every", 20))
+    wait_for(run / "metrics.jsonl")
+    while (run / "metrics.jsonl").read_text().count("loss") < 7:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and "stopped" in out, err
+    assert latest(run).name != "step_00000060"
+    train([command(data, run)[0], "--run", str(run), "--resume"])       # everything else is in the run
+    assert everything(run) == everything(whole)
+
+
+def test_steps_after_a_checkpoint_are_made_again_exactly(whole, data, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run, symlinks=True)
+    shutil.rmtree(run / "checkpoints" / "step_00000060")
+    (run / "checkpoints" / "latest").unlink()
+    (run / "checkpoints" / "latest").symlink_to("step_00000040")
+    train(command(data, run, "--resume"))
+    assert everything(run) == everything(whole)
+
+
+def kill_and_resume(data: Path, run: Path, whole: Path, kills: int, seed: int) -> None:
+    rng = random.Random(seed)
+    flags = "--steps", 60, "--checkpoint_every", 1, "--sample_every", 30, "--keep", 2
+    argv = command(data, run, *flags)
+    for _ in range(kills):
+        process = start(argv)
+        time.sleep(rng.uniform(0.02, 0.5))
+        process.kill()
+        process.communicate()
+        for folder in (run / "checkpoints").glob("step_????????"):      # each whole one can be read
+            assert json.loads((folder / "state.json").read_text())["step"] == int(folder.name[5:])
+            assert (folder / "model.safetensors").exists() and (folder / "optimizer.rank0of1.safetensors").exists()
+        argv = command(data, run, *flags, "--resume") if (run / "config.json").exists() else argv
+    train(argv)
+    assert everything(run) == everything(whole)
+
+
+def test_kill_nine_never_tears_a_checkpoint(whole, data, tmp_path):
+    kill_and_resume(data, tmp_path / "run", whole, kills=6, seed=1)
+
+
+@pytest.mark.slow
+def test_kill_nine_at_thirty_moments(whole, data, tmp_path):
+    kill_and_resume(data, tmp_path / "run", whole, kills=30, seed=2)
+
+
+def test_recomputing_changes_no_bit(whole, data, tmp_path):
+    train(command(data, tmp_path / "run", "--steps", 60, "--checkpoint_every", 20, "--sample_every", 30, "--recompute"))
+    assert everything(tmp_path / "run") == everything(whole)
+
+
+def test_bf16_learns_like_f32(whole, data, tmp_path):
+    train(command(data, tmp_path / "run", "--steps", 60, "--dtype", "bf16"))
+    ours, exact = (next(m["val_loss"] for m in reversed(metrics(r)) if "val_loss" in m) for r in (tmp_path / "run", whole))
+    assert abs(ours - exact) < 0.05
+
+
+def test_bf16_resumes_bit_for_bit(data, tmp_path):
+    flags = "--dtype", "bf16", "--checkpoint_every", 5
+    train(command(data, tmp_path / "whole", "--steps", 10, *flags))
+    train(command(data, tmp_path / "part", "--steps", 10, *flags))
+    shutil.rmtree(tmp_path / "part" / "checkpoints" / "step_00000010")
+    train(command(data, tmp_path / "part", "--resume"))
+    assert everything(tmp_path / "part") == everything(tmp_path / "whole")
+
+
+def test_a_llama_trains(data, tmp_path):
+    train(command(data, tmp_path / "run", "--preset", "llama-tiny", "--n_kv_head", 1, "--steps", 60))
+    steps = [line["loss"] for line in metrics(tmp_path / "run") if "loss" in line]
+    assert steps[-1] < 0.6 * steps[0]
+
+
+def test_plan_prints_the_total_and_touches_nothing(data, tmp_path):
+    out, _ = train(command(data, tmp_path / "run", "--plan"))
+    assert "attn.qkv" in out and "optimizer state" in out and "workspace" in out
+    rows = {line.split("  ")[1]: int(line.split("bytes")[0].split()[-1]) for line in out.splitlines()
+            if "bytes" in line and line.startswith("  ")}
+    total = rows.pop("all")
+    assert total == sum(rows[k] for k in ("parameters", "gradients", "optimizer state", "activations, workspace"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_profile_names_the_ops(data, tmp_path):
+    out, _ = train(command(data, tmp_path / "run", "--steps", 2, "--profile"))
+    for op in ("linear_forward", "attention_backward", "adamw"):
+        assert op in out
+
+
+# ---- bad steps ------------------------------------------------------------------------------------------------------
+
+def test_a_loss_that_is_not_finite_is_skipped_and_located(whole, data, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run, symlinks=True)
+    path = latest(run) / "model.safetensors"
+    weights = load_file(path)
+    weights["h.1.mlp.up.weight"][0, 0] = np.inf
+    save_file(weights, path)
+    out, err = train(command(data, run, "--resume", "--steps", 100), status=1)
+    assert "the loss is not finite; the first that is not finite: h.1\n" in out
+    assert out.count("went back") == 10 and "after 10 returns to a checkpoint" in err
+
+
+QUIET = 170     # updates: enough for a window of 128 in which the loss hardly moves
+
+
+def spiky_data(folder: Path) -> Path:
+    """QUIET updates of one token, ten of noise, twenty quiet ones, when read in the order of the file."""
+    rng = np.random.default_rng(3)
+    noise = rng.integers(0, 61, 10 * 256)
+    return write_data(folder, np.concatenate([np.full(QUIET * 256 + 1, 5), noise, np.full(20 * 256, 5)]))
+
+
+def test_spikes_are_skipped_and_do_not_enter_the_window(tmp_path):
+    data = spiky_data(tmp_path / "data")
+    train(command(data, tmp_path / "run", "--steps", QUIET + 30, "--max_skips", 1000, "--no-shuffle", "--val_every", 0))
+    lines = [m for m in metrics(tmp_path / "run") if "loss" in m]
+    assert [m["step"] for m in lines if m.get("skipped")] == list(range(QUIET + 1, QUIET + 11))
+    assert max(m["loss"] for m in lines[-15:]) < 0.1, "weights that the noise never touched still know the quiet text"
+
+
+def test_repeated_spikes_go_back_to_the_checkpoint_and_pass_over_the_data(tmp_path):
+    data = spiky_data(tmp_path / "data")
+    out, _ = train(command(data, tmp_path / "run", "--steps", QUIET + 5, "--max_skips", 3, "--checkpoint_every", 10,
+                           "--no-shuffle", "--val_every", 0))
+    assert out.count("went back") == 3 and f"step_00000{QUIET}" in out      # after 3, 6 and 9 of the ten noisy updates
+    state = json.loads((latest(tmp_path / "run") / "state.json").read_text())
+    assert state["rollbacks"] == 3 and state["step"] == QUIET + 5 and state["skipped"] == 10
+    assert state["cursor"] == (QUIET + 9 + 5) * 8
+
+
+# ---- bad input ------------------------------------------------------------------------------------------------------
+
+def test_unknown_flags_name_the_nearest(data, tmp_path):
+    assert "did you mean --batch_size" in refusal(command(data, tmp_path / "run", "--bathc_size", 4))
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("--n_head", 3), ("n_embd 32", "n_head 3")),
+    (("--seq_len", 64), ("64", "max_seq_len is 32")),
+    (("--vocab_size", 12), ("12", "61 symbols")),
+    (("--total_batch_size", 100), ("100", "multiple of")),
+    (("--batch_size", 0), ("batch_size", "0")),
+    (("--lr", "fast"), ("lr", "fast")),
+    (("--preset", "gpt5"), ("gpt5", "gpt2-xl")),
+    (("--device", "tpu"), ("tpu", "cpu")),
+    (("--schedule", "square"), ("square", "cosine")),
+    (("--tied", "--head", "scalar"), ("scalar",)),
+])
+def test_impossible_settings_are_refused_in_a_sentence(data, tmp_path, flags, words):
+    sentence = refusal(command(data, tmp_path / "run", *flags))
+    for word in words:
+        assert word in sentence
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def damage(data: Path, tmp_path: Path, change) -> Path:
+    folder = tmp_path / "damaged"
+    shutil.copytree(data, folder)
+    path = folder / "walk_train_000001.bin"
+    path.write_bytes(change(path.read_bytes()))
+    return folder
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda b: b"", ("empty",)),
+    (lambda b: b[:-100], ("bytes",)),
+    (lambda b: b"\0\0\0\0" + b[4:], ("begins with 0",)),
+    (lambda b: b[:1024] + b"\xff\xff" * ((len(b) - 1024) // 2), ("65535", "61")),
+])
+def test_damaged_shards_are_refused_in_a_sentence(data, tmp_path, change, words):
+    sentence = refusal(command(damage(data, tmp_path, change), tmp_path / "run"))
+    for word in ("walk_train_000001.bin", *words):
+        assert word in sentence
+
+
+def test_missing_shards_are_refused(tmp_path):
+    assert "nowhere" in refusal(command(tmp_path / "nowhere", tmp_path / "run"))
+
+
+def test_another_tokenizer_is_refused_when_resuming(whole, data, tmp_path):
+    other = write_data(tmp_path / "other", fingerprint=99)
+    run = tmp_path / "run"
+    shutil.copytree(whole, run, symlinks=True)
+    assert "tokenizer" in refusal(command(other, run, "--resume", "--steps", 70))
+    assert everything(run) == everything(whole)
+
+
+def test_a_run_is_never_overwritten_unasked(whole, data):
+    before = everything(whole)
+    assert "--resume" in refusal(command(data, whole, "--steps", 5))
+    assert everything(whole) == before
+
+
+def test_resuming_nothing_is_refused(data, tmp_path):
+    assert "no run" in refusal(command(data, tmp_path / "run", "--resume"))
+
+
+def test_resuming_with_another_model_is_refused(whole, data):
+    assert "another model" in refusal(command(data, whole, "--resume", "--n_layer", 3))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.rank0of1.safetensors", "state.json", "config.json"])
+@pytest.mark.parametrize("change", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"{" + b[1:] + b"}"])
+def test_a_damaged_checkpoint_is_refused_by_name(whole, data, tmp_path, name, change):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run, symlinks=True)
+    path = latest(run) / name
+    path.write_bytes(change(path.read_bytes()))
+    assert name in refusal(command(data, run, "--resume", "--steps", 70))
+
+
+def test_a_full_disk_is_a_sentence_and_the_old_checkpoint_stays(data, tmp_path):
+    run = tmp_path / "run"
+    train(command(data, run, "--steps", 3, "--checkpoint_every", 1))
+    before = everything(run)
+
+    def small_files() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    argv = command(data, run, "--resume", "--steps", 6, "--checkpoint_every", 1)
+    done = subprocess.run(argv, capture_output=True, text=True, preexec_fn=small_files, timeout=60)
+    assert done.returncode == 1 and done.stderr.startswith("llmc: ") and done.stderr.count("\n") == 1
+    assert "step_00000004" in done.stderr
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [
+        "latest", "step_00000001", "step_00000002", "step_00000003"]
+    after = everything(run)
+    assert {k: after[k] for k in after if k.endswith("safetensors")} == {k: before[k] for k in before if k.endswith("safetensors")}
+    train(command(data, run, "--resume", "--steps", 6, "--checkpoint_every", 1))
