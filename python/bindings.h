@@ -17,6 +17,8 @@ namespace py = pybind11;
 void bind_ops(py::module_ &m);          // bindings_ops.cpp
 void bind_config(py::module_ &m);       // bindings_model.cpp
 void bind_model(py::module_ &m);
+void bind_trainer(py::module_ &m);      // bindings_train.cpp
+void bind_sampler(py::module_ &m);
 
 std::string text_of(py::handle object);
 

@@ -1,6 +1,8 @@
 // bindings_model.cpp -- configs and models: batches in, numbers out.
 #include "bindings.h"
-#include "model.h"
+#include "bindings_model.h"
+#include "store.h"
+#include "trainer.h"
 
 // ---- configs ------------------------------------------------------------------------------------------------------
 
@@ -63,6 +65,12 @@ static py::dict config_dict(const Config &c)
     return dict;
 }
 
+static py::str json_of(const Config &c)
+{
+    const std::unique_ptr<char, decltype(&free)> text(config_to_json(&c), free);
+    return py::str(text.get());
+}
+
 void bind_config(py::module_ &m)
 {
     py::class_<Config>(m, "Config", "What a model is. Config(**fields): those left out follow from the others.")
@@ -70,7 +78,9 @@ void bind_config(py::module_ &m)
         .def_static("preset", [](const std::string &name, const py::kwargs &changed) {
             return config_with(config_preset(name.c_str()), changed); }, py::arg("name"))
         .def_static("presets", [] { return py::str(config_presets()).attr("split")(); })
+        .def_static("read", [](const std::string &path) { return config_read(path.c_str()); }, py::arg("path"))
         .def("to_dict", config_dict)
+        .def("to_json", json_of, "The text of a config.json.")
         .def("__getattr__", [](const Config &c, const std::string &name) {
             const py::dict all = config_dict(c);
             if (!all.contains(name)) throw py::attribute_error("config: there is no field " + name);
@@ -84,15 +94,6 @@ void bind_config(py::module_ &m)
 }
 
 // ---- models -------------------------------------------------------------------------------------------------------
-
-// A Model of the core and the shape of its last batch, which slopes must have.
-struct BoundModel {
-    Model *model = nullptr;
-    int64_t B = 0, T = 0;
-    BoundModel() = default;
-    BoundModel(const BoundModel &) = delete;
-    ~BoundModel() { model_free(model); }
-};
 
 static DType weight_type(const std::string &name)
 {
@@ -250,6 +251,12 @@ static std::vector<std::string> param_names(const BoundModel &self)
     return names;
 }
 
+static py::object latest_checkpoint(const std::string &dir)
+{
+    const std::unique_ptr<char, decltype(&free)> path(checkpoint_latest(dir.c_str()), free);
+    return path ? py::object(py::str(path.get())) : py::object(py::none());
+}
+
 void bind_model(py::module_ &m)
 {
     using namespace py::literals;
@@ -266,6 +273,11 @@ void bind_model(py::module_ &m)
         .def("get", get_param, "name"_a, "A copy of a parameter; bfloat16 comes as its uint16 bits.")
         .def("set", set_param, "name"_a, "array"_a)
         .def("grad", get_grad, "name"_a, "A copy of a parameter's gradient, float32.")
+        .def("save", [](BoundModel &self, const std::string &path) {
+            params_save(model_params(self.model), path.c_str()); }, "path"_a, Release(), "Writes a .safetensors file.")
+        .def("load", [](BoundModel &self, const std::string &path) {
+            params_load(model_params(self.model), path.c_str()); }, "path"_a, Release(),
+             "Reads the weights of a .safetensors file; f32 and bf16 are converted.")
         .def("plan", plan_model, "B"_a, "T"_a, training, keeping_all, Release(),
              "Takes the memory for batches up to (B,T).")
         .def("plan_bytes", plan_bytes, "B"_a, "T"_a, training, keeping_all, "What plan would take.")
@@ -283,4 +295,5 @@ void bind_model(py::module_ &m)
              "Raw logits (count, vocab_size) of positions of the last batch.")
         .def("first_nonfinite", [](BoundModel &self) { return model_first_nonfinite(self.model); }, Release(),
              "The first tensor of the last training pass that holds a NaN or an infinity, or None.");
+    m.def("checkpoint_latest", latest_checkpoint, "dir"_a, "The newest whole checkpoint's folder, or None.");
 }

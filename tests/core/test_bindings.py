@@ -166,3 +166,79 @@ def test_an_impossible_config_is_refused_with_a_sentence(fields, sentence):
 def test_a_fingerprint_is_fnv_1a():
     assert _core.fingerprint(b"") == 0xCBF29CE484222325
     assert _core.fingerprint(b"foobar") == 0x85944171F73967E8
+
+
+def test_a_config_goes_through_its_file(tmp_path):
+    config = llmc.Config.preset("llama-tiny", vocab_size=300, norm_eps=3e-6)
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert llmc.Config.read(str(tmp_path / "config.json")) == config
+    assert _core.checkpoint_latest(str(tmp_path)) is None
+
+
+@pytest.fixture
+def model():
+    config = llmc.Config.preset("gpt2-tiny", vocab_size=50, n_layer=1, n_embd=24, max_seq_len=8)
+    model = llmc.Model(llmc.Device("cpu", 1), config)
+    model.init(0)
+    return model
+
+
+def test_weights_go_through_a_file(model, tmp_path):
+    model.save(str(tmp_path / "model.safetensors"))
+    other = llmc.Model(llmc.Device("cpu", 1), model.config)
+    other.load(str(tmp_path / "model.safetensors"))
+    for name in model.names:
+        assert np.array_equal(model.get(name), other.get(name))
+
+
+def test_a_parameter_is_a_copy(model):
+    before = model.get("wpe.weight")
+    model.get("wpe.weight")[:] = 0
+    assert before.any() and np.array_equal(model.get("wpe.weight"), before)
+    model.set("wpe.weight", before + 1)
+    assert np.array_equal(model.get("wpe.weight"), before + 1)
+
+
+TOKENS = np.zeros((2, 5), np.int32)
+
+
+@pytest.mark.parametrize(
+    "call, sentence",
+    [
+        (lambda m: m.get("wpe"), "the model has no parameter wpe"),
+        (lambda m: m.grad("wpe.weight"), "wpe.weight has no gradient; plan for training first"),
+        (lambda m: m.set("wpe.weight", None), "wpe.weight is None"),
+        (lambda m: m.set("wpe.weight", np.zeros((8, 24), np.uint16)), "is bf16, wanted f32"),
+        (lambda m: m.set("wpe.weight", np.zeros(8, np.float32)), r"shape \(8,\), wanted \(8, 24\)"),
+        (lambda m: m.forward(TOKENS), "a batch before model_plan"),
+        (lambda m: m.plan(2, 5) or m.forward(TOKENS.astype(np.int64)), "an array of int64"),
+        (lambda m: m.plan(2, 5) or m.forward(TOKENS[0]), "tokens is i32 of 1 dimensions"),
+        (lambda m: m.plan(2, 5) or m.forward(TOKENS + 50), "token 50 at row 0, column 0"),
+        (lambda m: m.plan(2, 5) or m.forward(TOKENS, TOKENS[:1]), r"targets has shape \(1, 5\)"),
+        (lambda m: m.plan(2, 4) or m.forward(TOKENS), "a batch of 2 x 5 tokens"),
+        (lambda m: m.plan(2, 5) or m.backward({}), "model_backward without a model_forward"),
+        (lambda m: m.plan(2, 5, train=False) or m.forward(TOKENS), "a plan without gradients"),
+        (
+            lambda m: m.plan(2, 5) or m.train(TOKENS, TOKENS, {"loss": TOKENS}),
+            r"slopes of \['loss'\], wanted some of logp, lse, entropy, value",
+        ),
+        (lambda m: llmc.Model(llmc.Device("cpu", 1), m.config, "f16"), "type f16, wanted f32 or"),
+    ],
+)
+def test_a_call_a_model_cannot_answer_is_refused_with_a_sentence(model, call, sentence):
+    with pytest.raises(llmc.LlmcError, match=sentence):
+        call(model)
+
+
+def test_a_sampler_draws_what_its_probabilities_allow():
+    logits = np.array([0.0, 2.0, -1.0, 1.0], np.float32)
+    sampler, how = llmc.Sampler(4), llmc.Sampling(top_k=2, seed=5)
+    p = sampler.probabilities(logits, how)
+    assert p.sum() == pytest.approx(1) and p[1] == pytest.approx(1 / (1 + np.exp(-1)))
+    drawn = [sampler.draw(logits, how, stream=0, position=i) for i in range(200)]
+    assert set(drawn) == {1, 3} and drawn == [sampler.draw(logits, how, 0, i) for i in range(200)]
+    assert sampler.draw(logits, llmc.Sampling(temperature=0), 0, 0) == 1
+    with pytest.raises(llmc.LlmcError, match="top_p"):
+        llmc.Sampling(top_p=2)
+    with pytest.raises(llmc.LlmcError, match=r"logits has shape \(3,\), wanted \(4,\)"):
+        sampler.draw(logits[:3], how, 0, 0)

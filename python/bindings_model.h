@@ -1,0 +1,16 @@
+// bindings_model.h -- the model as the other files of _core see it.
+#ifndef LLMC_BINDINGS_MODEL_H
+#define LLMC_BINDINGS_MODEL_H
+
+#include "model.h"
+
+// A Model of the core and the shape of its last batch, which slopes must have.
+struct BoundModel {
+    Model *model = nullptr;
+    int64_t B = 0, T = 0;
+    BoundModel() = default;
+    BoundModel(const BoundModel &) = delete;
+    ~BoundModel() { model_free(model); }
+};
+
+#endif
