@@ -21,9 +21,8 @@ INLINE double row_squares(int A, const char *in, int64_t C, float mean)
 }
 
 INLINE void forward_row(int A, Tensor sum, Tensor out, float *mean, float *rstd, Tensor x, Tensor branch, Tensor w,
-                        Tensor b, float eps, int64_t n)
+                        Tensor b, float eps, int64_t n, int64_t C)
 {
-    const int64_t C = last(x);
     const char *in = row(x, n);
     if (!is_none(branch)) {
         char *to = row(sum, n);
@@ -53,16 +52,15 @@ void CPU(norm_forward)(Device *d, Tensor sum, Tensor out, Tensor mean, Tensor rs
     const int64_t N = rows(x), C = last(x);
     PARALLEL_FOR(d, N * C)
     for (int64_t n = 0; n < N; n++)
-        FLOAT_SWITCH(x.dtype, A, forward_row(A, sum, out, mean.data, rstd.data, x, branch, w, b, eps, n));
+        FLOAT_SWITCH(x.dtype, A, forward_row(A, sum, out, mean.data, rstd.data, x, branch, w, b, eps, n, C));
 }
 
 /* unit = (x - mean) rstd;  dx = dres + rstd (g - mean_c g - unit mean_c(g unit)),  g = dout w; RMSNorm has no mean_c g.
  * slope += dout unit and shift += dout on the way, where they are wanted. */
 INLINE void backward_row(int A, Tensor dx, float *slope, float *shift, Tensor dout, Tensor dres, Tensor x, Tensor w,
-                         const float *mean, const float *rstd, int64_t n)
+                         const float *mean, const float *rstd, int64_t n, int64_t C)
 {
-    const int64_t C = last(x);
-    const char *in = row(x, n), *from = row(dout, n);
+    const char *in = row(x, n), *from = row(dout, n), *beside = is_none(dres) ? NULL : row(dres, n);
     const float mu = mean ? mean[n] : 0, r = rstd[n];
     Sum sum = {0}, dot = {0};
     for (int64_t c = 0; c < C; c += WIDTH) {
@@ -80,7 +78,7 @@ INLINE void backward_row(int A, Tensor dx, float *slope, float *shift, Tensor do
         const int count = vec_left(C, c);
         const Vec unit = (vec_load(in, A, c, count) - mu) * r;
         const Vec g = vec_load(from, A, c, count) * vec_load(w.data, A, c, count);
-        const Vec res = is_none(dres) ? vec_all(0) : vec_load(row(dres, n), A, c, count);
+        const Vec res = beside ? vec_load(beside, A, c, count) : vec_all(0);
         vec_store(to, A, c, count, res + (g - pull - unit * twist) * r);
     }
 }
@@ -119,7 +117,7 @@ void CPU(norm_backward)(Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout,
         if (slope) memset(slope, 0, (size_t)C * sizeof *slope);
         if (shift) memset(shift, 0, (size_t)C * sizeof *shift);
         for (int64_t n = b * step; n < N && n < (b + 1) * step; n++)
-            FLOAT_SWITCH(x.dtype, A, backward_row(A, dx, slope, shift, dout, dres, x, w, mean.data, rstd.data, n));
+            FLOAT_SWITCH(x.dtype, A, backward_row(A, dx, slope, shift, dout, dres, x, w, mean.data, rstd.data, n, C));
     }
     if (!is_none(dw)) add_parts(d, dw, parts, blocks, accumulate);
     if (!is_none(db)) add_parts(d, db, parts + C, blocks, accumulate);

@@ -161,8 +161,12 @@ INLINE Vec vec_keep(Vec v, int count, Vec rest)
 /* what the value would be after a store as A and a load */
 INLINE Vec vec_round(Vec v, int A) { return A == DT_BF16 ? vec_from_bf16(vec_to_bf16(v)) : v; }
 
-/* the beginning of row n, as bytes */
-INLINE char *row(Tensor t, int64_t n) { return (char *)t.data + (size_t)(n * last(t)) * dtype_size(t.dtype); }
+/* The beginning of row n. Not by last() and dtype_size(): a call, and a tensor passed through memory, cost a short row
+ * a tenth of its time. */
+INLINE char *row(Tensor t, int64_t n)
+{
+    return (char *)t.data + n * t.dim[t.ndim - 1] * (t.dtype == DT_BF16 ? 2 : 4);
+}
 
 /* ---- sums ------------------------------------------------------------------------------------------------------- */
 
