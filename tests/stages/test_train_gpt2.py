@@ -168,8 +168,8 @@ QUIET = 170     # updates: enough for a window of 128 in which the loss hardly m
 def spiky_data(folder: Path) -> Path:
     """QUIET updates of one token, ten of noise, twenty quiet ones, when read in the order of the file."""
     rng = np.random.default_rng(3)
-    noise = rng.integers(0, 61, 10 * 256)
-    return write_data(folder, np.concatenate([np.full(QUIET * 256 + 1, 5), noise, np.full(20 * 256, 5)]))
+    noise = rng.integers(0, 61, 10 * 256 - 1)
+    return write_data(folder, np.concatenate([np.full(QUIET * 256 + 1, 5), noise, np.full(20 * 256 + 1, 5)]))
 
 
 def test_spikes_are_skipped_and_do_not_enter_the_window(tmp_path):
