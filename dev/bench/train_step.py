@@ -25,12 +25,12 @@ def make_llmc(args):
     model = _core.Model(device, config, args.dtype)
     model.init(1)
     model.plan(args.rows, args.tokens, train=True)
-    trainer = _core.Trainer(model, weight_decay=0.1, grad_clip=1.0)
+    trainer = _core.Trainer(model, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1, grad_clip=1.0)
     slope = np.full((args.rows, args.tokens), -1.0 / (args.rows * args.tokens), np.float32)
 
     def step(x, y):
         trainer.micro_batch(0, 1)
-        numbers = model.train(x, {"logp": slope}, targets=y, accumulate=False)
+        numbers = model.train(x, y, {"logp": slope})
         trainer.reduce()
         trainer.apply(1e-4)
         return -float(numbers["logp"].mean())
