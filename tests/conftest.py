@@ -11,6 +11,9 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# Threads wait asleep: PyTorch's pool and ours share the processors, and spinning costs both half
+# of them. It is read when the first of the two libraries is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 BUILD = Path(os.environ.get("LLMC_BUILD", ROOT / "build"))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -42,14 +41,15 @@ def tiny(name: str, head: str = "lm") -> llmc.Config:
     return llmc.Config.preset(f"{name.split()[0].strip(',')}-tiny", **changes)
 
 
-def weights(config: llmc.Config, seed: int = 0, dtype: Any = np.float32) -> Arrays:
+def weights(config: llmc.Config, seed: int = 0, spread: float = 0.15) -> Arrays:
     """Numbers that leave no term out: biases are not 0, norms not 1, the value head not 0."""
     rng = np.random.default_rng(seed)
     model = llmc.Model(llmc.Device("cpu", 1), config)
     result = {}
     for name in model.names:
-        about = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
-        result[name] = rng.normal(about, 0.15, model.get(name).shape).astype(dtype)
+        about = np.float32("ln_" in name and name.endswith("weight"))
+        shape = model.get(name).shape
+        result[name] = about + np.float32(spread) * rng.standard_normal(shape, np.float32)
     return result
 
 
