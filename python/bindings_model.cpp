@@ -243,6 +243,16 @@ static py::array_t<float> run_logits(BoundModel &self, int64_t begin, int64_t co
     return logits;
 }
 
+// The trunk alone; the head runs where logits asks for it.
+static void run_read(BoundModel &self, py::object tokens, py::object pos, py::object first)
+{
+    const Batch b = batch_of(tokens, py::none(), pos, first);
+    const Numbers nothing = {};
+    py::gil_scoped_release nogil;
+    model_score(self.model, &b, &nothing);
+    self.B = b.B, self.T = b.T;
+}
+
 static std::vector<std::string> param_names(const BoundModel &self)
 {
     const Params *all = model_params(self.model);
@@ -291,6 +301,7 @@ void bind_model(py::module_ &m)
              "slopes: d(loss)/d(number) by name, each (B,T).")
         .def("train", run_train, "tokens"_a, "targets"_a, "slopes"_a, no_pos, no_first, "accumulate"_a = false,
              "forward and backward in one, for slopes known beforehand; gives the numbers.")
+        .def("read", run_read, "tokens"_a, no_pos, no_first, "A batch of which only logits are wanted.")
         .def("logits", run_logits, "begin"_a, "count"_a,
              "Raw logits (count, vocab_size) of positions of the last batch.")
         .def("first_nonfinite", [](BoundModel &self) { return model_first_nonfinite(self.model); }, Release(),
