@@ -1,0 +1,161 @@
+"""attention: each query's mean of the values it sees, weighted by a softmax of its scores."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from common import (F32, I32, Out, as_tensor, gradient, numbers, run, same_bits_for_any_threads,
+                    within_budget)
+
+# (B,T,H,G,D): ones, odd widths, groups, more than one block of keys and of D
+SHAPES = [(1, 1, 1, 1, 1), (3, 7, 8, 1, 2), (1, 15, 2, 2, 3), (2, 37, 6, 2, 5), (1, 67, 2, 1, 16),
+          (2, 64, 1, 1, 64), (1, 33, 3, 3, 80), (1, 57, 2, 2, 128), (1, 300, 2, 1, 7),
+          (1, 531, 1, 1, 2), (1, 19, 2, 1, 261)]
+DOCUMENTS = ["one document", "documents", "window"]
+
+
+def first_of(B: int, T: int, kind: str) -> np.ndarray:
+    """(B,T): the first key that each step sees."""
+    first = np.zeros((B, T), I32)
+    if kind == "documents":
+        for b in range(B):
+            for start in np.sort(np.random.default_rng(b).integers(0, T, 3)):
+                first[b, start:] = start
+    if kind == "window":
+        first[:] = np.maximum(0, np.arange(T) - 8)
+    return first
+
+
+def parts(packed, H, G):
+    """q, k and v of (B,T,(H+2G)*D), each (B,T,heads,D)."""
+    B, T, P = packed.shape
+    heads = packed.reshape(B, T, H + 2 * G, P // (H + 2 * G))
+    return heads[:, :, :H], heads[:, :, H:H + G], heads[:, :, H + G:]
+
+
+def scores(qkv, first, H, G):
+    """(B,H,T,T); -inf where a key is not seen."""
+    q, k, _ = parts(qkv, H, G)
+    step = torch.arange(q.shape[1])
+    seen = (step <= step[:, None]) & (step >= first[:, :, None])
+    products = torch.einsum("bthd,bshd->bhts", q, k.repeat_interleave(H // G, 2))
+    return (products / q.shape[3] ** 0.5).masked_fill(~seen[:, None], -torch.inf)
+
+
+def attention(qkv, first, H, G):
+    s, v = scores(qkv, first, H, G), parts(qkv, H, G)[2].repeat_interleave(H // G, 2)
+    return torch.einsum("bhts,bshd->bthd", s.softmax(-1), v).flatten(2), s.logsumexp(-1)
+
+
+def mean_of_values(qkv, first, H, G):
+    return attention(qkv, first, H, G)[0]
+
+
+def slopes(dout, out, lse, qkv, first, H, G):
+    """dq, dk and dv, from what the way there left: p = exp(s - lse), mean of dp = dout . out."""
+    q, k, v = parts(qkv, H, G)
+    dout, out = dout.reshape(q.shape), out.reshape(q.shape)
+    p = (scores(qkv, first, H, G) - lse[..., None]).exp()
+    dp = torch.einsum("bthd,bshd->bhts", dout, v.repeat_interleave(H // G, 2))
+    ds = p * (dp - (dout * out).sum(-1).transpose(1, 2)[..., None]) / q.shape[3] ** 0.5
+    dq = torch.einsum("bhts,bshd->bthd", ds, k.repeat_interleave(H // G, 2))
+    dk, dv = torch.einsum("bhts,bthd->bshd", ds, q), torch.einsum("bhts,bthd->bshd", p, dout)
+    return dq, *(x.unflatten(2, (G, H // G)).sum(3) for x in (dk, dv))
+
+
+def forward(on, qkv, first, H, G):
+    B, T, P = qkv.shape
+    width = H * (P // (H + 2 * G))
+    outs = Out(B, T, width, dtype=qkv.dtype), Out(B, H, T)
+    return run(on, "attention_forward", *outs, qkv, first, H, G)
+
+
+def backward(on, dout, qkv, first, H, G):
+    out, lse = forward(on, qkv, first, H, G)
+    dqkv = Out(*qkv.shape, dtype=qkv.dtype)
+    return run(on, "attention_backward", dqkv, dout, out, lse, qkv, first, H, G)
+
+
+def inputs(B, T, H, G, D, dtype):
+    return numbers(B, T, (H + 2 * G) * D, dtype=dtype), numbers(B, T, H * D, dtype=dtype, seed=1)
+
+
+@pytest.mark.parametrize("kind", DOCUMENTS)
+@pytest.mark.parametrize("B,T,H,G,D", SHAPES)
+def test_forward_is_the_mean_of_the_values_seen(on, dtype, B, T, H, G, D, kind):
+    qkv, _ = inputs(B, T, H, G, D, dtype)
+    first = first_of(B, T, kind)
+    within_budget(forward(on, qkv, first, H, G), attention, qkv, first, H, G)
+
+
+@pytest.mark.parametrize("kind", DOCUMENTS)
+@pytest.mark.parametrize("B,T,H,G,D", SHAPES)
+def test_backward_is_the_gradient(on, dtype, B, T, H, G, D, kind):
+    """Of what came out, and of that formula in q, k and v apart, whose slopes differ in size."""
+    qkv, dout = inputs(B, T, H, G, D, dtype)
+    first = first_of(B, T, kind)
+    got = backward(on, dout, qkv, first, H, G)
+    if dtype == F32:        # in bf16 the gradient of the rounded out is another one
+        within_budget((got,), gradient(mean_of_values, 0), dout, qkv, first, H, G)
+    out, lse = forward(on, qkv, first, H, G)
+    within_budget(parts(got, H, G), slopes, dout, out, lse, qkv, first, H, G)
+
+
+def test_scores_of_any_size(on):
+    """The largest weight is 1 where scores differ by thousands; exp alone would overflow."""
+    B, T, H, G, D = 1, 41, 2, 2, 8
+    qkv, dout = inputs(B, T, H, G, D, F32)
+    qkv *= 100
+    first = first_of(B, T, "documents")
+    within_budget(forward(on, qkv, first, H, G), attention, qkv, first, H, G)
+    assert np.isfinite(backward(on, dout, qkv, first, H, G)).all()
+
+
+@pytest.mark.parametrize("kind", ["one document", "window"])
+@pytest.mark.parametrize("T", [1, 13, 14, 32, 255, 257, 290])
+def test_a_step_depends_neither_on_later_steps_nor_on_their_number(on, dtype, T, kind):
+    """Bit for bit. On the way back too, where the later steps have no slope."""
+    qkv, dout = inputs(1, 300, 2, 1, 5, dtype)
+    first = first_of(1, 300, kind)
+    dout[:, T:] = 0
+    short = forward(on, qkv[:, :T], first[:, :T], 2, 1)
+    whole = forward(on, qkv, first, 2, 1)
+    assert short[0].tobytes() == whole[0][:, :T].tobytes()
+    assert short[1].tobytes() == whole[1][:, :, :T].tobytes()
+    dqkv = backward(on, dout, qkv, first, 2, 1)
+    assert np.array_equal(backward(on, dout[:, :T], qkv[:, :T], first[:, :T], 2, 1), dqkv[:, :T])
+    assert not dqkv[:, T:].any()
+
+
+def test_a_document_depends_on_no_other(on, dtype):
+    """Bit for bit: other numbers before it and after it, and another row beside it."""
+    qkv, dout = inputs(1, 300, 2, 1, 16, dtype)
+    first = np.zeros((1, 300), I32)
+    first[:, 41:] = 41
+    first[:, 283:] = 283
+    changed, others = qkv.copy(), np.r_[0:41, 283:300]
+    changed[:, others] = numbers(1, len(others), qkv.shape[2], dtype=dtype, seed=2, scale=3)
+
+    def all_three(dout, qkv, first):
+        out, lse = forward(on, qkv, first, 2, 1)
+        return out, lse.transpose(0, 2, 1), backward(on, dout, qkv, first, 2, 1)
+    beside = all_three(*(np.concatenate([x, y]) for x, y in
+                         [(dout, dout), (changed, qkv), (first, first)]))
+    for alone, two in zip(all_three(dout, qkv, first), beside):
+        for row in range(2):
+            assert np.array_equal(two[row, 41:283], alone[0, 41:283])
+        assert not np.array_equal(two[0, :41], alone[0, :41])
+
+
+@pytest.mark.parametrize("B,T,H,G,D", [(3, 71, 4, 2, 20), (1, 290, 5, 1, 33)])
+def test_bits_do_not_depend_on_threads(name, dtype, B, T, H, G, D):
+    if name == "cpu:plain":
+        pytest.skip("the reference loops use one thread")
+    qkv, dout = inputs(B, T, H, G, D, dtype)
+    first = first_of(B, T, "documents")
+    out, lse = (x.detach().numpy() for x in attention(
+        as_tensor(qkv, torch.float32), as_tensor(first, torch.float32), H, G))
+    same_bits_for_any_threads(name, "attention_forward", lambda: (
+        Out(B, T, H * D, dtype=dtype), Out(B, H, T), qkv, first, H, G))
+    same_bits_for_any_threads(name, "attention_backward", lambda: (
+        Out(*qkv.shape, dtype=dtype), dout, out.astype(dtype), lse, qkv, first, H, G))
