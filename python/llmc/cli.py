@@ -169,7 +169,8 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field, hint: Any, t
     else:
         default = field.default
     kind, many = _kind(hint)
-    if default not in ("", []) and not any(default is x for x in (False, None, dataclasses.MISSING)):
+    silent = default in ("", []) or any(default is x for x in (False, None, dataclasses.MISSING))
+    if not silent:
         shown = " ".join(map(str, default)) if many else "on" if default is True else default
         text += f" (default: {shown})"
     options: dict[str, Any] = {"help": text.replace("%", "%%").strip(),
@@ -185,6 +186,7 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field, hint: Any, t
         options.update(type=whole_number if kind is int else kind,
                        metavar=names.get(kind, field.name.upper()))
     if POSITIONAL in field.metadata:
+        options["metavar"] = field.name.upper()
         options["nargs"] = ("+" if required else "*") if many else (None if required else "?")
         parser.add_argument(field.name, **options)
         return

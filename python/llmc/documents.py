@@ -1,0 +1,363 @@
+"""Files and folders to documents: .txt, .md, .jsonl and .parquet, each also compressed.
+
+A text file is one document, a row of the others is one. They are read in blocks of about a
+megabyte, so that files may be of any size, and only at places where every tokenizer of ours cuts
+too: the ids of the blocks are the ids of the whole.
+"""
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+KINDS = {".txt": "text", ".md": "text", ".jsonl": "rows", ".parquet": "parquet"}
+COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
+BLOCK = 1 << 20                 # bytes read at a time, about
+LONGEST = 1 << 23               # characters kept while waiting for a place to cut at
+
+# After a line's end that follows no space and comes before a letter or digit, and between a letter
+# and a space before a letter. No piece of our patterns reaches across, so nor does a token.
+CUT = re.compile(r"(?<=\S)\n(?=[^\W_])|(?<=[^\W\d_])(?= [^\W\d_])")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file with documents."""
+    path: Path
+    kind: str                   # "text", "rows" or "parquet"
+    compression: str            # ".gz", …, or ""
+
+
+@dataclass
+class Block:
+    """Some of a file: a part of a text, or some rows."""
+    source: Source
+    at: int = 1                 # line or row that rows begin at, from 1
+    rows: list[Any] | None = None       # JSON lines as bytes, or what lay in parquet's column
+    text: str = ""              # of a text file
+    ends: bool = True           # the text's document ends here, or is split here
+    tail: bool = False          # the text lies behind the place where its file was to be split
+    bad: int = 0                # lines of the text left out because they were not UTF-8
+
+
+class BadRow(ValueError):
+    """A row that holds no text."""
+
+
+def find(paths: Iterable[Path]) -> list[Source]:
+    """The files named, and those in the folders named, in order; a ValueError if there are none."""
+    sources: dict[Source, None] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file())
+            found = [source for source in map(_source, inside) if source]
+        else:
+            path.stat()                         # the system's own sentence, if it is not there
+            found = [source for source in [_source(path)] if source]
+        if not found:
+            wanted = ", ".join(KINDS)
+            raise ValueError(f"{path} {'holds no' if path.is_dir() else 'is none of the'} files "
+                             f"llmc reads: {wanted}, or one of them with {', '.join(COMPRESSED)}")
+        sources.update(dict.fromkeys(found))
+    return list(sources)
+
+
+def count(source: Source, limit: int, text_key: str) -> int:
+    """How many documents a file has, counted no further than `limit`."""
+    if source.kind == "text":
+        return 1
+    with opened(source) as file:
+        if source.kind == "parquet":
+            return min(_parquet(file, source, text_key).metadata.num_rows, limit)
+        return sum(1 for _, line in zip(range(limit), file) if line.strip())
+
+
+def text_size(source: Source) -> int:
+    """A text file's bytes once decompressed; that means reading it, where it is compressed."""
+    if not source.compression:
+        return source.path.stat().st_size
+    with opened(source) as file:
+        return sum(len(chunk) for chunk in iter(lambda: file.read(BLOCK), b""))
+
+
+def blocks(source: Source, text_key: str = "text", skip_bad: bool = False,
+           split: float | None = None,
+           on_read: Callable[[int], None] = lambda n: None) -> Iterator[Block]:
+    """A file's blocks. `split` asks text files to be cut where that share of their bytes is read;
+    on_read hears of the file's bytes as they are read."""
+    at = int(text_size(source) * split) if split and source.kind == "text" else None
+    with opened(source, on_read) as file:
+        if source.kind == "text":
+            yield from _text_blocks(file, source, skip_bad, at)
+        elif source.kind == "rows":
+            yield from _row_blocks(file, source)
+        else:
+            yield from _parquet_blocks(file, source, text_key)
+
+
+def texts(block: Block, text_key: str, skip_bad: bool) -> Iterator[str | None]:
+    """A block's documents in order, None for each that is bad: BadRow unless skip_bad."""
+    if block.rows is None:
+        yield block.text
+        return
+    for at, row in enumerate(block.rows, block.at):
+        try:
+            yield _row_text(row, text_key)
+        except BadRow as error:
+            if not skip_bad:
+                raise BadRow(f"{block.source.path}:{at}: {error}; --skip_bad leaves such rows "
+                             "out") from error
+            yield None
+
+
+def split_text(text: str, share: float) -> tuple[str, str]:
+    """A text's first `share` of its bytes, and what is left."""
+    raw = text.encode("utf-8", "surrogatepass")
+    at = int(len(raw) * share)
+    while at < len(raw) and raw[at] & 0xC0 == 0x80:
+        at += 1
+    return raw[:at].decode("utf-8", "surrogatepass"), raw[at:].decode("utf-8", "surrogatepass")
+
+
+def last_cut(text: str) -> int:
+    """The last place where a text may be cut without changing its ids; 0 if there is none."""
+    for begin in (max(0, len(text) - 4096), 0):
+        ends = [match.end() for match in CUT.finditer(text, begin)]
+        if ends:
+            return ends[-1]
+    return 0
+
+
+@contextmanager
+def opened(source: Source, on_read: Callable[[int], None] = lambda n: None) -> Iterator[BinaryIO]:
+    """The file's bytes, decompressed. Damage is a ValueError that names the file."""
+    import bz2
+    import gzip
+    import lzma
+    import zlib
+
+    import zstandard
+
+    damage = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+    with open(source.path, "rb", buffering=0) as raw:
+        counted = io.BufferedReader(_Counted(raw, on_read))
+        try:
+            if source.compression == ".gz":
+                yield gzip.GzipFile(fileobj=counted)
+            elif source.compression == ".xz":
+                yield lzma.LZMAFile(counted)
+            elif source.compression == ".bz2":
+                yield bz2.BZ2File(counted)
+            elif source.compression == ".zst":
+                yield io.BufferedReader(_Zstd(counted))
+            else:
+                yield counted
+        except damage as error:
+            raise ValueError(f"{source.path} is damaged or cut off: {error}") from error
+        except OSError as error:
+            if error.filename is None and source.compression == ".bz2":     # all bz2 can say
+                raise ValueError(f"{source.path} is damaged: {error}") from error
+            raise
+
+
+def _source(path: Path) -> Source | None:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSED else ""
+    kind = KINDS.get(suffixes[-1]) if suffixes else None
+    return Source(path, kind, compression) if kind else None
+
+
+def _text_blocks(file: BinaryIO, source: Source, skip_bad: bool,
+                 split_at: int | None) -> Iterator[Block]:
+    line, mark = 1, "\ufeff"            # a byte order mark, if it is the file's first character
+    for limit, tail in ((split_at, False), (None, True)) if split_at else ((None, False),):
+        pending, bad, begun = "", 0, False
+        for text, dropped, lines in _decoded(file, source, skip_bad, limit, line):
+            pending += text.removeprefix(mark)
+            bad, line, mark = bad + dropped, line + lines, mark if not text else ""
+            cut = last_cut(pending) if len(pending) >= BLOCK else 0
+            cut = cut or (len(pending) if len(pending) > LONGEST else 0)
+            if cut:
+                yield Block(source, text=pending[:cut], ends=False, tail=tail, bad=bad)
+                pending, bad, begun = pending[cut:], 0, True
+        if pending or bad or begun:
+            yield Block(source, text=pending, ends=bool(pending or begun), tail=tail, bad=bad)
+
+
+def _decoded(file: BinaryIO, source: Source, skip_bad: bool, limit: int | None,
+             line: int) -> Iterator[tuple[str, int, int]]:
+    """Up to `limit` bytes and the rest of the character there, as text, how many lines of it were
+    no UTF-8 and are left out, and how many lines that were. `line` is the number of the first."""
+    left = b""
+    for chunk in _chunks(file, limit):
+        raw = left + chunk
+        whole = len(raw) if not chunk else raw.rfind(b"\n") + 1 or _last_character(raw)
+        raw, left = raw[:whole], raw[whole:]
+        lines = raw.count(b"\n")
+        try:
+            yield raw.decode(), 0, lines
+        except UnicodeDecodeError:
+            good = []
+            for number, part in enumerate(io.BytesIO(raw), line):
+                try:
+                    good.append(part.decode())
+                except UnicodeDecodeError as error:
+                    if not skip_bad:
+                        raise ValueError(f"{source.path}:{number}: not UTF-8 ({error.reason}); "
+                                         "--skip_bad leaves such lines out") from error
+            yield "".join(good), number - line + 1 - len(good), lines
+        line += lines
+
+
+def _chunks(file: BinaryIO, limit: int | None) -> Iterator[bytes]:
+    """Up to `limit` bytes and the rest of the character there; the last chunk is empty."""
+    done = 0
+    while limit is None or done < limit:
+        chunk = file.read(BLOCK if limit is None else min(BLOCK, limit - done))
+        if not chunk:
+            break
+        done += len(chunk)
+        yield chunk
+    while limit is not None and b"\x80" <= file.peek(1)[:1] < b"\xc0":
+        yield file.read(1)
+    yield b""
+
+
+def _last_character(raw: bytes) -> int:
+    """Where the last character begins, which may not be whole."""
+    at = len(raw) - 1
+    while at > len(raw) - 4 and at > 0 and raw[at] & 0xC0 == 0x80:
+        at -= 1
+    return max(at, 0)
+
+
+def _row_blocks(file: BinaryIO, source: Source) -> Iterator[Block]:
+    rows: list[bytes] = []
+    at, size = 1, 0
+    for line in file:
+        rows.append(line)
+        size += len(line)
+        if size >= BLOCK:
+            yield Block(source, at, rows=rows)
+            rows, at, size = [], at + len(rows), 0
+    if rows:
+        yield Block(source, at, rows=rows)
+
+
+def _row_text(row: Any, text_key: str) -> str | None:
+    """The text of a JSON line or a value of parquet's column; None for an empty line."""
+    if isinstance(row, bytes):
+        if not row.strip():
+            return ""
+        try:
+            data = json.loads(row)
+        except (ValueError, RecursionError) as error:
+            raise BadRow(f"no JSON ({error})") from error
+        if not isinstance(data, dict):
+            raise BadRow(f"{type(data).__name__}, wanted an object with the key {text_key!r}")
+        if text_key not in data:
+            raise BadRow(f"no key {text_key!r} among {', '.join(map(repr, data)) or 'none'}")
+        row = data[text_key]
+    if not isinstance(row, str):
+        raise BadRow(f"{text_key!r} is {type(row).__name__}, wanted a string")
+    return row
+
+
+def _parquet(file: BinaryIO, source: Source, text_key: str) -> Any:
+    """The open ParquetFile, which is known to have a column of strings called text_key."""
+    import pyarrow
+    from pyarrow import parquet
+
+    if source.compression:                      # parquet is read from its end
+        whole = tempfile.TemporaryFile()
+        shutil.copyfileobj(file, whole)
+        file = whole
+    try:
+        table = parquet.ParquetFile(file)
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{source.path} is no whole parquet file: {error}") from error
+    kinds = {field.name: field.type for field in table.schema_arrow}
+    if text_key not in kinds:
+        raise ValueError(f"{source.path} has no column {text_key!r}; it has {', '.join(kinds)}")
+    if kinds[text_key] not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
+        raise ValueError(f"{source.path}: column {text_key!r} is {kinds[text_key]}, wanted strings")
+    return table
+
+
+def _parquet_blocks(file: BinaryIO, source: Source, text_key: str) -> Iterator[Block]:
+    import pyarrow
+
+    at = 1
+    try:
+        for batch in _parquet(file, source, text_key).iter_batches(256, columns=[text_key]):
+            yield Block(source, at, rows=batch.column(0).to_pylist())
+            at += batch.num_rows
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{source.path} is damaged near row {at}: {error}") from error
+
+
+class _Counted(io.RawIOBase):
+    """A file that tells how many bytes are read from it."""
+
+    def __init__(self, file: io.RawIOBase, on_read: Callable[[int], None]):
+        self._file, self._on_read = file, on_read
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer) or 0
+        self._on_read(count)
+        return count
+
+
+class _Zstd(io.RawIOBase):
+    """Decompressed zstandard frames; unlike the package's own reader, it misses a cut-off end."""
+
+    def __init__(self, file: BinaryIO):
+        import zstandard
+
+        self._new = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj
+        self._file, self._frame = file, self._new()
+        self._ready, self._begun = memoryview(b""), False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            chunk = self._file.read(1 << 14)
+            if not chunk:
+                if self._begun:
+                    raise EOFError("it ends within a frame")
+                return 0
+            self._ready = memoryview(self._decompress(chunk))
+        part, self._ready = self._ready[:len(buffer)], self._ready[len(buffer):]
+        buffer[:len(part)] = part
+        return len(part)
+
+    def _decompress(self, chunk: bytes) -> bytes:
+        parts = []
+        while chunk:
+            self._begun = True
+            parts.append(self._frame.decompress(chunk))
+            chunk = self._frame.unused_data
+            if self._frame.eof:
+                self._frame, self._begun = self._new(), False
+        return b"".join(parts)
