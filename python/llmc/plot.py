@@ -1,0 +1,140 @@
+"""Runs to a picture: training and validation loss over the updates, and the learning rate.
+
+Reads RUN/metrics.jsonl: one JSON object a line, with step and loss, lr, … or val_loss.
+"""
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llmc import cli
+
+COLOURS = ("#1f6fb4", "#d1495b", "#2a9d63", "#8a5fbf", "#e08e1b", "#3aa6b9", "#7a6a58", "#c8579b")
+
+
+@dataclass
+class Plot:
+    """Draw the loss curves of one or more runs."""
+    runs: list[Path] = cli.positional()     # folders of runs, or their metrics.jsonl
+    out: Path | None = None     # the PNG; without it, plots/loss.png in the first run
+    smooth: int = 0             # updates that training loss is averaged over; 0: a fiftieth of all
+
+
+def run(config: Plot) -> None:
+    """Draw, save, and say where."""
+    runs = {_name(path, config.runs): read_metrics(path) for path in config.runs}
+    out = config.out or _folder(config.runs[0]) / "plots" / "loss.png"
+    figure = draw(runs, config.smooth)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=150, format="png")
+    print(f"saved {out}")
+
+
+def read_metrics(run: Path) -> dict[str, np.ndarray]:
+    """Every number of a run's metrics: name -> (n, 2) of step and value, NaN where it was not
+    finite. A last line that is not whole, as a killed program leaves, is passed over."""
+    path = run / "metrics.jsonl" if run.is_dir() else run
+    lines = path.read_bytes().split(b"\n")
+    series: dict[str, dict[int, float]] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            values = json.loads(line) if line.strip() else {"step": 0}
+            step = int(values.pop("step"))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}:{number} is no line of metrics ({error}); wanted a JSON "
+                             'object with "step"') from error
+        for key, value in values.items():
+            if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+                finite = value is not None and math.isfinite(value)
+                series.setdefault(key, {})[step] = float(value) if finite else math.nan
+    for key in ("loss", "val_loss"):
+        if not np.isfinite(list(series.get(key, {}).values())).any():
+            series.pop(key, None)
+    if not series.keys() & {"loss", "val_loss"}:
+        raise ValueError(f"{path} holds no losses; has the run made its first update?")
+    return {key: np.array(sorted(points.items())) for key, points in series.items()}
+
+
+def smoothed(values: np.ndarray, updates: int) -> np.ndarray:
+    """The mean of `updates` values around each, of those that are finite. Near the beginning, where
+    a loss falls fast, of as many as lie on either side."""
+    count = len(values)
+    at = np.arange(count)
+    half = np.minimum(at, updates // 2)
+    low, high = at - half, np.minimum(at + half + 1, count)
+    finite = np.isfinite(values)
+    sums = np.concatenate([[0], np.cumsum(np.where(finite, values, 0))])
+    seen = np.concatenate([[0], np.cumsum(finite)])
+    with np.errstate(invalid="ignore"):
+        return (sums[high] - sums[low]) / (seen[high] - seen[low])
+
+
+def draw(runs: dict[str, dict[str, np.ndarray]], smooth: int = 0):
+    """A matplotlib Figure: losses above, learning rates below where there are any."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    rates = any("lr" in series for series in runs.values())
+    grid = figure.subplots(1 + rates, 1, sharex=True, squeeze=False,
+                           height_ratios=(4, 1) if rates else None)
+    losses, lr = grid[0, 0], grid[-1, 0]
+    for i, (name, series) in enumerate(runs.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        _draw_loss(losses, name, series, colour, smooth)
+        if "lr" in series:
+            wider = 1.2 * (len(runs) - 1 - i)       # so that equal ones do not hide each other
+            lr.plot(*series["lr"].T, color=colour, linewidth=1.5 + wider)
+    for axes in grid[:, 0]:
+        axes.grid(color="#e6e6e6", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0.01)
+    losses.set_ylabel("loss, nats a token")
+    losses.legend(edgecolor="none", framealpha=0.9, loc="upper right")
+    if rates:
+        lr.set_ylabel("learning rate")
+        lr.set_ylim(bottom=0)
+        lr.yaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
+        figure.align_ylabels()
+    grid[-1, 0].set_xlabel("update")
+    return figure
+
+
+def _draw_loss(axes, name: str, series: dict[str, np.ndarray], colour: str, smooth: int) -> None:
+    """Training loss, pale as it is and clear when averaged; validation loss dotted on a line."""
+    if "loss" in series:
+        steps, loss = series["loss"].T
+        average = smoothed(loss, smooth or max(1, len(loss) // 50))
+        axes.plot(steps, loss, color=colour, alpha=0.25, linewidth=0.8,
+                  marker="." if len(loss) == 1 else "")
+        axes.plot(steps, average, color=colour, linewidth=1.6,
+                  label=f"{name}  training, {average[-1]:.3f} at the end")
+    if "val_loss" in series:
+        steps, loss = series["val_loss"].T
+        label = f"{name}  validation, {np.nanmin(loss):.3f} at best"
+        if "val_bits_per_byte" in series:
+            label += f" ({np.nanmin(series['val_bits_per_byte'][:, 1]):.3f} bits a byte)"
+        axes.plot(steps, loss, color=colour, linewidth=1.2, linestyle="--", label=label,
+                  marker="o", markevery=max(1, len(loss) // 20), markersize=4.5,
+                  markerfacecolor="white", markeredgewidth=1.4)
+
+
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+def _name(path: Path, among: list[Path]) -> str:
+    """What a run is called in the legend: its folder's name, or its path where names are equal."""
+    names = [_folder(other).resolve().name for other in among]
+    name = _folder(path).resolve().name
+    return name if names.count(name) == 1 else str(path)
+
+
+if __name__ == "__main__":
+    cli.main(run)

@@ -1,0 +1,103 @@
+"""plot: what is read of a run's metrics, the averaged curve, and what is refused."""
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from llmc import cli
+from llmc.plot import Plot, draw, read_metrics, run, smoothed
+
+
+def llmc(*args: object) -> int:
+    return cli.guarded(lambda: run(cli.parse(Plot, [str(arg) for arg in args])))
+
+
+def metrics(folder, *lines: dict | str):
+    folder.mkdir(exist_ok=True)
+    text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+    (folder / "metrics.jsonl").write_text(text)
+    return folder
+
+
+def updates(count: int, **more) -> list[dict]:
+    lines: list[dict] = []
+    for step in range(1, count + 1):
+        lines.append({"step": step, "loss": 8 / step, "lr": 1e-3, "skipped": True, **more})
+        if step % 10 == 0:
+            lines.append({"step": step, "val_loss": 9 / step, "val_bits_per_byte": 3 / step})
+    return lines
+
+
+def test_each_series_has_its_steps(tmp_path):
+    series = read_metrics(metrics(tmp_path, *updates(30)))
+    assert series.keys() == {"loss", "lr", "val_loss", "val_bits_per_byte"}
+    assert series["loss"].shape == (30, 2)
+    assert series["val_loss"].tolist() == [[10, 0.9], [20, 0.45], [30, 0.3]]
+
+
+def test_a_step_that_was_repeated_counts_once_and_what_is_not_finite_is_a_gap(tmp_path):
+    series = read_metrics(metrics(tmp_path, {"step": 2, "loss": 5}, {"step": 1, "loss": None},
+                                  {"step": 2, "loss": 4}, '{"step": 3, "loss": Infinity}', ""))
+    assert series["loss"][:, 0].tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(series["loss"][:, 1], [np.nan, 4, np.nan])
+
+
+def test_a_torn_last_line_is_passed_over(tmp_path):
+    metrics(tmp_path, *updates(3))
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "lo')
+    assert len(read_metrics(tmp_path)["loss"]) == 3
+
+
+def test_the_average_is_of_what_is_near_and_finite():
+    values = np.array([9.0, 1, 2, np.nan, 4, 5, 6])
+    np.testing.assert_allclose(smoothed(values, 1), values)
+    np.testing.assert_allclose(smoothed(values, 3), [9, 4, 1.5, 3, 4.5, 5, 5.5])
+    np.testing.assert_allclose(smoothed(np.full(50, 3.0), 9), 3)
+    assert np.isnan(smoothed(np.array([np.nan, np.nan]), 3)).all()
+
+
+def test_a_figure_shows_each_run_in_its_colour(tmp_path):
+    runs = {name: read_metrics(metrics(tmp_path / name, *updates(40))) for name in ("one", "two")}
+    losses, rates = draw(runs).axes
+    labels = [text.get_text() for text in losses.get_legend().get_texts()]
+    assert labels == [f"{name}  {what}" for name in runs for what in (
+        "training, 0.200 at the end", "validation, 0.225 at best (0.075 bits a byte)")]
+    colours = [line.get_color() for line in losses.get_lines()]
+    assert colours[:3] == [colours[0]] * 3 and colours[3:] == [colours[3]] * 3
+    assert colours[0] != colours[3]
+    assert [line.get_color() for line in rates.get_lines()] == [colours[0], colours[3]]
+    np.testing.assert_array_equal(losses.get_lines()[2].get_xydata(), runs["one"]["val_loss"])
+
+
+def test_the_png_is_written_where_asked_or_in_the_run(tmp_path, capsys):
+    one = metrics(tmp_path / "one", *updates(5))
+    two = metrics(tmp_path / "two", {"step": 1, "val_loss": 3})
+    for path, args in ((one / "plots/loss.png", (one,)), (
+            tmp_path / "x/y.png", (one, two / "metrics.jsonl", "--out", tmp_path / "x/y.png"))):
+        assert llmc(*args) == 0
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert capsys.readouterr().out == f"saved {path}\n"
+
+
+@pytest.mark.parametrize("text, message", [
+    ("", "metrics.jsonl holds no losses"), ('{"step": 1, "lr": 2}\n', "holds no losses"),
+    ('{"step": 1, "loss": null}\n', "holds no losses"), ('{"loss": 1}\n', ":1 is no line"),
+    ('{"step": 1, "loss": 1}\noops\n', ":2 is no line of metrics"), ("[1]\n", ":1 is no line"),
+    ('{"step": null, "loss": 1}\n', ":1 is no line"), ("\x00\x00\n", ":1 is no line")])
+def test_metrics_without_losses_are_one_line(text, message, tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert llmc(tmp_path) == 1
+    err = capsys.readouterr().err
+    assert message in err and err.startswith("llmc: ") and err.count("\n") == 1
+    assert not (tmp_path / "plots").exists()
+
+
+def test_what_is_no_run_is_one_line(tmp_path, capsys):
+    for path in (tmp_path, tmp_path / "none"):
+        assert llmc(path) == 1
+        assert "No such file" in capsys.readouterr().err
+    assert llmc() == 1
+    assert "missing: RUNS" in capsys.readouterr().err
