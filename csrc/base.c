@@ -62,6 +62,29 @@ static FailHandler *fail_handler;
 
 void set_fail_handler(FailHandler *handler) { fail_handler = handler; }
 
+int utf8_length(const char *text)
+{
+    const unsigned char *s = (const unsigned char *)text;
+    if (s[0] < 0x80) return 1;
+    if (s[0] < 0xc2 || s[0] > 0xf4) return 0;
+    const int n = s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
+    const int low = s[0] == 0xe0 ? 0xa0 : s[0] == 0xf0 ? 0x90 : 0x80;
+    const int high = s[0] == 0xed ? 0x9f : s[0] == 0xf4 ? 0x8f : 0xbf;
+    if (s[1] < low || s[1] > high) return 0;
+    for (int i = 2; i < n; i++) if (s[i] < 0x80 || s[i] > 0xbf) return 0;
+    return n;
+}
+
+/* A sentence may quote any file's bytes; it is shown on one line, as UTF-8. */
+static void make_printable(char *text)
+{
+    while (*text) {
+        const int n = utf8_length(text);
+        if (n == 0 || (unsigned char)*text < 0x20 || *text == 0x7f) *text = '?';
+        text += n ? n : 1;
+    }
+}
+
 void llmc_fail(const char *format, ...)
 {
     static _Thread_local char message[2048];
@@ -69,6 +92,7 @@ void llmc_fail(const char *format, ...)
     va_start(args, format);
     vsnprintf(message, sizeof message, format, args);
     va_end(args);
+    make_printable(message);
     if (fail_handler) fail_handler(message);
     __builtin_trap();    /* no handler was installed, or it returned: a bug of the program, not of its input */
 }

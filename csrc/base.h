@@ -58,6 +58,10 @@ void auto_free(void *pointer_to_pointer);             /* AUTO(auto_free): free(*
 void *xcalloc(size_t count, size_t size, const char *what);   /* zeroed memory, or a failure that says what for */
 char *text_format(const char *format, ...) __attribute__((format(printf, 1, 2)));   /* a new string; free it */
 
+/* The bytes of the UTF-8 character at text, which ends with a zero; 0 if it is none: no long forms, no surrogates,
+ * nothing above U+10FFFF. */
+int utf8_length(const char *text);
+
 #define COUNT_OF(array)  (sizeof(array) / sizeof((array)[0]))
 #define COUNT_I64(...)   ((int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)))
 #define RESHAPE(t, ...)  reshape((t), COUNT_I64(__VA_ARGS__), (int64_t[]){__VA_ARGS__})

@@ -21,33 +21,6 @@ struct JsonFile {
 
 static const char FILLER = (char)0xff;      /* a byte of no UTF-8 text */
 
-int utf8_length(const char *text)
-{
-    const unsigned char *s = (const unsigned char *)text;
-    if (s[0] < 0x80) return 1;
-    if (s[0] < 0xc2 || s[0] > 0xf4) return 0;
-    const int n = s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : 4;
-    const int low = s[0] == 0xe0 ? 0xa0 : s[0] == 0xf0 ? 0x90 : 0x80;
-    const int high = s[0] == 0xed ? 0x9f : s[0] == 0xf4 ? 0x8f : 0xbf;
-    if (s[1] < low || s[1] > high) return 0;
-    for (int i = 2; i < n; i++) if (s[i] < 0x80 || s[i] > 0xbf) return 0;
-    return n;
-}
-
-/* As much of a text as fits, in whole characters that one line can show. */
-static void for_message(char *out, size_t room, const char *text)
-{
-    while (*text) {
-        const int n = utf8_length(text);
-        if ((size_t)n + 2 > room) break;
-        if (n == 0 || (unsigned char)*text < 0x20) *out++ = '?';
-        else for (int i = 0; i < n; i++) *out++ = text[i];
-        room -= n ? (size_t)n : 1;
-        text += n ? n : 1;
-    }
-    *out = 0;
-}
-
 /* ---- walking a document that was checked ------------------------------------------------------------------------ */
 
 static bool is_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
@@ -230,9 +203,7 @@ static void parse_number(Parser *p)
 
 __attribute__((noreturn)) static void fail_twice(const Parser *p, const char *key)
 {
-    char shown[200];
-    for_message(shown, sizeof shown, key);
-    FAIL("%s: line %lld: the key \"%s\" is twice in one object", p->file->name, (long long)p->line, shown);
+    FAIL("%s: line %lld: the key \"%.200s\" is twice in one object", p->file->name, (long long)p->line, key);
 }
 
 /* No key twice in a large object that has just been read: an open-addressed table of places in the text. Its seed is
@@ -380,8 +351,7 @@ static void write_path(Json v, char *out, size_t room)
     while (here.at != v.at && used + 1 < room) {
         JsonEach each = json_each(here);
         while (json_next(&each) && skip_value(each.value.at) <= v.at) continue;
-        if (each.keyed && used) out[used++] = '.';
-        if (each.keyed) for_message(out + used, room - used, each.key);
+        if (each.keyed) snprintf(out + used, room - used, used ? ".%s" : "%s", each.key);
         else snprintf(out + used, room - used, "[%lld]", (long long)each.index);
         used += strlen(out + used);
         here = each.value;
@@ -399,11 +369,8 @@ void json_fail(Json v, const char *wanted, ...)
     const JsonKind kind = json_kind(v);
     if (kind == JSON_OBJECT || kind == JSON_ARRAY)
         snprintf(found, sizeof found, kind == JSON_OBJECT ? "an object" : "an array");
-    else if (kind == JSON_STRING) {
-        for_message(found + 1, sizeof found - 2, v.at + 1);
-        found[0] = '"';
-        strcat(found, "\"");
-    } else {
+    else if (kind == JSON_STRING) snprintf(found, sizeof found, "\"%.60s\"", v.at + 1);
+    else {
         const ptrdiff_t n = skip_value(v.at) - v.at;
         snprintf(found, sizeof found, "%.*s", (int)(n < 60 ? n : 60), v.at);
     }

@@ -61,10 +61,6 @@ typedef struct JsonEach {
 JsonEach json_each(Json container);
 bool     json_next(JsonEach *each);
 
-/* The bytes of the UTF-8 character at text, which ends with a zero; 0 if it is none: no long forms, no surrogates,
- * nothing above U+10FFFF. */
-int utf8_length(const char *text);
-
 /* ---- writing ------------------------------------------------------------------------------------------------------
  * Values in order; commas, quotes and escapes are put where they belong.
  *     JsonText out AUTO(json_text_free) = { .pretty = true };

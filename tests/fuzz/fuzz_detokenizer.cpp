@@ -8,7 +8,7 @@
 
 struct CloseDetokenizer { void operator()(Detokenizer *d) const { detokenizer_close(d); } };
 
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+TARGET(detokenizer)
 {
     const std::unique_ptr<Detokenizer, CloseDetokenizer> d(
         detokenizer_parse("tokenizer.json", reinterpret_cast<const char *>(data), size));
@@ -18,5 +18,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         const char *bytes = detokenizer_bytes(d.get(), id, &n);
         for (size_t i = 0; i < n; i++) total += bytes[i] != 0;      // the sanitizer watches each being read
     }
-    return total > size;
+    volatile size_t used = total;
+    (void)used;
 }

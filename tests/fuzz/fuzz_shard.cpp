@@ -1,16 +1,12 @@
 // fuzz_shard.cpp -- bytes as a token shard: opened and read by a loader, or refused with a sentence.
 #include "fuzz.h"
 
-#include <unistd.h>
-
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
-#include <string>
 
 #include "loader.h"
 
-struct CloseFile { void operator()(std::FILE *f) const { std::fclose(f); } };
 struct CloseLoader { void operator()(Loader *l) const { loader_close(l); } };
 
 static void require(bool claim, const char *what)
@@ -29,14 +25,10 @@ static void check_batch(const Batch &b, int64_t vocab_size)
     }
 }
 
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+TARGET(shard)
 {
-    const std::unique_ptr<std::FILE, CloseFile> file(std::tmpfile());
-    require(file && std::fwrite(data, 1, size, file.get()) == size && !std::fflush(file.get()), "no temporary file");
-    const std::string path = "/dev/fd/" + std::to_string(fileno(file.get()));
-
     LoaderConfig c = {};
-    c.data = path.c_str();
+    c.data = scratch_file("shard.bin", data, size);
     c.B = 2, c.T = 3, c.update_windows = 6;
     c.shuffle = size % 2;
     c.prefetch = (int64_t)(size % 4);
@@ -48,5 +40,4 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         require(batch.target_count <= promised, "a batch has more targets than its update");
         check_batch(batch, loader_vocab_size(loader.get()));
     }
-    return 0;
 }

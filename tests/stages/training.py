@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-from conftest import BUILD
+from building import BUILD
 from llmc.shards import ShardWriter
 
 TINY = ("--preset gpt2-tiny --n_layer 2 --n_embd 32 --n_head 2 --max_seq_len 32 --batch_size 2 --total_batch_size 256 "

@@ -1,0 +1,38 @@
+"""CMake targets, brought up to date by the tests that need them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = Path(os.environ.get("LLMC_BUILD", ROOT / "build"))
+
+
+def run(*command: str | Path) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, f"{' '.join(map(str, command))}:\n{done.stdout[-4000:]}"
+
+
+def cached(folder: Path, variable: str) -> str:
+    """What a build folder was configured with."""
+    cache = folder / "CMakeCache.txt"
+    assert cache.exists(), f"{folder} holds no build; run `make setup`"
+    lines = cache.read_text().splitlines()
+    return next(line.split("=", 1)[1] for line in lines if line.startswith(f"{variable}:"))
+
+
+def build(target: str, folder: Path = BUILD) -> None:
+    """Nothing is done for a target that is up to date."""
+    run(cached(folder, "CMAKE_COMMAND"), "--build", folder, "--target", target)
+
+
+def configure(folder: Path, *flags: str) -> None:
+    """Another build of this repository, with the tools of the first."""
+    same = [
+        f"-D{name}={cached(BUILD, name)}"
+        for name in ("CMAKE_MAKE_PROGRAM", "CMAKE_C_COMPILER", "CMAKE_CXX_COMPILER")
+    ]
+    generator = cached(BUILD, "CMAKE_GENERATOR")
+    run(cached(BUILD, "CMAKE_COMMAND"), "-S", ROOT, "-B", folder, "-G", generator, *same, *flags)
