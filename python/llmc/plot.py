@@ -96,7 +96,9 @@ def draw(runs: dict[str, dict[str, np.ndarray]], smooth: int = 0):
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0.01)
     losses.set_ylabel("loss, nats a token")
-    losses.legend(edgecolor="none", framealpha=0.9, loc="upper right")
+    lines = sorted((line for line in losses.get_lines() if line.get_label()[0] != "_"),
+                   key=lambda line: line.get_linestyle() != "-")       # a column each
+    figure.legend(handles=lines, loc="outside upper left", ncols=2, frameon=False)
     if rates:
         lr.set_ylabel("learning rate")
         lr.set_ylim(bottom=0)

@@ -61,10 +61,12 @@ def test_the_average_is_of_what_is_near_and_finite():
 
 def test_a_figure_shows_each_run_in_its_colour(tmp_path):
     runs = {name: read_metrics(metrics(tmp_path / name, *updates(40))) for name in ("one", "two")}
-    losses, rates = draw(runs).axes
-    labels = [text.get_text() for text in losses.get_legend().get_texts()]
-    assert labels == [f"{name}  {what}" for name in runs for what in (
-        "training, 0.200 at the end", "validation, 0.225 at best (0.075 bits a byte)")]
+    figure = draw(runs)
+    losses, rates = figure.axes
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == [f"{name}  {what}" for what in (
+        "training, 0.200 at the end", "validation, 0.225 at best (0.075 bits a byte)")
+        for name in runs]
     colours = [line.get_color() for line in losses.get_lines()]
     assert colours[:3] == [colours[0]] * 3 and colours[3:] == [colours[3]] * 3
     assert colours[0] != colours[3]
