@@ -70,6 +70,15 @@ const char *device_list(void)
     return list;
 }
 
+int device_openmp(void)
+{
+#ifdef _OPENMP
+    return _OPENMP;
+#else
+    return 0;
+#endif
+}
+
 static int processors(void)
 {
 #ifdef __linux__

@@ -40,6 +40,7 @@ struct Device {
 Device *device_open(const char *name, int threads);
 void    device_close(Device *d);
 const char *device_list(void);  /* names that would open here, separated by spaces */
+int     device_openmp(void);    /* the version of OpenMP this was built with, 201511 or so; 0: one thread computes */
 
 void *device_alloc(Device *d, size_t bytes, const char *what);      /* zeroed; fails when there is no room */
 void  device_free(Device *d, void *block);                          /* NULL is fine */

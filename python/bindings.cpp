@@ -74,6 +74,7 @@ static void bind_device(py::module_ &m)
         .def("reserve", [](Device &d, size_t bytes) { device_reserve(&d, bytes); }, py::arg("bytes"),
              "The workspace holds at least this many bytes from now on.");
     m.def("device_list", [] { return py::str(device_list()).attr("split")(); }, "Names that Device would open here.");
+    m.def("openmp", device_openmp, "The version of OpenMP the engine was built with; 0: one thread computes.");
 }
 
 PYBIND11_MODULE(_core, m)
