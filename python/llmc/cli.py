@@ -85,6 +85,7 @@ def parse(config: type, argv: Sequence[str] | None = None, prog: str | None = No
     """An instance of the dataclass `config` out of arguments, or a ValueError."""
     parser = _Parser(prog=prog, description=inspect.getdoc(config), allow_abbrev=False,
                      formatter_class=_Formatter)
+    parser.more_help = getattr(config, "more_help", None)
     fields = dataclasses.fields(config)
     hints, comments = typing.get_type_hints(config), field_comments(config)
     for field in fields:
@@ -150,6 +151,11 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
+    more_help: Callable[[], str] | None = None      # of what the rest() of the flags may be
+
+    def format_help(self) -> str:
+        return super().format_help() + (f"\n{self.more_help()}" if self.more_help else "")
+
     def error(self, message: str) -> NoReturn:
         message = message.removeprefix("argument ")
         message = message.replace("the following arguments are required:", "missing:")
