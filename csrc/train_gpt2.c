@@ -416,6 +416,7 @@ int main(int argc, char **argv)
     failing_comm = t.comm = comm_open(t.s->comm);
     signal(SIGINT, ask_stop);
     signal(SIGTERM, ask_stop);
+    signal(SIGUSR1, ask_stop);                          /* how llmc.launch says it to ranks: mpirun kills on the others */
     signal(SIGUSR1, ask_stop);                          /* the one that mpirun passes on to its ranks */
     open_data(&t);
     t.device = device_open(t.s->device, (int)t.s->threads);
