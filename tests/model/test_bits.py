@@ -137,6 +137,28 @@ def test_micro_batches_add_up_to_one_batch(name):
     assert distance < 1e-6, part
 
 
+def test_a_head_too_wide_for_one_piece_adds_up():
+    """530,000 symbols: 74 positions take two chunks of logits, 37 take one."""
+    config = llmc.Config.preset(
+        "gpt2-tiny", vocab_size=530_000, padded_vocab_size=530_000, n_layer=1, n_embd=8, n_head=1
+    )
+    tokens, targets = batch(config, 2, 37)
+    given = slopes(config, 2, 37)
+    model = engine(config, weights(config), 2, 37)
+    numbers = model.train(tokens, targets, given)
+    whole = grads(model)
+    model.forward(tokens, targets)
+    model.backward(given)
+    assert_same_bits(whole, grads(model))
+    for row in (0, 1):
+        slope = {number: slope[row : row + 1] for number, slope in given.items()}
+        part = tokens[row : row + 1], targets[row : row + 1], slope
+        found = model.train(*part, accumulate=row > 0)
+        assert_same_bits(found, {name: array[row : row + 1] for name, array in numbers.items()})
+    distance, part = worst(config, grads(model), whole)
+    assert distance < 1e-6, part
+
+
 @pytest.mark.parametrize("name", DEVICES)
 def test_devices_agree(name):
     config = tiny("llama, grouped")
