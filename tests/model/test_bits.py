@@ -2,7 +2,19 @@
 
 import numpy as np
 import pytest
-from parity import TINY, as_dtype, batch, engine, grads, packed, slopes, tiny, weights, worst
+from parity import (
+    CASES,
+    TINY,
+    as_dtype,
+    batch,
+    engine,
+    grads,
+    packed,
+    slopes,
+    tiny,
+    weights,
+    worst,
+)
 
 import llmc
 from llmc import _core
@@ -121,9 +133,9 @@ def test_a_token_does_not_see_what_comes_after_it(name):
         assert not np.isclose(before[number][:, 9:], after[number][:, 9:]).all(axis=1).any()
 
 
-@pytest.mark.parametrize("name", TINY)
-def test_micro_batches_add_up_to_one_batch(name):
-    config = tiny(name)
+@pytest.mark.parametrize("name, head", CASES)
+def test_micro_batches_add_up_to_one_batch(name, head):
+    config = tiny(name, head)
     tokens, targets = batch(config, 6, 13)
     given = slopes(config, 6, 13)
     model = engine(config, weights(config), 6, 13)
