@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import BUILD, build
+from building import BUILD, build
 
 from llmc.launch import mpirun
 

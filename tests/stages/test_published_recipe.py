@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import BUILD, ROOT
+from building import BUILD, ROOT
 from llmc.shards import read_shard
 from training import metrics, train
 
