@@ -175,7 +175,7 @@ def mpi_plugin() -> tuple[str, str]:
         ctypes.CDLL(str(path))
     except OSError as error:
         return "", f"{path} is there and does not load ({error}); {costs}"
-    return str(path), ""
+    return str(path), costs
 
 
 def tool(name: str) -> str:
