@@ -106,7 +106,7 @@ class TrainDisplay:
         parts: list[object] = [Text(), self._bar()]
         if self.losses:
             parts += [Text(line, style="cyan", no_wrap=True)
-                      for line in curve(self.losses, self.steps, width, CURVE_HEIGHT)]
+                      for line in curve(self.losses, self.step, width, CURVE_HEIGHT)]
         parts.append(Text(self.numbers, style="bold"))
         if self.validation:
             parts.append(Text(f"validation {self.validation}", style="green"))
