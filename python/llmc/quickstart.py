@@ -36,13 +36,13 @@ class Recipe:
     vocab_size: int = 2048      # symbols of the tokenizer
     val_fraction: float = 0.05  # share of the text that is held out
     preset: str = "llama-tiny"  # the family of the model
-    n_layer: int = 6            # blocks
+    n_layer: int = 4            # blocks
     n_embd: int = 192           # width of the residual stream
     n_head: int = 6             # query heads, and key/value heads
     max_seq_len: int = 256      # context, in tokens
-    batch_size: int = 8         # rows an update
-    steps: int = 1500           # updates
-    lr: float = 2e-3            # peak learning rate
+    batch_size: int = 4         # rows an update
+    steps: int = 2500           # updates
+    lr: float = 3e-3            # peak learning rate
     warmup_steps: int = 50      # updates over which it rises
     final_lr: float = 0.05      # its last value, as a part of lr
     weight_decay: float = 0.1   # of matrices

@@ -11,7 +11,7 @@ using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
 SECTION(sampler)
 {
-    py::class_<Sampling>(m, "Sampling")
+    py::class_<Sampling>(m, "Sampling", py::module_local())
         .def(py::init([](double temperature, int64_t top_k, double top_p, double min_p, uint64_t seed) {
             return Sampling{ temperature, top_k, top_p, min_p, seed };
         }), py::kw_only(), py::arg("temperature") = 1.0, py::arg("top_k") = 0, py::arg("top_p") = 1.0,
