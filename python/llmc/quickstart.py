@@ -39,6 +39,7 @@ class Recipe:
     n_layer: int = 4            # blocks
     n_embd: int = 192           # width of the residual stream
     n_head: int = 6             # query heads, and key/value heads
+    tied: int = 1               # 1: the head shares the embedding's weights
     max_seq_len: int = 256      # context, in tokens
     batch_size: int = 4         # rows an update
     steps: int = 2500           # updates
