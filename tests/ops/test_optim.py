@@ -19,10 +19,17 @@ def test_sum_squares_is_rounded_once(on, shape):
 
 
 def test_sum_squares_keeps_small_numbers_beside_large_ones(on):
-    """2^24 ones beside a 2^12: in f32 each one would be lost as soon as the sum is 2^24."""
+    """2^18 ones beside a 2^13: in f32 the sum is 2^26 from the start, and each one would be lost."""
     x = np.ones((1 << 18) + 1, F32)
     x[0] = 2**13
     assert run(on, "sum_squares", Out(1), x)[0] == 2**26 + 2**18
+
+
+def test_sum_squares_counts_squares_too_small_for_f32(on):
+    """3e-21 squared is a denormal f32 with twelve bits left; 40,009 of them are an ordinary number."""
+    x = numbers(40009, scale=3e-21)
+    exact = (x.astype(np.float64) ** 2).sum()
+    assert run(on, "sum_squares", Out(1), x)[0] == pytest.approx(exact, rel=7e-8)
 
 
 def test_sum_squares_shows_a_nan_and_an_infinity(on):

@@ -1,0 +1,126 @@
+/* exact_memory.c -- every op that takes scratch, in memory of exactly the size it asked for.
+ *
+ * Built with the address sanitizer by test_exact_memory.py: a tensor or a scratch read or written past its end is an
+ * error there. Values are the other tests' affair. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ops.h"
+
+enum { MOST = 16 };
+
+/* What one call holds. Each tensor is a block of its own, so that its ends are watched. */
+typedef struct { void *block[MOST]; int count; DType A; unsigned state; } Call;
+
+static Tensor tensor(Call *c, DType dtype, int64_t rows, int64_t cols)
+{
+    Tensor t = { NULL, "test", dtype, 2, { rows, cols } };
+    t.data = c->block[c->count++] = malloc(tensor_bytes(t));
+    for (int64_t i = 0; i < numel(t); i++) {
+        const float value = (float)((c->state = c->state * 1103515245u + 12345u) >> 16 & 255) / 128 - 1;
+        if (dtype == DT_BF16) ((uint16_t *)t.data)[i] = f32_to_bf16(value);
+        else ((float *)t.data)[i] = value;
+    }
+    return t;
+}
+
+static Tensor line(Call *c, DType dtype, int64_t length) { return RESHAPE(tensor(c, dtype, 1, length), length); }
+
+static Device *open_exact(const char *name, int threads)
+{
+    Device *d = device_open(name, threads);
+    d->workspace = NULL, d->workspace_size = 0;
+    return d;
+}
+
+/* The workspace of the call: no byte more than it said. */
+static void give(Device *d, size_t bytes)
+{
+    free(d->workspace);
+    d->workspace = NULL, d->workspace_size = bytes;
+    if (bytes && posix_memalign(&d->workspace, 256, bytes)) FAIL("no room for %zu bytes", bytes);
+}
+
+static void drop(Device *d, Call *c)
+{
+    for (int i = 0; i < c->count; i++) free(c->block[i]);
+    c->count = 0;
+    free(d->workspace);
+    d->workspace = NULL, d->workspace_size = 0;
+}
+
+#define EXACTLY(op, ...) do { give(d, op##_scratch(d, __VA_ARGS__)); op(d, __VA_ARGS__); } while (0)
+
+static void linear(Device *d, Call c, int64_t N, int64_t I, int64_t O)
+{
+    const Tensor x = tensor(&c, c.A, N, I), w = tensor(&c, c.A, O, I), b = line(&c, c.A, O);
+    const Tensor out = tensor(&c, c.A, N, O), pre = tensor(&c, c.A, N, O);
+    const Tensor dx = tensor(&c, c.A, N, I), dw = tensor(&c, DT_F32, O, I), db = line(&c, DT_F32, O);
+    EXACTLY(linear_forward, out, pre, x, w, b, ACT_GELU);
+    EXACTLY(linear_backward, dx, none(), none(), out, x, w, x, false);
+    EXACTLY(linear_backward, none(), dw, db, out, x, w, none(), true);
+    drop(d, &c);
+}
+
+static void attention(Device *d, Call c, int64_t B, int64_t T, int H, int G, int64_t D)
+{
+    const int64_t P = (H + 2 * G) * D;
+    const Tensor qkv = RESHAPE(tensor(&c, c.A, B * T, P), B, T, P), dqkv = RESHAPE(tensor(&c, c.A, B * T, P), B, T, P);
+    const Tensor out = RESHAPE(tensor(&c, c.A, B * T, H * D), B, T, H * D);
+    const Tensor lse = RESHAPE(line(&c, DT_F32, B * H * T), B, H, T);
+    Tensor first = tensor(&c, DT_F32, B, T);
+    first.dtype = DT_I32;
+    for (int64_t i = 0; i < B * T; i++) ((int32_t *)first.data)[i] = (int32_t)(i % T / 7 * 7);
+    EXACTLY(attention_forward, out, lse, qkv, first, H, G);
+    EXACTLY(attention_backward, dqkv, out, out, lse, qkv, first, H, G);
+    drop(d, &c);
+}
+
+static void norm(Device *d, Call c, int64_t N, int64_t C)
+{
+    const Tensor x = tensor(&c, c.A, N, C), dout = tensor(&c, c.A, N, C), dx = tensor(&c, c.A, N, C);
+    const Tensor mean = line(&c, DT_F32, N), rstd = line(&c, DT_F32, N), w = line(&c, c.A, C);
+    const Tensor dw = line(&c, DT_F32, C), db = line(&c, DT_F32, C);
+    EXACTLY(norm_backward, dx, dw, db, dout, dout, x, w, mean, rstd, true);
+    drop(d, &c);
+}
+
+static void squares(Device *d, Call c, int64_t count)
+{
+    EXACTLY(sum_squares, line(&c, DT_F32, 1), line(&c, DT_F32, count));
+    drop(d, &c);
+}
+
+static void every_op(Device *d, Call c)
+{
+    static const int64_t products[][3] = {
+        { 1, 1, 1 }, { 29, 3, 1 }, { 15, 259, 33 }, { 67, 521, 131 }, { 1361, 7, 5 }, { 3, 5, 2083 },
+        { 84, 256, 96 }, { 84, 512, 96 }, { 256, 96, 84 }, { 512, 96, 84 },     /* whole tiles and blocks */
+    };
+    for (size_t i = 0; i < COUNT_OF(products); i++) linear(d, c, products[i][0], products[i][1], products[i][2]);
+    static const int64_t heads[][5] = {
+        { 1, 1, 1, 1, 1 }, { 3, 13, 4, 2, 5 }, { 1, 291, 2, 1, 80 }, { 2, 35, 2, 2, 261 }, { 1, 256, 1, 1, 32 },
+    };
+    for (size_t i = 0; i < COUNT_OF(heads); i++)
+        attention(d, c, heads[i][0], heads[i][1], (int)heads[i][2], (int)heads[i][3], heads[i][4]);
+    static const int64_t rows_cols[][2] = { { 1, 1 }, { 3, 5 }, { 133, 67 }, { 17, 1031 } };
+    for (size_t i = 0; i < COUNT_OF(rows_cols); i++) norm(d, c, rows_cols[i][0], rows_cols[i][1]);
+    for (int64_t count = 1; count < 200000; count = count * 7 + 3) squares(d, c, count);
+}
+
+int main(void)
+{
+    char names[128], *rest = names;
+    snprintf(names, sizeof names, "%s", device_list());
+    set_fail_handler(fail_and_exit);
+    for (const char *name; (name = strsep(&rest, " "));)
+        for (int threads = 1; threads < 4; threads += 2) {
+            Device *d = open_exact(name, threads);
+            every_op(d, (Call){ .A = DT_F32, .state = 1 });
+            every_op(d, (Call){ .A = DT_BF16, .state = 2 });
+            device_close(d);
+            printf("%s with %d threads kept to its memory\n", name, threads);
+        }
+    return 0;
+}
