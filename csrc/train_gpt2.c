@@ -118,6 +118,7 @@ static void open_data(Train *t)
 {
     t->train = loader_open(&(LoaderConfig){ .data = t->s->data, .split = "train", .B = 1, .T = 1 });    /* its header */
     t->config = train_config(t->flags, loader_vocab_size(t->train));
+    CHECK(t->config.head == HEAD_LM, "head is scalar, but pre-training predicts tokens; wanted --head lm");
     t->T = t->s->seq_len ? t->s->seq_len : t->config.max_seq_len;
     CHECK(t->T <= t->config.max_seq_len, "seq_len is %lld, but the model's max_seq_len is %d; lower one or raise the other",
           (long long)t->T, t->config.max_seq_len);

@@ -206,7 +206,8 @@ def test_unknown_flags_name_the_nearest(data, tmp_path):
     (("--preset", "gpt5"), ("gpt5", "gpt2-xl")),
     (("--device", "tpu"), ("tpu", "cpu")),
     (("--schedule", "square"), ("square", "cosine")),
-    (("--tied", "--head", "scalar"), ("scalar",)),
+    (("--tied", "--head", "scalar"), ("scalar", "tied")),
+    (("--no-tied", "--head", "scalar"), ("scalar", "--head lm")),
 ])
 def test_impossible_settings_are_refused_in_a_sentence(data, tmp_path, flags, words):
     sentence = refusal(command(data, tmp_path / "run", *flags))
