@@ -24,7 +24,7 @@ from llmc.generate import find_checkpoint
 from llmc.shards import read_shard
 from llmc.tokenizer import Tokenizer
 
-PROMPTS = ["ROMEO.\n", "To be, or not to be", "My lord, the king "]     # for Shakespeare
+PROMPTS = ["ROMEO.\n", "To be, or not to be", "My lord, the king"]      # for Shakespeare
 SAMPLE_TOKENS = 120
 VAL_WINDOWS = 512               # rows of held-out text that a validation reads, at most
 LOOKS = 10                      # validations, samples and checkpoints on the way

@@ -76,7 +76,7 @@ def test_it_ends_with_a_loss_three_samples_and_a_curve(finished):
     last = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()][-1]
     assert f"validation loss {last['val_loss']:.3f} nats" in told
     assert f"{last['val_bits_per_byte']:.3f} bits a byte" in told
-    assert last["val_loss"] < 3.2, "words of this text are learned fast; a guess is at 5.7"
+    assert last["val_loss"] < 4, "words of this text are learned fast; a guess is at 5.7"
     assert [f"---- {n} of 3" in told for n in (1, 2, 3)] == [True] * 3
     assert (made / "plots" / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in finished.home.iterdir()) == ["play.txt", "runs"]
