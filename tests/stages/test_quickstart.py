@@ -18,7 +18,7 @@ from llmc import quickstart
 from llmc.quickstart import QuickStart, run
 from training import everything
 
-TINY = dict(vocab_size=300, preset="llama-tiny", n_layer=1, n_embd=32, n_head=2, max_seq_len=32, batch_size=8,
+TINY = dict(vocab_size=300, preset="llama-tiny", n_layer=1, n_embd=32, n_head=2, tied=0, max_seq_len=32, batch_size=8,
             steps=60, warmup_steps=5, lr=1e-2)
 WORDS = "the king queen speaks to his her lord of night and day but never says why nor when".split()
 
