@@ -1,5 +1,6 @@
 /* train_eval.c -- see train_eval.h */
 #include "train_eval.h"
+#include "json.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -74,6 +75,21 @@ static void print_token(FILE *out, const Detokenizer *words, int32_t token)
     }
 }
 
+/* A copy in which every byte that is no part of a character is U+FFFD: a young model, and a cut at the end, spell such. */
+static char *as_utf8(const char *bytes, size_t size, size_t *out_size)
+{
+    char *text = xcalloc(3 * size + 1, 1, "a sample");
+    char *to = text;
+    for (size_t i = 0; i < size; ) {
+        const int n = bytes[i] ? utf8_length(bytes + i) : 0;
+        memcpy(to, n ? bytes + i : "\xef\xbf\xbd", (size_t)(n ? n : 3));
+        to += n ? n : 3;
+        i += (size_t)(n ? n : 1);
+    }
+    *out_size = (size_t)(to - text);
+    return text;
+}
+
 typedef struct { FILE *out; char *text; int32_t *context; float *logits; } Writing;
 
 static void free_writing(Writing *w)
@@ -105,7 +121,5 @@ char *write_text(Model *m, const Detokenizer *words, Sampler *sampler, const Sam
     }
     fclose(w.out);
     w.out = NULL;
-    char *text = w.text;
-    w.text = NULL;
-    return text;
+    return as_utf8(w.text, *size, size);
 }

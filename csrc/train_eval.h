@@ -19,7 +19,7 @@ typedef struct Validation {
  * on neither. words may be NULL. */
 Validation validate(Model *m, Comm *comm, Loader *val, int64_t windows, int64_t rows, const Detokenizer *words);
 
-/* Writes `count` tokens after `start`, computing the whole context anew for each. The bytes are the caller's to free.
+/* Writes `count` tokens after `start`, computing the whole context anew for each: UTF-8, the caller's to free.
  * Stops at `stop` (-1: nowhere). Without words the text is the tokens' numbers. */
 char *write_text(Model *m, const Detokenizer *words, Sampler *sampler, const Sampling *how, int32_t start, int32_t stop,
                  int64_t count, int64_t longest, size_t *size);

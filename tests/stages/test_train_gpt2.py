@@ -142,6 +142,16 @@ def test_plan_prints_the_total_and_touches_nothing(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_samples_are_utf8_whatever_the_model_spells(tmp_path):
+    data = write_data(tmp_path / "data")
+    stands_for = {0x80: "\u0122", 0xE2: "\u00e2", 0x00: "\u0100"}       # halves of characters, and a zero
+    vocab = {character: i for i, character in enumerate(stands_for.values())} | {f"a{i}": i for i in range(3, 61)}
+    model = {"type": "BPE", "vocab": vocab, "merges": []}
+    (data / "tokenizer.json").write_text(json.dumps({"model": model, "decoder": {"type": "ByteLevel"}}))
+    train(command(data, tmp_path / "run", "--steps", 1, "--sample_tokens", 60, "--sample_temperature", 5))
+    assert "\ufffd" in (tmp_path / "run" / "samples.md").read_text(encoding="utf-8", errors="strict")
+
+
 def test_profile_names_the_ops(data, tmp_path):
     out, _ = train(command(data, tmp_path / "run", "--steps", 2, "--profile"))
     for op in ("linear_forward", "attention_backward", "adamw"):
