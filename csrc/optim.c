@@ -22,14 +22,14 @@ double schedule_lr(const Schedule *s, int64_t step)
 }
 
 /* Standard deviations that x lies above the ring's mean. A ring that hardly varies cannot call a wobble a spike: the
- * deviation counts as at least a hundredth of the mean. */
-static double z_score(const double *ring, int64_t n, double x)
+ * deviation counts as at least `least` of the mean. */
+static double z_score(const double *ring, int64_t n, double x, double least)
 {
     double sum = 0, squares = 0;
     for (int64_t i = 0; i < n; i++) sum += ring[i];
     const double mean = sum / (double)n;
     for (int64_t i = 0; i < n; i++) squares += (ring[i] - mean) * (ring[i] - mean);
-    return (x - mean) / fmax(sqrt(squares / (double)n), 0.01 * fabs(mean) + 1e-30);
+    return (x - mean) / fmax(sqrt(squares / (double)n), least * fabs(mean) + 1e-30);
 }
 
 Verdict guard_judge(const Guard *g, double loss, double norm, double *z)
@@ -39,9 +39,9 @@ Verdict guard_judge(const Guard *g, double loss, double norm, double *z)
     if (!isfinite(norm)) return GUARD_NORM_NOT_FINITE;
     if (g->z <= 0 || g->seen < GUARD_LEAST) return GUARD_PASS;
     const int64_t n = g->seen < GUARD_WINDOW ? g->seen : GUARD_WINDOW;
-    *z = z_score(g->loss, n, loss);
+    *z = z_score(g->loss, n, loss, 0.01);
     if (*z > g->z) return GUARD_LOSS_SPIKE;
-    *z = z_score(g->norm, n, norm);
+    *z = z_score(g->norm, n, norm, 0.5);                    /* a healthy run's triples at times, and is clipped */
     return *z > g->z ? GUARD_NORM_SPIKE : GUARD_PASS;
 }
 

@@ -327,11 +327,17 @@ static void say_skipped(const Train *t, const Update *u)
     fflush(stdout);
 }
 
-/* Too many refusals in a row: the weights of the last checkpoint, and the data after it is passed over. */
-static void go_back(Train *t)
+/* Too many refusals in a row: the weights of the last checkpoint, and the data after it is passed over. Without one,
+ * losses that are finite are what this run has come to. */
+static void go_back(Train *t, bool finite)
 {
     const int64_t here = loader_cursor(t->train), rollbacks = t->progress.rollbacks + 1, skipped = t->progress.skipped;
     char *folder AUTO(auto_free) = checkpoint_latest(t->run->checkpoints);
+    if (!folder && finite) {
+        t->progress.guard.seen = t->progress.skips_in_a_row = 0;
+        if (root(t)) printf("went on    without a checkpoint to go back to; spikes are measured anew\n");
+        return;
+    }
     CHECK(folder, "%lld updates in a row were refused, and there is no checkpoint to go back to; lower --lr, or give --checkpoint_every",
           (long long)t->s->max_skips);
     CHECK(rollbacks <= 10, "%lld updates in a row were refused, after 10 returns to a checkpoint; lower --lr or look at the data",
@@ -359,7 +365,7 @@ static void train(Train *t)
         if (u.verdict != GUARD_PASS) {
             p->skipped++;
             say_skipped(t, &u);
-            if (p->skips_in_a_row >= t->s->max_skips) go_back(t);
+            if (p->skips_in_a_row >= t->s->max_skips) go_back(t, u.verdict == GUARD_LOSS_SPIKE || u.verdict == GUARD_NORM_SPIKE);
             continue;
         }
         const bool end = p->step == t->s->steps;
@@ -417,8 +423,7 @@ int main(int argc, char **argv)
     failing_comm = t.comm = comm_open(t.s->comm);
     signal(SIGINT, ask_stop);
     signal(SIGTERM, ask_stop);
-    signal(SIGUSR1, ask_stop);                          /* how llmc.launch says it to ranks: mpirun kills on the others */
-    signal(SIGUSR1, ask_stop);                          /* the one that mpirun passes on to its ranks */
+    signal(SIGUSR1, ask_stop);          /* how llmc.launch says it: mpirun passes this one on, and kills on the others */
     open_data(&t);
     t.device = device_open(t.s->device, (int)t.s->threads);
     t.model = model_create(t.device, &t.config, strcmp(t.s->dtype, "bf16") ? DT_F32 : DT_BF16, comm_ranks(t.comm));

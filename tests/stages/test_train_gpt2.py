@@ -200,6 +200,14 @@ def test_repeated_spikes_go_back_to_the_checkpoint_and_pass_over_the_data(tmp_pa
     assert state["cursor"] == (QUIET + 9 + 5) * 8
 
 
+def test_repeated_spikes_without_a_checkpoint_do_not_end_the_run(tmp_path):
+    data = spiky_data(tmp_path / "data")
+    out, _ = train(command(data, tmp_path / "run", "--steps", QUIET + 10, "--max_skips", 3, "--no-shuffle", "--val_every", 0))
+    lines = [m for m in metrics(tmp_path / "run") if "loss" in m]
+    assert out.count("went on") == 1
+    assert [m["step"] for m in lines if m.get("skipped")] == [QUIET + 1, QUIET + 2, QUIET + 3]
+
+
 # ---- bad input ------------------------------------------------------------------------------------------------------
 
 def test_unknown_flags_name_the_nearest(data, tmp_path):
