@@ -59,6 +59,7 @@ def updates(text: np.ndarray) -> list[list[tuple[np.ndarray, np.ndarray]]]:
 
 
 def mean_loss(score, text: np.ndarray) -> float:
+    """Over the first 1,200 windows."""
     starts = np.arange(0, len(text) - T - 1, T)[:1200].reshape(-1, 100)
     parts = [score(*(np.stack([text[s + k : s + k + T] for s in row]) for k in (0, 1))) for row in starts]
     return float(np.mean(parts))
