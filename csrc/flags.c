@@ -300,12 +300,10 @@ bool flags_parse(Flags *f, int argc, char **argv)
         fputs(help, stdout);
         return false;
     }
-    const char *config = NULL;
-    for (int at = 1; at < argc; ) {
+    for (int at = 1; at < argc; ) {                     /* a later file's settings win; those of the command line win over all */
         const Setting s = take_setting(f, argc, argv, &at);
-        if (s.row < 0) config = s.value;
+        if (s.row < 0) read_config(f, s.value);
     }
-    if (config) read_config(f, config);
     for (int at = 1; at < argc; ) {
         const Setting s = take_setting(f, argc, argv, &at);
         char name[NAME_MAX_LENGTH + 3];

@@ -204,8 +204,6 @@ static void paths_in_folder(ShardPaths *p, const char *data, const char *split)
     CHECK(folder, "%s: the folder cannot be read (%s)", data, strerror(errno));
     for (const struct dirent *entry; (entry = readdir(folder)); )
         if (is_shard_name(entry->d_name, split)) paths_add(p, data, entry->d_name);
-    CHECK(p->count, "%s: no file in the folder is named NAME_%s_000001.bin; make token shards of the text first, "
-          "or name the right folder", data, split);
 }
 
 static void paths_of_pattern(ShardPaths *p, const char *pattern)
@@ -227,10 +225,19 @@ ShardPaths shard_paths(const char *data, const char *split)
     if (stat(data, &info) != 0) paths_of_pattern(&paths, data);
     else if (S_ISDIR(info.st_mode)) paths_in_folder(&paths, data, split);
     else paths_add(&paths, NULL, data);
+    CHECK(paths.count, "%s: no file in the folder is named NAME_%s_000001.bin; make token shards of the text first, or name "
+          "the right folder", data, split);
     qsort(paths.path, (size_t)paths.count, sizeof *paths.path, by_bytes);   /* glob's own order follows the locale */
     const ShardPaths result = paths;
     paths = (ShardPaths){0};
     return result;
+}
+
+bool shards_exist(const char *folder, const char *split)
+{
+    ShardPaths paths AUTO(shard_paths_free) = {0};
+    paths_in_folder(&paths, folder, split);
+    return paths.count > 0;
 }
 
 void shard_paths_free(ShardPaths *paths)

@@ -49,6 +49,7 @@ int64_t shard_count_learned(const Shard *s, int64_t begin, int64_t count);      
 typedef struct ShardPaths { char **path; int64_t count; } ShardPaths;
 ShardPaths shard_paths(const char *data, const char *split);
 void       shard_paths_free(ShardPaths *paths);
+bool       shards_exist(const char *folder, const char *split);
 
 uint64_t fingerprint(const void *bytes, size_t size);     /* FNV-1a, 64 bits */
 

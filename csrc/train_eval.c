@@ -18,7 +18,8 @@ typedef struct {
 
 static void free_collected(Collected *c) { free(c->numbers); free(c->logp); }
 
-static void score_collected(Model *m, Collected *c, const Detokenizer *words)
+/* The end of a text is a symbol to predict, but no byte of the text. */
+static void score_collected(Model *m, Collected *c, const Detokenizer *words, int64_t eot)
 {
     const int64_t n = c->rows * c->T;
     const Batch b = { .B = c->filled, .T = c->T, .tokens = c->numbers, .targets = c->numbers + n, .pos = c->numbers + 2 * n,
@@ -28,7 +29,7 @@ static void score_collected(Model *m, Collected *c, const Detokenizer *words)
     for (int64_t i = 0; i < c->filled * c->T; i++) {
         if (b.targets[i] < 0) continue;
         size_t bytes = 0;
-        if (words && b.targets[i] < detokenizer_vocab_size(words)) detokenizer_bytes(words, b.targets[i], &bytes);
+        if (words && b.targets[i] != eot && b.targets[i] < detokenizer_vocab_size(words)) detokenizer_bytes(words, b.targets[i], &bytes);
         c->sums[0] -= c->logp[i];
         c->sums[1] += 1;
         c->sums[2] += (double)bytes;
@@ -53,9 +54,9 @@ Validation validate(Model *m, Comm *comm, Loader *val, int64_t windows, int64_t 
         const int32_t *from[] = { one.tokens, one.targets, one.pos, one.first };
         for (int k = 0; k < 4; k++)
             memcpy(c.numbers + (k * rows + c.filled) * c.T, from[k], (size_t)c.T * sizeof *c.numbers);
-        if (++c.filled == rows) score_collected(m, &c, words);
+        if (++c.filled == rows) score_collected(m, &c, words, loader_eot(val));
     }
-    score_collected(m, &c, words);
+    score_collected(m, &c, words, loader_eot(val));
     comm_all_reduce_double(comm, c.sums, 3);
     Validation v = { .loss = c.sums[0] / c.sums[1], .targets = (int64_t)c.sums[1] };
     if (c.sums[2] > 0) v.bits_per_byte = c.sums[0] / log(2) / c.sums[2];

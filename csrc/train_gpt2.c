@@ -71,15 +71,17 @@ static bool any_file(const char *pattern)
     return any;
 }
 
-/* The validation shards that belong to --data, as a pattern; NULL: there are none. */
-static char *val_pattern(const char *data)
+/* The validation shards that belong to --data: its folder, or the pattern with the last _train of the file's name made
+ * _val; NULL: there are none. */
+static char *val_data(const char *data)
 {
-    char *pattern;
-    const char *split = strstr(data, "_train_");
-    if (folder_exists(data)) pattern = text_format("%s/*_val_*.bin", data);
-    else if (split)          pattern = text_format("%.*s_val_%s", (int)(split - data), data, split + strlen("_train_"));
-    else                     return NULL;
-    if (any_file(pattern)) return pattern;
+    if (folder_exists(data)) return shards_exist(data, "val") ? text_format("%s", data) : NULL;
+    const char *slash = strrchr(data, '/'), *split = NULL;
+    for (const char *at = slash ? slash : data; (at = strstr(at, "_train")); at++)
+        if (at[6] == '_' || at[6] == '.') split = at;
+    if (!split) return NULL;
+    char *pattern = text_format("%.*s_val%s", (int)(split - data), data, split + strlen("_train"));
+    if (path_exists(pattern) || any_file(pattern)) return pattern;
     free(pattern);
     return NULL;
 }
@@ -114,6 +116,14 @@ static void open_tokenizer(Train *t)
     t->words = detokenizer_open(t->tokenizer);
 }
 
+/* Tokens an update of the checkpoint that is resumed: whatever the number of processes, it goes on with as many. 0: none. */
+static int64_t resumed_batch(const Train *t)
+{
+    char *checkpoints AUTO(auto_free) = text_format("%s/checkpoints", t->s->run);
+    char *folder AUTO(auto_free) = t->s->resume ? checkpoint_latest(checkpoints) : NULL;
+    return folder ? progress_read(folder).update_tokens : 0;
+}
+
 static void open_data(Train *t)
 {
     t->train = loader_open(&(LoaderConfig){ .data = t->s->data, .split = "train", .B = 1, .T = 1 });    /* its header */
@@ -123,19 +133,19 @@ static void open_data(Train *t)
     CHECK(t->T <= t->config.max_seq_len, "seq_len is %lld, but the model's max_seq_len is %d; lower one or raise the other",
           (long long)t->T, t->config.max_seq_len);
     const int64_t least = t->s->batch_size * comm_ranks(t->comm);
-    t->windows = t->s->total_batch_size ? t->s->total_batch_size / t->T : least;
-    CHECK(!t->s->total_batch_size || (t->s->total_batch_size % t->T == 0 && t->windows % least == 0 && t->windows > 0),
-          "total_batch_size is %lld tokens, wanted a multiple of seq_len x batch_size x processes = %lld x %lld x %d = %lld",
-          (long long)t->s->total_batch_size, (long long)t->T, (long long)t->s->batch_size, comm_ranks(t->comm),
-          (long long)(least * t->T));
+    const int64_t total = t->s->total_batch_size ? t->s->total_batch_size : resumed_batch(t) ? resumed_batch(t) : least * t->T;
+    CHECK(total % (least * t->T) == 0, "%s is %lld tokens, wanted a multiple of seq_len x batch_size x processes = "
+          "%lld x %lld x %d = %lld", t->s->total_batch_size ? "total_batch_size" : "an update of the run's checkpoint",
+          (long long)total, (long long)t->T, (long long)t->s->batch_size, comm_ranks(t->comm), (long long)(least * t->T));
+    t->windows = total / t->T;
     loader_close(t->train);
     t->train = NULL;
     LoaderConfig c = loader_config(t);
     t->train = loader_open(&c);
     open_tokenizer(t);
-    char *val AUTO(auto_free) = val_pattern(t->s->data);
+    char *val AUTO(auto_free) = val_data(t->s->data);
     if (!val) return;
-    t->val = loader_open(&(LoaderConfig){ .data = val, .B = 1, .T = t->T, .document_mask = t->s->document_mask });
+    t->val = loader_open(&(LoaderConfig){ .data = val, .split = "val", .B = 1, .T = t->T, .document_mask = t->s->document_mask });
     CHECK(loader_fingerprint(t->val) == loader_fingerprint(t->train) && loader_vocab_size(t->val) == loader_vocab_size(t->train),
           "%s: tokenizer %016llx with %lld symbols, but the training shards have %016llx with %lld; prepare both together", val,
           (unsigned long long)loader_fingerprint(t->val), (long long)loader_vocab_size(t->val),
@@ -164,6 +174,7 @@ static void save(Train *t)
 {
     Progress *p = &t->progress;
     p->updates = trainer_updates(t->trainer);
+    p->update_tokens = t->windows * t->T;
     p->cursor = loader_cursor(t->train);
     p->tokenizer = loader_fingerprint(t->train);
     run_note_sizes(t->run, p);
@@ -267,7 +278,7 @@ static Update update(Train *t)
     double targets = (double)loader_count_targets(t->train);
     comm_all_reduce_double(t->comm, &targets, 1);
     for (int64_t i = 0; i < N; i++) t->slope[i] = targets > 0 ? (float)(-1 / targets) : 0;
-    double sums[2] = { 0, stop_asked };
+    double sums[2] = {0};
     for (int64_t k = 0; k < micro; k++) {
         Batch b;
         loader_next(t->train, &b);
@@ -278,6 +289,7 @@ static Update update(Train *t)
         if (!isfinite(nats)) note_broken(&u, model_first_nonfinite(t->model));
         sums[0] += nats;
     }
+    sums[1] = stop_asked;
     comm_all_reduce_double(t->comm, sums, 2);
     u.loss = targets > 0 ? sums[0] / targets : 0;
     u.stop = sums[1] > 0;
@@ -327,20 +339,25 @@ static void say_skipped(const Train *t, const Update *u)
     fflush(stdout);
 }
 
-/* Too many refusals in a row: the weights of the last checkpoint, and the data after it is passed over. Without one,
- * losses that are finite are what this run has come to. */
+enum { MOST_ROLLBACKS = 10 };
+
+/* Too many refusals in a row: the weights of the last checkpoint, and the data after it is passed over. Where that cannot
+ * be or did not help, losses that are finite are what this run has come to. */
 static void go_back(Train *t, bool finite)
 {
     const int64_t here = loader_cursor(t->train), rollbacks = t->progress.rollbacks + 1, skipped = t->progress.skipped;
     char *folder AUTO(auto_free) = checkpoint_latest(t->run->checkpoints);
-    if (!folder && finite) {
+    if (finite && (!folder || rollbacks > MOST_ROLLBACKS)) {
         t->progress.guard.seen = t->progress.skips_in_a_row = 0;
-        if (root(t)) printf("went on    without a checkpoint to go back to; spikes are measured anew\n");
+        if (root(t)) printf("went on    %s; spikes are measured anew\n", folder ? "after many returns to a checkpoint" : "without a checkpoint to go back to");
         return;
     }
-    CHECK(folder, "%lld updates in a row were refused, and there is no checkpoint to go back to; lower --lr, or give --checkpoint_every",
-          (long long)t->s->max_skips);
-    CHECK(rollbacks <= 10, "%lld updates in a row were refused, after 10 returns to a checkpoint; lower --lr or look at the data",
+    if (!folder) {
+        save(t);                                        /* the weights of the last update that was applied */
+        FAIL("%lld updates in a row were refused, and there is no checkpoint to go back to; lower --lr, or look at the data",
+             (long long)t->s->max_skips);
+    }
+    CHECK(rollbacks <= MOST_ROLLBACKS, "%lld updates in a row were refused, after 10 returns to a checkpoint; lower --lr or look at the data",
           (long long)t->s->max_skips);
     load(t, folder);
     loader_seek(t->train, here);
@@ -365,8 +382,10 @@ static void train(Train *t)
         if (u.verdict != GUARD_PASS) {
             p->skipped++;
             say_skipped(t, &u);
-            if (p->skips_in_a_row >= t->s->max_skips) go_back(t, u.verdict == GUARD_LOSS_SPIKE || u.verdict == GUARD_NORM_SPIKE);
-            continue;
+            if (p->skips_in_a_row >= t->s->max_skips) {
+                go_back(t, u.verdict == GUARD_LOSS_SPIKE || u.verdict == GUARD_NORM_SPIKE);
+                continue;
+            }
         }
         const bool end = p->step == t->s->steps;
         if (end || due(p->step, t->s->val_every)) look_at_validation(t);
@@ -382,19 +401,22 @@ static void train(Train *t)
 static void start_or_resume(Train *t)
 {
     char *config AUTO(auto_free) = text_format("%s/config.json", t->s->run), *tokenizer AUTO(auto_free) = text_format("%s/tokenizer.json", t->s->run);
-    t->run = run_open(t->s, t->comm);
     params_init(model_params(t->model), (uint64_t)t->s->seed);
     const TrainerConfig c = { t->s->beta1, t->s->beta2, t->s->eps, t->s->weight_decay, t->s->grad_clip };
     t->trainer = trainer_create(t->model, t->comm, c);
     t->progress.guard.z = t->s->spike_z;
+    t->run = run_open(t->s, t->comm);                   /* last of what may fail: it may remove the run that is there */
+    char *folder AUTO(auto_free) = t->s->resume ? checkpoint_latest(t->run->checkpoints) : NULL;
+    if (folder) load(t, folder);
+    else if (t->s->resume && root(t)) printf("no checkpoint in %s: starting at step 0\n", t->run->checkpoints);
+    CHECK(t->progress.step < t->s->steps, "the run has made %lld steps and steps is %lld; give a larger --steps to go on",
+          (long long)t->progress.step, (long long)t->s->steps);
+    run_rewind(t->run, &t->progress);
     if (root(t)) {
         char *json AUTO(auto_free) = flags_json(t->flags->flags, true, "run resume overwrite plan profile");
         write_file(config, json, strlen(json));
         if (t->tokenizer) copy_file(t->tokenizer, tokenizer);
     }
-    char *folder AUTO(auto_free) = t->s->resume ? checkpoint_latest(t->run->checkpoints) : NULL;
-    if (folder) load(t, folder);
-    run_rewind(t->run, &t->progress);
 }
 
 static void stop_train(Train *t)

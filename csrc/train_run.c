@@ -2,10 +2,14 @@
 #define _GNU_SOURCE
 #include "train_run.h"
 #include "files.h"
+#include "store.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static void close_slot(Run **r) { run_close(*r); }
@@ -18,16 +22,37 @@ static FILE *open_log(const char *folder, const char *name)
     return f;
 }
 
-static void start_folder(const Settings *s, const Run *r)
+/* Locks end with the program, however it ends. */
+static void lock_folder(Run *r)
+{
+    r->lock = open(r->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    CHECK(r->lock >= 0, "%s: cannot be opened: %s", r->folder, strerror(errno));
+    CHECK(flock(r->lock, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK, "%s: another program is training there; wait for it, "
+          "or give another --run", r->folder);
+}
+
+static bool same_folder(const char *a, const char *b)
+{
+    struct stat first, second;
+    return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}
+
+static void start_folder(const Settings *s, Run *r)
 {
     char *config AUTO(auto_free) = text_format("%s/config.json", s->run);
     const bool there = path_exists(config);
+    CHECK(!same_folder(s->run, s->data), "--run %s is the folder of the data; give the run one of its own", s->run);
     if (s->resume) {
         CHECK(there, "--resume: there is no run at %s (no config.json in it)", s->run);
+        lock_folder(r);
         return;
     }
     CHECK(!there || s->overwrite, "%s: a run is there already; say --resume to continue it, --overwrite to start anew in its place, "
           "or --run with another folder", s->run);
+    char *orphan AUTO(auto_free) = there ? NULL : checkpoint_latest(r->checkpoints);
+    CHECK(!orphan, "%s: it holds checkpoints but no config.json; move them away, or give another --run", s->run);
+    make_folders(r->folder);
+    lock_folder(r);
     const char *parts[] = { "checkpoints", "plots", "metrics.jsonl", "samples.md", "config.json", "tokenizer.json" };
     for (size_t i = 0; there && i < COUNT_OF(parts); i++) {
         char *part AUTO(auto_free) = text_format("%s/%s", s->run, parts[i]);
@@ -40,6 +65,7 @@ Run *run_open(const Settings *s, Comm *comm)
 {
     Run *r AUTO(close_slot) = xcalloc(1, sizeof *r, "the run");
     r->writes = comm_rank(comm) == 0;
+    r->lock = -1;
     r->folder = text_format("%s", s->run);
     r->checkpoints = text_format("%s/checkpoints", s->run);
     if (r->writes) {
@@ -58,6 +84,7 @@ void run_close(Run *r)
     if (!r) return;
     if (r->metrics) fclose(r->metrics);
     if (r->samples) fclose(r->samples);
+    if (r->lock >= 0) close(r->lock);
     free(r->folder);
     free(r->checkpoints);
     free(r);
@@ -92,9 +119,26 @@ static void cut(Run *r, FILE *f, const char *name, int64_t size)
     fseek(f, 0, SEEK_END);
 }
 
+/* What a run that begins again has logged before is not its own, and not ours to throw away. */
+static void set_aside(Run *r, FILE **f, const char *name)
+{
+    char *path AUTO(auto_free) = text_format("%s/%s", r->folder, name), *aside AUTO(auto_free) = text_format("%s.before", path);
+    fseek(*f, 0, SEEK_END);
+    if (ftell(*f) == 0) return;
+    fclose(*f);
+    *f = NULL;
+    CHECK(rename(path, aside) == 0, "%s: cannot be moved aside: %s", path, strerror(errno));
+    *f = open_log(r->folder, name);
+}
+
 void run_rewind(Run *r, const Progress *p)
 {
     if (!r->writes) return;
+    if (!p->step) {
+        set_aside(r, &r->metrics, "metrics.jsonl");
+        set_aside(r, &r->samples, "samples.md");
+        return;
+    }
     cut(r, r->metrics, "metrics.jsonl", p->metrics_bytes);
     cut(r, r->samples, "samples.md", p->samples_bytes);
 }
@@ -111,7 +155,7 @@ void run_note_sizes(Run *r, Progress *p)
 /* ------------------------------------------------------------------------------------------------------ state.json */
 
 /* The one list of what is saved. */
-#define PROGRESS(FIELD) FIELD(step) FIELD(updates) FIELD(cursor) FIELD(tokens) FIELD(skips_in_a_row) FIELD(skipped) \
+#define PROGRESS(FIELD) FIELD(step) FIELD(updates) FIELD(cursor) FIELD(tokens) FIELD(update_tokens) FIELD(skips_in_a_row) FIELD(skipped) \
     FIELD(rollbacks) FIELD(metrics_bytes) FIELD(samples_bytes)
 
 static void put_ring(JsonText *out, const char *name, const double *ring, int64_t n)

@@ -15,6 +15,7 @@ typedef struct Progress {
     int64_t updates;                /* of these, applied */
     int64_t cursor;                 /* the loader's */
     int64_t tokens;                 /* learned from, or skipped */
+    int64_t update_tokens;          /* of one update, over all ranks */
     int64_t skips_in_a_row, skipped, rollbacks;
     int64_t metrics_bytes, samples_bytes;           /* what the run's files hold when this is saved */
     uint64_t tokenizer;             /* fingerprint of the shards' */
@@ -25,6 +26,7 @@ typedef struct Run {
     char *folder, *checkpoints;
     bool  writes;                   /* this rank does */
     FILE *metrics, *samples;
+    int   lock;                     /* the folder, opened and locked: one program trains in it at a time */
 } Run;
 
 /* Makes the folder for a new run; with `overwrite` removes the one that is there; a run that is there otherwise fails,
@@ -36,7 +38,7 @@ void  run_close(Run *r);
 void  run_metric(Run *r, const JsonText *line);
 void  run_sample(Run *r, int64_t step, const char *text, size_t size);
 
-/* Cuts the run's files back to where they stood when the progress was saved. */
+/* Cuts the run's files back to where they stood when the progress was saved; at step 0, moves them to NAME.before. */
 void  run_rewind(Run *r, const Progress *p);
 void  run_note_sizes(Run *r, Progress *p);
 

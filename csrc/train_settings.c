@@ -38,7 +38,7 @@ static const Flag train_table[] = {
     TEXT_FLAG(S, run, "runs/gpt2", "run", "the run's folder"),
     BOOL_FLAG(S, resume, "0", "run", "continue the run from its newest checkpoint, with the settings it was started with"),
     BOOL_FLAG(S, overwrite, "0", "run", "start anew where a run is"),
-    INT_FLAG(S, checkpoint_every, "0", 0, 1LL << 40, "run", "updates between checkpoints; 0: only at the end"),
+    INT_FLAG(S, checkpoint_every, "250", 0, 1LL << 40, "run", "updates between checkpoints; 0: only at the end"),
     INT_FLAG(S, keep, "2", 0, 1 << 20, "run", "newest checkpoints to keep; 0: all"),
     INT_FLAG(S, val_every, "100", 0, 1LL << 40, "run", "updates between validations; 0: only at the end"),
     INT_FLAG(S, val_windows, "64", 1, 1LL << 40, "run", "rows of seq_len tokens a validation reads, at most"),

@@ -80,7 +80,7 @@ static void reduce_bucket(void *context, int bucket)
     comm_reduce_scatter(t->comm, grads, grads + t->rank * slice, slice);
 }
 
-/* Buckets are reduced while the last micro-batch's backward still runs. */
+/* Buckets are reduced as the last micro-batch's backward finishes them. */
 bool trainer_micro_batch(Trainer *t, int64_t index, int64_t count)
 {
     CHECK(index >= 0 && index < count, "micro-batch %lld of %lld", (long long)index, (long long)count);

@@ -1,4 +1,4 @@
-/* trainer_impl.h -- what trainer.c (the step) and checkpoint.c (saving and loading it) share. */
+/* trainer_impl.h -- what trainer.c (the step) and trainer_store.c (saving and loading it) share. */
 #ifndef LLMC_TRAINER_IMPL_H
 #define LLMC_TRAINER_IMPL_H
 

@@ -1,7 +1,7 @@
 // bindings.cpp -- the C core as the Python module llmc._core: arrays in, arrays out.
 //
 // Bindings translate and nothing else: no arithmetic, no loop over elements, no policy. A failed CHECK of the core
-// becomes llmc.LlmcError with the same sentence. Every call that computes releases the GIL.
+// becomes llmc.LlmcError with the same sentence. Calls that compute for long release the GIL.
 #include "bindings.h"
 #include "failure.h"
 #include "shards.h"

@@ -202,7 +202,8 @@ def _old_shards(out: Path, name: str, tokenizer: Tokenizer, overwrite: bool) -> 
     if mine and not overwrite:
         raise ValueError(f"{mine[0]} is there already; --overwrite replaces it and its like")
     json_path = out / "tokenizer.json"
-    if json_path.is_file() and not overwrite and json_path.read_bytes() != tokenizer.to_json():
+    itself = Path(tokenizer.name).exists() and json_path.exists() and json_path.samefile(tokenizer.name)
+    if json_path.is_file() and not overwrite and not itself and json_path.read_bytes() != tokenizer.to_json():
         raise ValueError(f"{json_path} is another tokenizer than {tokenizer.name}; --overwrite "
                          "replaces it")
     return mine

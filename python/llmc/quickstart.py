@@ -66,7 +66,8 @@ class Place:
         self.run = Path("runs") / self.name
         self.data = self.run / "data"
         self.note = self.run / "quickstart.json"        # what it is made from
-        self.again = f"make run DATA={data}" if data else "make run"
+        self.source = str(Path(data)) if data else "the works of Shakespeare"
+        self.again = f"make run DATA={shlex.quote(data)}" if data else "make run"
 
     def step(self) -> int:
         """Updates that the newest checkpoint has seen; 0 without one."""
@@ -122,18 +123,21 @@ def fingerprint(paths: list[Path]) -> str:
 def begin(place: Place, settings: dict[str, object], fresh: bool) -> None:
     """Note what the run is made from; a ValueError if it was begun from something else, or is no
     run of this kind."""
-    made_from = {"text": fingerprint(place.text), "recipe": settings}
+    made_from = {"source": place.source, "text": fingerprint(place.text), "recipe": settings}
     begun = place.note.is_file()
     if not begun and place.run.exists() and any(place.run.iterdir()):
         raise ValueError(f"{place.run} is there and was not made by the quick start; "
                          "move it away, or give the text another name")
+    before = json.loads(place.note.read_text()) if begun else made_from
+    if before["source"] != place.source and before["text"] != made_from["text"]:
+        raise ValueError(f"{place.run} was made from {before['source']}, and this is {place.source}; "
+                         "move that folder away, or give this text another name")
     if fresh and begun:
         shutil.rmtree(place.run)
     if fresh or not begun:
         place.run.mkdir(parents=True, exist_ok=True)
         place.note.write_text(json.dumps(made_from, indent=1) + "\n")
         return
-    before = json.loads(place.note.read_text())
     if before["text"] != made_from["text"]:
         raise ValueError(f"{place.run} was begun with another text than is there now; "
                          f"{place.again} FRESH=1 starts anew")
@@ -217,13 +221,13 @@ def next_steps(place: Place, prompt: str) -> str:
     beside = Path(sys.executable).with_name("llmc")
     llmc = str(beside) if beside.is_file() else f"{sys.executable} -m llmc"
     llmc = llmc.removeprefix(f"{Path.cwd()}/")
-    said = shlex.quote(prompt.strip())
-    return (f'another text     {llmc} sample {place.run} --prompt {said} --seed 7 --n 3\n'
-            f'how it is cut    {llmc} tokenize {said} --encoding {place.data}\n'
+    said, run, data = (shlex.quote(str(word)) for word in (prompt.strip(), place.run, place.data))
+    return (f'another text     {llmc} sample {run} --prompt {said} --seed 7 --n 3\n'
+            f'how it is cut    {llmc} tokenize {said} --encoding {data}\n'
             f"your own text    make run DATA=path/to/text.txt\n"
-            f"a larger model   {llmc} pretrain --data {place.data} --run runs/larger "
+            f"a larger model   {llmc} pretrain --data {data} --run runs/larger "
             "--preset llama-small --max_seq_len 256 --steps 2000\n"
-            f"both curves      {llmc} plot {place.run} runs/larger\n"
+            f"both curves      {llmc} plot {run} runs/larger\n"
             f"this machine     {llmc} doctor")
 
 

@@ -112,6 +112,8 @@ def test_other_threads_run_while_an_op_computes(device):
 
 
 TRAIN_UNTIL_INTERRUPTED = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)    # a background job is started with it ignored
 import llmc, numpy as np
 model = llmc.Model(llmc.Device(), llmc.Config.preset("gpt2-tiny", vocab_size=64))
 model.plan(2, 32)
@@ -130,8 +132,11 @@ def test_ctrl_c_stops_between_micro_batches():
         [sys.executable, "-c", TRAIN_UNTIL_INTERRUPTED], stdout=subprocess.PIPE, text=True
     )
     assert child.stdout.readline() == "training\n"
-    child.send_signal(signal.SIGINT)
-    assert child.communicate(timeout=60)[0] == "stopped\n"
+    try:
+        child.send_signal(signal.SIGINT)
+        assert child.communicate(timeout=60)[0] == "stopped\n"
+    finally:
+        child.kill()
     assert child.returncode == 0
 
 

@@ -125,6 +125,17 @@ def test_unfinished_data_is_made_again(home, capfd, lost):
     assert (home / "runs/play/data/play_train_000001.bin").read_bytes() == wanted
 
 
+def test_another_text_of_the_same_name_is_not_put_in_its_place(home):
+    """Not even afresh: the first text's model would be gone."""
+    (home / "other").mkdir()
+    write_text(home / "other" / "play.txt", seed=2)
+    before = everything(home / "runs" / "play")
+    for fresh in (False, True):
+        with pytest.raises(ValueError, match="runs/play was made from play.txt, and this is other/play.txt; move that folder away"):
+            run(QuickStart(data="other/play.txt", fresh=fresh, **TINY))
+    assert everything(home / "runs" / "play") == before
+
+
 @pytest.mark.parametrize("change, sentence", [
     ("text", "was begun with another text than is there now; make run DATA=play.txt FRESH=1 starts anew"),
     ("settings", r"was begun with other settings \(steps was 60 and is 70 now\)"),

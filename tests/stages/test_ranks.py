@@ -77,6 +77,16 @@ def test_a_checkpoint_resumes_on_another_number_of_ranks(data, runs, tmp_path, b
     np.testing.assert_allclose(losses(run), losses(runs[1]), rtol=1e-5)
 
 
+def test_a_run_of_two_ranks_goes_on_alone_with_as_many_tokens(data, tmp_path):
+    def argv(*flags):
+        given = command(data, tmp_path / "run", *flags)
+        at = given.index("--total_batch_size")
+        return given[:at] + given[at + 2:]
+    train_ranks(argv("--steps", 2), 2)
+    out, _ = train(argv("--steps", 4, "--resume"))
+    assert "update     128 tokens: 4 rows of 32, 1 process" in out
+
+
 def test_ranks_resume_bit_for_bit(data, runs, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(runs[2], run, symlinks=True)

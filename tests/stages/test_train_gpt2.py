@@ -200,9 +200,18 @@ def test_repeated_spikes_go_back_to_the_checkpoint_and_pass_over_the_data(tmp_pa
     assert state["cursor"] == (QUIET + 9 + 5) * 8
 
 
+def test_the_last_good_weights_are_saved_where_there_was_no_checkpoint(data, tmp_path):
+    run = tmp_path / "run"
+    out, err = train(command(data, run, "--steps", 50, "--checkpoint_every", 0, "--lr", 100, "--warmup_steps", 0, "--grad_clip", 0,
+                             "--spike_z", 0, "--dtype", "bf16"), status=1)
+    assert "not finite" in out and "no checkpoint to go back to" in err
+    assert all(np.isfinite(w.astype(np.float32)).all() for w in load_file(latest(run) / "optimizer.rank0of1.safetensors").values())
+
+
 def test_repeated_spikes_without_a_checkpoint_do_not_end_the_run(tmp_path):
     data = spiky_data(tmp_path / "data")
-    out, _ = train(command(data, tmp_path / "run", "--steps", QUIET + 10, "--max_skips", 3, "--no-shuffle", "--val_every", 0))
+    out, _ = train(command(data, tmp_path / "run", "--steps", QUIET + 10, "--max_skips", 3, "--no-shuffle", "--val_every", 0,
+                           "--checkpoint_every", 0))
     lines = [m for m in metrics(tmp_path / "run") if "loss" in m]
     assert out.count("went on") == 1
     assert [m["step"] for m in lines if m.get("skipped")] == [QUIET + 1, QUIET + 2, QUIET + 3]
@@ -276,8 +285,84 @@ def test_resuming_nothing_is_refused(data, tmp_path):
     assert "no run" in refusal(command(data, tmp_path / "run", "--resume"))
 
 
-def test_resuming_with_another_model_is_refused(whole, data):
-    assert "another model" in refusal(command(data, whole, "--resume", "--n_layer", 3))
+@pytest.mark.parametrize("flags, words", [
+    (("--n_layer", 3), "another model"),
+    (("--steps", 20), "the run has made 60 steps and steps is 20"),
+])
+def test_a_refused_resume_leaves_the_run_as_it_was(whole, data, tmp_path, flags, words):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run, symlinks=True)
+    before = everything(run), (run / "config.json").read_bytes()
+    assert words in refusal(command(data, run, "--resume", *flags))
+    assert (everything(run), (run / "config.json").read_bytes()) == before
+
+
+def test_resuming_without_a_checkpoint_says_so_and_keeps_the_logs(whole, data, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run, symlinks=True)
+    shutil.rmtree(run / "checkpoints")
+    logged = (run / "metrics.jsonl").read_bytes()
+    out, _ = train(command(data, run, "--resume"))
+    assert "no checkpoint in" in out and "starting at step 0" in out
+    assert everything(run) == everything(whole)
+    assert (run / "metrics.jsonl.before").read_bytes() == logged
+
+
+def test_the_run_s_settings_stand_under_those_of_another_config_file(whole, data, tmp_path):
+    run, more = tmp_path / "run", tmp_path / "more"
+    shutil.copytree(whole, run, symlinks=True)
+    before = json.loads((run / "config.json").read_text())
+    more.write_text("steps = 62\n")
+    train([command(data, run)[0], "--config", str(more), "--run", str(run), "--resume"])
+    assert json.loads((run / "config.json").read_text()) == before | {"steps": 62}
+
+
+def test_one_program_trains_in_a_run_at_a_time(data, tmp_path):
+    run = tmp_path / "run"
+    busy = start(command(data, run, "--steps", 100_000))
+    try:
+        wait_for(run / "config.json")
+        for flag in ("--resume", "--overwrite"):
+            assert "another program is training there" in refusal(command(data, run, "--steps", 5, flag))
+    finally:
+        busy.send_signal(signal.SIGTERM)
+        busy.communicate(timeout=60)
+    assert busy.returncode == 0
+
+
+def test_the_folder_of_the_data_is_no_place_for_a_run(data):
+    before = sorted(data.iterdir())
+    assert "is the folder of the data" in refusal(command(data, data, "--steps", 5))
+    assert sorted(data.iterdir()) == before
+
+
+def test_checkpoints_of_no_run_are_not_mixed_in(whole, data, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run, symlinks=True)
+    (run / "config.json").unlink()
+    assert "holds checkpoints but no config.json" in refusal(command(data, run, "--steps", 5))
+
+
+def test_validation_shards_with_llm_c_names_are_found(data, tmp_path):
+    for split in ("train", "val"):
+        shutil.copy(data / f"walk_{split}_000001.bin", tmp_path / f"tiny_train_{split}.bin")
+    for given in (tmp_path, tmp_path / "tiny_train_train.bin"):
+        train(command(given, tmp_path / "run", "--steps", 1, "--overwrite"))
+        assert "val_loss" in metrics(tmp_path / "run")[-1]
+
+
+def test_the_end_of_a_text_has_no_bytes(data, tmp_path):
+    """Every other token is the end of a text, whose name is long."""
+    names = {chr(ord("A") + i): i for i in range(60)} | {"<|endoftext|>": 60}
+    tokens = np.stack([np.full(2000, 60), np.random.default_rng(1).integers(0, 60, 2000)], 1).ravel()
+    tokenizer = {"model": {"type": "BPE", "vocab": names, "merges": []}, "decoder": {"type": "ByteLevel"},
+                 "added_tokens": [{"id": 60, "content": "<|endoftext|>", "special": True}]}
+    folder = write_data(tmp_path / "data", tokens, eot=60)
+    shutil.copy(folder / "walk_train_000001.bin", folder / "walk_val_000001.bin")
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    train(command(folder, tmp_path / "run", "--steps", 1))
+    last = metrics(tmp_path / "run")[-1]
+    assert last["val_bits_per_byte"] == pytest.approx(last["val_loss"] / np.log(2) * 2, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.rank0of1.safetensors", "state.json", "config.json"])
