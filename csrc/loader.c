@@ -60,10 +60,7 @@ static Window window_at(const Loader *l, int64_t cursor, int64_t index)
         if (l->first_window[middle] <= window) low = middle;
         else high = middle;
     }
-    const Shard *s = &l->shards[low];
-    const int64_t spare = s->count - 1 - (l->first_window[high] - l->first_window[low]) * l->config.T;
-    const int64_t begin = l->config.shuffle ? shuffle_offset(l->config.seed, visit / l->windows, low, spare) : 0;
-    return (Window){ s, begin + (window - l->first_window[low]) * l->config.T };
+    return (Window){ &l->shards[low], (window - l->first_window[low]) * l->config.T };
 }
 
 static int64_t count_share(const Loader *l, int64_t cursor)
@@ -274,9 +271,7 @@ static void count_windows(Loader *l)
         const Shard *s = &l->shards[i];
         l->tokens += s->count;
         l->marked |= s->mark != 0;
-        int64_t windows = (s->count - 1) / l->config.T;
-        if (l->config.shuffle && windows > 1) windows--;        /* room to begin elsewhere every epoch */
-        l->first_window[i + 1] = l->first_window[i] + windows;
+        l->first_window[i + 1] = l->first_window[i] + (s->count - 1) / l->config.T;
         if (s->count > l->shards[longest].count) longest = i;
     }
     l->windows = l->first_window[l->shard_count];

@@ -1,12 +1,11 @@
 /* loader.h -- windows of tokens out of shards, shuffled, split by rank, prefetched, resumable.
  *
  * A shard of `count` tokens has (count - 1) / T windows: T tokens each, and the T tokens one further on as targets.
- * An epoch visits every window of every shard once. Shuffled: in an order that (seed, epoch) decides, and each shard
- * gives up one window (if it has two), so that its windows can begin at another token in every epoch. After the last
- * window the next epoch begins, in the middle of an update if need be. An update consumes `update_windows` windows: in
- * the order of the epoch, rank r takes the r-th of `ranks` equal parts, in micro-batches of B. So the windows of an
- * update, and their order over all ranks, depend on neither ranks nor B, and the cursor, the number of windows that
- * whole updates have consumed, is all a run must keep to continue where it stopped. */
+ * An epoch visits every window of every shard once, in an order that (seed, epoch) decides; after the last window the
+ * next epoch begins, in the middle of an update if need be. An update consumes `update_windows` windows: in the order
+ * of the epoch, rank r takes the r-th of `ranks` equal parts, in micro-batches of B. So the windows of an update, and
+ * their order over all ranks, depend on neither ranks nor B, and the cursor, the number of windows that whole updates
+ * have consumed, is all a run must keep to continue where it stopped. */
 #ifndef LLMC_LOADER_H
 #define LLMC_LOADER_H
 

@@ -28,11 +28,4 @@ static inline int64_t shuffle_index(uint64_t seed, int64_t epoch, int64_t n, int
     return (int64_t)x;
 }
 
-/* Where the windows of a shard begin in this epoch: in [0, most]. Its numbers are those of a round that is not run. */
-static inline int64_t shuffle_offset(uint64_t seed, int64_t epoch, int64_t shard, int64_t most)
-{
-    const uint64_t stream = (uint64_t)RNG_SHUFFLE + (uint64_t)epoch;
-    return (int64_t)(rng_uniform(seed, stream, (uint64_t)SHUFFLE_ROUNDS << 32 | (uint64_t)shard) * (double)(most + 1));
-}
-
 #endif

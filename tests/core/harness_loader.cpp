@@ -74,7 +74,6 @@ SECTION(loader)
         return order;
     });
     m.def("shuffle_index", &shuffle_index);
-    m.def("shuffle_offset", &shuffle_offset);
     m.def("fingerprint", [](const py::bytes &data) {
         const std::string_view bytes = data;
         return fingerprint(bytes.data(), bytes.size());

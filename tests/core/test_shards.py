@@ -18,7 +18,7 @@ from llmc.shards import HEADER, HEADER_BYTES, MARK, ShardWriter, read_shard
 
 def tokens_of(core, path: Path) -> list[int]:
     """Every token but the last, through the loader."""
-    count = core.Loader(str(path), T=1, shuffle=False).windows
+    count = core.Loader(str(path), T=1).windows
     return core.Loader(str(path), T=count, shuffle=False).next()["tokens"][0].tolist()
 
 

@@ -1,4 +1,6 @@
-"""nanoGPT's published CPU recipe: Shakespeare by characters reaches 1.88, here and in the PyTorch reference."""
+"""nanoGPT's published CPU recipe: Shakespeare by characters reaches 1.88, here and in the PyTorch reference.
+
+The recipe estimates its loss from 240 random windows; here it is taken over the first 1,200 of the held-out text."""
 
 from __future__ import annotations
 
@@ -45,7 +47,7 @@ def tokens_of(data: Path, split: str) -> np.ndarray:
 @pytest.mark.shared
 def test_the_program_reaches_the_published_loss(data, tmp_path):
     flags = (f"--preset gpt2-tiny --n_layer 4 --n_head 4 --n_embd 128 --max_seq_len {T} --no-bias --batch_size {B} --steps {STEPS} "
-             "--lr 1e-3 --warmup_steps 100 --beta2 0.99 --val_every 0 --val_windows 2000").split()
+             "--lr 1e-3 --warmup_steps 100 --beta2 0.99 --val_every 0 --val_windows 1200").split()
     train([str(BUILD / "train_gpt2"), "--data", str(data), "--run", str(tmp_path / "run"), *flags])
     loss = metrics(tmp_path / "run")[-1]["val_loss"]
     print(f"validation loss {loss:.4f}")
@@ -59,7 +61,6 @@ def updates(text: np.ndarray) -> list[list[tuple[np.ndarray, np.ndarray]]]:
 
 
 def mean_loss(score, text: np.ndarray) -> float:
-    """Over the first 1,200 windows."""
     starts = np.arange(0, len(text) - T - 1, T)[:1200].reshape(-1, 100)
     parts = [score(*(np.stack([text[s + k : s + k + T] for s in row]) for k in (0, 1))) for row in starts]
     return float(np.mean(parts))
