@@ -52,7 +52,7 @@ train_gpt2: build/.installed
 test: build/.installed $(VENV)/.ready-test train_gpt2
 	@$(PY) -m pytest tests -m 'not slow'
 
-test-all: build/.installed $(VENV)/.ready-test train_gpt2
+test-all: build/.installed $(VENV)/.ready-test $(VENV)/.ready-text train_gpt2
 	@$(PY) -m pytest tests
 
 bench: build/.installed $(VENV)/.ready-test
