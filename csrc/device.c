@@ -8,6 +8,10 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+#if defined(LLMC_AMX) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#endif
 
 enum { ALIGN = 256 };
 
@@ -33,12 +37,15 @@ static void cpu_zero(Device *d, void *block, size_t bytes) { memset(block, 0, by
 static void cpu_copy(Device *d, void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
 static void cpu_synchronize(Device *d) { (void)d; }
 
-extern const OpTable plain_ops, cpu_ops_generic, cpu_ops_avx2, cpu_ops_avx512;
+extern const OpTable plain_ops, cpu_ops_generic, cpu_ops_avx2, cpu_ops_avx512, cpu_ops_amx;
 
 #define CPU_BACKEND(name, table) { (name), &(table), cpu_alloc, cpu_free, cpu_zero, cpu_copy, cpu_copy, cpu_synchronize }
 
 /* Widest first: "cpu" is the first of them that this processor can run. */
 static const Backend cpu_backends[] = {
+#ifdef LLMC_AMX
+    CPU_BACKEND("cpu:amx", cpu_ops_amx),
+#endif
 #ifdef LLMC_X86
     CPU_BACKEND("cpu:avx512", cpu_ops_avx512),
     CPU_BACKEND("cpu:avx2", cpu_ops_avx2),
@@ -47,12 +54,34 @@ static const Backend cpu_backends[] = {
     CPU_BACKEND("cpu:plain", plain_ops),
 };
 
+#ifdef LLMC_X86
+static bool has_avx512(void)
+{
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+/* The processor has tiles of bf16, and the kernel gives them to this process: it must be asked (Linux,
+ * Documentation/arch/x86/xstate.rst). */
+static bool has_amx(void)
+{
+#if defined(LLMC_AMX) && defined(__linux__)
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
+    const unsigned wanted = 1u << 22 | 1u << 24;        /* bf16, tile */
+    unsigned a, b, c, d;
+    return has_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & wanted) == wanted &&
+           !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA);
+#else
+    return false;
+#endif
+}
+#endif
+
 static bool runs_here(const Backend *b)
 {
 #ifdef LLMC_X86
-    if (!strcmp(b->name, "cpu:avx512"))
-        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (!strcmp(b->name, "cpu:amx")) return has_amx();
+    if (!strcmp(b->name, "cpu:avx512")) return has_avx512();
     if (!strcmp(b->name, "cpu:avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
     return true;

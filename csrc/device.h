@@ -34,7 +34,7 @@ struct Device {
     struct Profile *profile;    /* NULL, or where the doors add up calls, seconds, FLOP and bytes */
 };
 
-/* name: "cpu" (the widest vectors this processor has), or one of "cpu:avx512", "cpu:avx2", "cpu:generic" and
+/* name: "cpu" (the widest vectors this processor has), or one of "cpu:amx", "cpu:avx512", "cpu:avx2", "cpu:generic" and
  * "cpu:plain" (the reference loops). threads = 0 means one for each processor this process may run on.
  * Fails for a name that is unknown or that this processor cannot run. */
 Device *device_open(const char *name, int threads);

@@ -3,6 +3,7 @@
  * THE ORDER OF A SUM IS PART OF THE CONTRACT. k is cut from 0 into blocks of DEPTH. Inside a block the terms are added
  * one after the other to a sum that begins at 0, and the blocks' sums are added one after the other. Nothing else
  * enters: not M, not N, not where a tile ends, not the threads. A row computed alone has the bits it has among others.
+ * Where operands of bf16 meet in AMX's tiles, the blocks are longer, and inside them the instruction's order holds.
  *
  * The smallest piece of work is a tile of TILE_ROWS x TILE_COLS sums that stay in registers while k runs. Its operands
  * are f32 and laid out for it: b as a panel (k, TILE_COLS), a either as rows of LINE floats or as (k, step). */
@@ -55,6 +56,25 @@ typedef struct Product {
     Tensor     bias, keep, slope_at;    /* (N); (M,N); (M,N) */
     Activation act;
 } Product;
+
+/* What differs between products of f32 and of bf16: the tile, and how operands are packed for it. A panel holds one
+ * step of up to `rows` rows of a, or of TILE_COLS columns of b; sums are (rows, TILE_COLS) f32. */
+typedef struct Kind {
+    int64_t rows, depth;                        /* of a tile of sums; terms a step */
+    size_t  b_bytes, (*a_bytes)(const Product *p);      /* of one panel */
+    void    (*pack_a)(const Product *p, void *panel, int64_t m, int64_t k, int64_t rows, int64_t depth);
+    void    (*pack_b)(const Product *p, void *panel, int64_t n, int64_t k, int64_t cols, int64_t depth);
+    void    (*multiply)(const Product *p, const void *a, const void *b, int64_t rows, int64_t depth, float *sums,
+                        bool add);
+    void    (*begin)(void), (*end)(void);       /* of each thread's work, if not NULL */
+} Kind;
+
+enum { MOST_ROWS = 32 };                        /* of any kind's tile */
+
+#ifdef __AMX_BF16__
+#define AMX                                     /* operands of bf16 meet in the processor's tiles: gemm_amx.c */
+extern const Kind CPU(amx_kind);
+#endif
 
 void   CPU(gemm)(Device *d, const Product *p);
 size_t CPU(gemm_scratch)(const Product *p);

@@ -168,6 +168,42 @@ INLINE char *row(Tensor t, int64_t n)
     return (char *)t.data + n * t.dim[t.ndim - 1] * (t.dtype == DT_BF16 ? 2 : 4);
 }
 
+/* ---- turning -------------------------------------------------------------------------------------------------- */
+
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector((a), (b), __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle((a), (b), (VecI){ __VA_ARGS__ })
+#endif
+
+/* a's and b's lanes in turns: the first halves of both, and the second halves */
+#if defined(__AVX512F__)
+#define WEAVE_LOW(a, b)  SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define WEAVE_HIGH(a, b) SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#elif defined(__AVX2__)
+#define WEAVE_LOW(a, b)  SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define WEAVE_HIGH(a, b) SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#else
+#define WEAVE_LOW(a, b)  SHUFFLE(a, b, 0, 4, 1, 5)
+#define WEAVE_HIGH(a, b) SHUFFLE(a, b, 2, 6, 3, 7)
+#endif
+
+/* Rows become columns. Weaving row i with row i + WIDTH/2 turns the bits of an element's place (row, lane) by one to
+ * the left; after log2(WIDTH) rounds row and lane have changed places. */
+INLINE void vec_transpose(Vec v[WIDTH])
+{
+    for (int round = 1; round < WIDTH; round *= 2) {
+        Vec woven[WIDTH];
+#pragma GCC unroll 8
+        for (int i = 0; i < WIDTH / 2; i++) {
+            woven[2 * i] = WEAVE_LOW(v[i], v[i + WIDTH / 2]);
+            woven[2 * i + 1] = WEAVE_HIGH(v[i], v[i + WIDTH / 2]);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < WIDTH; i++) v[i] = woven[i];
+    }
+}
+
 /* ---- sums ------------------------------------------------------------------------------------------------------- */
 
 /* of all lanes, always in the same order */

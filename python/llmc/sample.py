@@ -24,7 +24,7 @@ class Sample:
     stop: list[str] = field(default_factory=list)   # end before any of these texts
     n: int = 1                  # texts, each drawn for itself
     stream: bool = True         # show the text as it grows
-    device: str = "cpu"         # or cpu:avx512, cpu:avx2, cpu:generic, cpu:plain
+    device: str = "cpu"         # or cpu:amx, cpu:avx512, cpu:avx2, cpu:generic, cpu:plain
     threads: int = 0            # 0: one for each processor
 
 
