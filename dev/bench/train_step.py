@@ -3,8 +3,9 @@
     python dev/bench/train_step.py [--preset gpt2] [--rows 4] [--steps_per_round 1] [--rounds 5]
 
 Two OpenMP pools in one process spin against each other, so each side is a worker that computes when told to.
-The peer is what a careful PyTorch user writes: scaled_dot_product_attention, fused AdamW, gradient clipping.
-Prints median seconds a step, tokens/s, GFLOP/s, peak memory, and the ratio; --json FILE keeps them.
+The peer is what a careful PyTorch user writes: scaled_dot_product_attention, fused AdamW, gradient clipping, eager
+and with torch.compile. Prints median seconds a step, tokens/s, GFLOP/s, peak memory, and the ratio to the faster
+peer; --json FILE keeps them.
 """
 
 import argparse
@@ -14,6 +15,9 @@ import statistics
 import subprocess
 import sys
 import time
+
+
+SIDES = ("llmc", "eager", "compiled")
 
 
 def make_llmc(args):
@@ -88,15 +92,16 @@ def make_torch(args):
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
                                   lr=1e-4, betas=(0.9, 0.95), fused=True)
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=args.dtype == "bf16")
+    score = torch.compile(model) if args.worker == "compiled" else model
 
     def step(x, y):
         with autocast:
-            loss = model(torch.from_numpy(x).long(), torch.from_numpy(y).long())
+            loss = score(torch.from_numpy(x).long(), torch.from_numpy(y).long())
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return float(loss)
+        return loss.item()
 
     return step, c.vocab_size
 
@@ -105,7 +110,7 @@ def work(args):
     """A worker: reads how many steps to make, makes them, answers with one JSON line."""
     import numpy as np
 
-    step, vocab_size = {"llmc": make_llmc, "torch": make_torch}[args.worker](args)
+    step, vocab_size = (make_llmc if args.worker == "llmc" else make_torch)(args)
     rng = np.random.default_rng(0)
     batch = rng.integers(0, vocab_size, (args.rows, args.tokens + 1), dtype=np.int32)
     x, y = np.ascontiguousarray(batch[:, :-1]), np.ascontiguousarray(batch[:, 1:])
@@ -143,7 +148,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps_per_round", type=int, default=1)
     parser.add_argument("--json", help="also write the result here")
-    parser.add_argument("--worker", choices=["llmc", "torch"], help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         return work(args)
@@ -151,7 +156,7 @@ def main():
     from llmc import _core
 
     flops = _core.Config.preset(args.preset).train_flops(args.tokens) * args.rows * args.tokens
-    sides = {side: start(side, sys.argv[1:]) for side in ("llmc", "torch")}
+    sides = {side: start(side, sys.argv[1:]) for side in SIDES}
     seconds = {side: [] for side in sides}
     peak = {}
     for round in range(args.rounds + 1):                # the first one warms up and is not counted
@@ -166,14 +171,14 @@ def main():
     result = {}
     print(f"{args.preset}, {args.dtype}, B={args.rows}, T={args.tokens}, {args.threads} threads, "
           f"{len(seconds['llmc'])} steps each, alternating\n")
-    print(f"{'':8}{'s a step':>10}{'tok/s':>10}{'GFLOP/s':>10}{'peak GB':>10}")
+    print(f"{'':10}{'s a step':>10}{'tok/s':>10}{'GFLOP/s':>10}{'peak GB':>10}")
     for side in sides:
         t = statistics.median(seconds[side])
         result[side] = {"seconds": t, "tokens_per_second": args.rows * args.tokens / t, "gflops": flops / t / 1e9,
                         "peak_bytes": peak[side]}
-        print(f"{side:8}{t:10.3f}{args.rows * args.tokens / t:10.1f}{flops / t / 1e9:10.1f}{peak[side] / 1e9:10.2f}")
-    result["ratio"] = result["torch"]["seconds"] / result["llmc"]["seconds"]
-    print(f"\nllmc runs at {result['ratio']:.2f} x PyTorch's speed")
+        print(f"{side:10}{t:10.3f}{args.rows * args.tokens / t:10.1f}{flops / t / 1e9:10.1f}{peak[side] / 1e9:10.2f}")
+    result["ratio"] = min(result[side]["seconds"] for side in SIDES[1:]) / result["llmc"]["seconds"]
+    print(f"\nllmc runs at {result['ratio']:.2f} x the speed of PyTorch's faster way")
     if args.json:
         with open(args.json, "w") as file:
             json.dump(result, file, indent=1)

@@ -16,6 +16,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from llmc import cli
+from llmc.launch import cores, mpirun
+
+MOST_RANKS = 16                 # for each processor; more would only swamp the machine
 
 
 @dataclass
@@ -53,10 +56,11 @@ def train(flags: Sequence[str], ranks: int = 1, plain: bool = False) -> int:
     """Runs train_gpt2 to its end; its exit status."""
     if ranks < 1:
         raise ValueError(f"--ranks is {ranks}, wanted 1 or more")
+    if ranks > MOST_RANKS * cores():
+        raise ValueError(f"--ranks is {ranks}, but this machine has {cores()} processors; wanted at "
+                         f"most {MOST_RANKS} ranks for each")
     command, env = [program(), *flags], None
     if ranks > 1:
-        from llmc.launch import mpirun
-
         command, env = mpirun(command, ranks)
     draw = not plain and sys.stdout.isatty()
     sys.stdout.flush()

@@ -76,6 +76,11 @@ def test_no_ranks_are_refused(ranks):
     assert errors == f"llmc: --ranks is {ranks}, wanted 1 or more\n"
 
 
+def test_ranks_that_would_swamp_the_machine_are_refused():
+    _, errors = train([*LLMC, "--ranks", "1000000"], status=1)
+    assert errors.startswith("llmc: --ranks is 1000000, but this machine has ")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_run_with_a_checkpoint(data, tmp_path, number):
     run = tmp_path / "run"
