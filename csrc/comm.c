@@ -99,9 +99,9 @@ Comm *comm_open(const char *kind)
           "mpi", kind);
     Comm *c AUTO(close_comm) = xcalloc(1, sizeof *c, "comm");
     c->call = mpi ? join_mpi() : &single;
-    CHECK(!mpi || launched_ranks() <= 1 || c->call->ranks == launched_ranks(), "%ld processes were started, but the MPI that llmc "
-          "was built with knows of %d; start them with that MPI's mpirun, or with llmc pretrain --ranks", launched_ranks(),
-          (int)c->call->ranks);
+    CHECK(!mpi || launched_ranks() <= 1 || c->call->ranks == launched_ranks(),
+          "%ld processes were started, but the MPI that llmc was built with knows of %d; start them with that MPI's "
+          "mpirun, or with llmc pretrain --ranks", launched_ranks(), (int)c->call->ranks);
     c->asked = xcalloc((size_t)c->call->ranks, 3 * sizeof *c->asked, "comm");
     Comm *opened = c;
     c = NULL;
@@ -173,7 +173,8 @@ void comm_barrier(Comm *c)
 void comm_abort(Comm *c, const char *message)
 {
     if (c) c->call->abort(c->call->self, message);
-    /* Before the ranks have met, they often fail alike. Rank 0 speaks, and its end ends the others: they give it time. */
+    /* Before the ranks have met, they often fail alike. Rank 0 speaks, and its end ends the others: they give it
+     * time. */
     if (launched_rank() > 0) nanosleep(&(struct timespec){ .tv_sec = 3 }, NULL);
     fail_and_exit(message);
 }

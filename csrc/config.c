@@ -8,23 +8,40 @@
 #define AT(field) offsetof(Config, field)
 
 static const ConfigField fields[] = {
-    { "vocab_size",        "symbols of the tokenizer",                                  FIELD_INT,    AT(vocab_size), NULL },
-    { "padded_vocab_size", "rows of wte; 0: vocab_size rounded up to 128",              FIELD_INT,    AT(padded_vocab_size), NULL },
-    { "max_seq_len",       "longest context, in tokens",                                FIELD_INT,    AT(max_seq_len), NULL },
-    { "n_layer",           "transformer blocks",                                        FIELD_INT,    AT(n_layer), NULL },
-    { "n_embd",            "width of the residual stream",                              FIELD_INT,    AT(n_embd), NULL },
-    { "n_head",            "query heads",                                               FIELD_INT,    AT(n_head), NULL },
-    { "n_kv_head",         "key/value heads; 0: n_head",                                FIELD_INT,    AT(n_kv_head), NULL },
-    { "head_dim",          "width of a head; 0: n_embd / n_head",                       FIELD_INT,    AT(head_dim), NULL },
-    { "n_ff",              "hidden width of the MLP; 0: 4 n_embd, or 8/3 n_embd for swiglu", FIELD_INT, AT(n_ff), NULL },
-    { "norm",              "normalisation",                                             FIELD_CHOICE, AT(norm), "layernorm rmsnorm" },
-    { "position",          "how a token knows its place",                               FIELD_CHOICE, AT(position), "learned rope" },
-    { "mlp",               "the MLP's nonlinearity",                                    FIELD_CHOICE, AT(mlp), "gelu swiglu" },
-    { "head",              "what a position yields: log p(target), or a value",         FIELD_CHOICE, AT(head), "lm scalar" },
-    { "bias",              "biases in linear layers and LayerNorm",                     FIELD_BOOL,   AT(bias), NULL },
-    { "tied",              "lm_head is wte",                                            FIELD_BOOL,   AT(tied), NULL },
-    { "norm_eps",          "epsilon of the normalisation",                              FIELD_FLOAT,  AT(norm_eps), NULL },
-    { "rope_theta",        "base of RoPE's wavelengths",                                FIELD_FLOAT,  AT(rope_theta), NULL },
+    { "vocab_size",        "symbols of the tokenizer",
+                           FIELD_INT,    AT(vocab_size), NULL },
+    { "padded_vocab_size", "rows of wte; 0: vocab_size rounded up to 128",
+                           FIELD_INT,    AT(padded_vocab_size), NULL },
+    { "max_seq_len",       "longest context, in tokens",
+                           FIELD_INT,    AT(max_seq_len), NULL },
+    { "n_layer",           "transformer blocks",
+                           FIELD_INT,    AT(n_layer), NULL },
+    { "n_embd",            "width of the residual stream",
+                           FIELD_INT,    AT(n_embd), NULL },
+    { "n_head",            "query heads",
+                           FIELD_INT,    AT(n_head), NULL },
+    { "n_kv_head",         "key/value heads; 0: n_head",
+                           FIELD_INT,    AT(n_kv_head), NULL },
+    { "head_dim",          "width of a head; 0: n_embd / n_head",
+                           FIELD_INT,    AT(head_dim), NULL },
+    { "n_ff",              "hidden width of the MLP; 0: 4 n_embd, or 8/3 n_embd for swiglu",
+                           FIELD_INT,    AT(n_ff), NULL },
+    { "norm",              "normalisation",
+                           FIELD_CHOICE, AT(norm), "layernorm rmsnorm" },
+    { "position",          "how a token knows its place",
+                           FIELD_CHOICE, AT(position), "learned rope" },
+    { "mlp",               "the MLP's nonlinearity",
+                           FIELD_CHOICE, AT(mlp), "gelu swiglu" },
+    { "head",              "what a position yields: log p(target), or a value",
+                           FIELD_CHOICE, AT(head), "lm scalar" },
+    { "bias",              "biases in linear layers and LayerNorm",
+                           FIELD_BOOL,   AT(bias), NULL },
+    { "tied",              "lm_head is wte",
+                           FIELD_BOOL,   AT(tied), NULL },
+    { "norm_eps",          "epsilon of the normalisation",
+                           FIELD_FLOAT,  AT(norm_eps), NULL },
+    { "rope_theta",        "base of RoPE's wavelengths",
+                           FIELD_FLOAT,  AT(rope_theta), NULL },
 };
 
 const ConfigField *config_fields(int *count)
@@ -48,8 +65,9 @@ int config_choice_index(const ConfigField *f, const char *name)
 
 #define GPT2(L, C, H) { .vocab_size = 50257, .max_seq_len = 1024, .n_layer = L, .n_embd = C, .n_head = H, \
                         .bias = 1, .tied = 1, .norm_eps = 1e-5f }
-#define LLAMA(L, C, H, G) { .vocab_size = 32000, .max_seq_len = 1024, .n_layer = L, .n_embd = C, .n_head = H, .n_kv_head = G, \
-                            .norm = NORM_RMS, .position = POSITION_ROPE, .mlp = MLP_SWIGLU, .norm_eps = 1e-5f, .rope_theta = 10000 }
+#define LLAMA(L, C, H, G) { .vocab_size = 32000, .max_seq_len = 1024, .n_layer = L, .n_embd = C, .n_head = H, \
+                            .n_kv_head = G, .norm = NORM_RMS, .position = POSITION_ROPE, .mlp = MLP_SWIGLU, \
+                            .norm_eps = 1e-5f, .rope_theta = 10000 }
 
 static const struct { const char *name; Config c; } presets[] = {
     { "gpt2",        GPT2(12, 768, 12) },       /* 124M */
@@ -86,13 +104,16 @@ static int round_up(int x, int to) { return (x + to - 1) / to * to; }
 
 void config_complete(Config *c)
 {
-    if (!c->padded_vocab_size && c->vocab_size > 0 && c->vocab_size < 1 << 30) c->padded_vocab_size = round_up(c->vocab_size, 128);
+    if (!c->padded_vocab_size && c->vocab_size > 0 && c->vocab_size < 1 << 30)
+        c->padded_vocab_size = round_up(c->vocab_size, 128);
     if (!c->n_kv_head) c->n_kv_head = c->n_head;
     if (!c->head_dim && c->n_head > 0) {
-        CHECK(c->n_embd % c->n_head == 0, "n_embd %d is not divisible by n_head %d; change one, or give head_dim", c->n_embd, c->n_head);
+        CHECK(c->n_embd % c->n_head == 0, "n_embd %d is not divisible by n_head %d; change one, or give head_dim",
+              c->n_embd, c->n_head);
         c->head_dim = c->n_embd / c->n_head;
     }
-    if (!c->n_ff && c->n_embd < 1 << 26) c->n_ff = c->mlp == MLP_SWIGLU ? round_up(c->n_embd * 8 / 3, 32) : 4 * c->n_embd;
+    if (!c->n_ff && c->n_embd < 1 << 26)
+        c->n_ff = c->mlp == MLP_SWIGLU ? round_up(c->n_embd * 8 / 3, 32) : 4 * c->n_embd;
     if (!c->rope_theta) c->rope_theta = 10000;
     if (!c->norm_eps) c->norm_eps = 1e-5f;
 }
@@ -111,15 +132,18 @@ void config_check(const Config *c)
     CHECK(c->padded_vocab_size >= c->vocab_size && c->padded_vocab_size <= 1 << 28,
           "padded_vocab_size is %d, wanted %d (vocab_size) or more", c->padded_vocab_size, c->vocab_size);
     CHECK(c->n_head % c->n_kv_head == 0, "n_head %d is not divisible by n_kv_head %d", c->n_head, c->n_kv_head);
-    CHECK(c->position != POSITION_ROPE || c->head_dim % 2 == 0, "head_dim is %d; RoPE turns pairs, so it must be even", c->head_dim);
-    CHECK(c->norm_eps > 0 && c->norm_eps < 1, "norm_eps is %g, wanted more than 0 and less than 1", (double)c->norm_eps);
+    CHECK(c->position != POSITION_ROPE || c->head_dim % 2 == 0,
+          "head_dim is %d; RoPE turns pairs, so it must be even", c->head_dim);
+    CHECK(c->norm_eps > 0 && c->norm_eps < 1, "norm_eps is %g, wanted more than 0 and less than 1",
+          (double)c->norm_eps);
     CHECK(c->rope_theta > 1, "rope_theta is %g, wanted more than 1", (double)c->rope_theta);
     CHECK(c->head == HEAD_LM || !c->tied, "a scalar head cannot be tied to wte; set tied to false");
 }
 
 int64_t config_param_count(const Config *c)
 {
-    const int64_t C = c->n_embd, P = (int64_t)(c->n_head + 2 * c->n_kv_head) * c->head_dim, HD = (int64_t)c->n_head * c->head_dim;
+    const int64_t C = c->n_embd, P = (int64_t)(c->n_head + 2 * c->n_kv_head) * c->head_dim,
+                  HD = (int64_t)c->n_head * c->head_dim;
     const int64_t up = (int64_t)c->n_ff * (c->mlp == MLP_SWIGLU ? 2 : 1), F = c->n_ff, V = c->vocab_size;
     const int64_t norm = C * (c->norm == NORM_LAYER && c->bias ? 2 : 1);
     const int64_t block = 2 * norm + C * (P + HD + up + F) + (c->bias ? P + C + up + C : 0);

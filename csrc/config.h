@@ -44,7 +44,8 @@ void config_complete(Config *c);
 void config_check(const Config *c);
 
 int64_t config_param_count(const Config *c);                    /* padding of the vocabulary not counted */
-double  config_train_flops(const Config *c, int64_t T);         /* of one token, forward and backward: 6N + 12LCT, N without wpe */
+double  config_train_flops(const Config *c, int64_t T);         /* of one token, forward and backward: 6N + 12LCT,
+                                                                 * N without wpe */
 
 /* config.json. Reading fails with the file's name for unknown, missing and impossible values. */
 Config config_read(const char *path);

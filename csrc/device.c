@@ -15,7 +15,8 @@
 
 enum { ALIGN = 256 };
 
-/* The block's true start is kept in front of it. calloc leaves large blocks to the kernel, which zeroes on first touch. */
+/* The block's true start is kept in front of it. calloc leaves large blocks to the kernel, which zeroes on first
+ * touch. */
 static void *cpu_alloc(Device *d, size_t bytes)
 {
     if (bytes > SIZE_MAX - 2 * ALIGN) return NULL;
@@ -39,7 +40,8 @@ static void cpu_synchronize(Device *d) { (void)d; }
 
 extern const OpTable plain_ops, cpu_ops_generic, cpu_ops_avx2, cpu_ops_avx512, cpu_ops_amx;
 
-#define CPU_BACKEND(name, table) { (name), &(table), cpu_alloc, cpu_free, cpu_zero, cpu_copy, cpu_copy, cpu_synchronize }
+#define CPU_BACKEND(name, table) \
+    { (name), &(table), cpu_alloc, cpu_free, cpu_zero, cpu_copy, cpu_copy, cpu_synchronize }
 
 /* Widest first: "cpu" is the first of them that this processor can run. */
 static const Backend cpu_backends[] = {

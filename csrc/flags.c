@@ -300,7 +300,7 @@ bool flags_parse(Flags *f, int argc, char **argv)
         fputs(help, stdout);
         return false;
     }
-    for (int at = 1; at < argc; ) {                     /* a later file's settings win; those of the command line win over all */
+    for (int at = 1; at < argc; ) {         /* a later file's settings win; those of the command line win over all */
         const Setting s = take_setting(f, argc, argv, &at);
         if (s.row < 0) read_config(f, s.value);
     }

@@ -24,7 +24,8 @@ static void norm(Model *m, Tensor sum, Tensor out, Tensor mean, Tensor rstd, Ten
     norm_forward(m->dev, sum, out, mean, rstd, x, branch, value(p.w), value(p.b), m->cfg.norm_eps);
 }
 
-static void norm_back(Model *m, Tensor dx, Tensor dout, Tensor dres, Tensor x, Tensor mean, Tensor rstd, Pair p, bool accumulate)
+static void norm_back(Model *m, Tensor dx, Tensor dout, Tensor dres, Tensor x, Tensor mean, Tensor rstd, Pair p,
+                      bool accumulate)
 {
     norm_backward(m->dev, dx, grad(p.w), grad(p.b), dout, dres, x, value(p.w), mean, rstd, accumulate);
 }
@@ -112,7 +113,8 @@ static void head_backward(Model *m, Tensor z, int64_t begin, int64_t n, const Sl
     Tensor dz = slice_rows(m->dlogits, 0, n);
     logprob_backward(m->dev, dz, z, part(m->dlogp, begin, n), s->lse ? part(m->dlse, begin, n) : none(),
                      s->entropy ? part(m->dentropy, begin, n) : none(), part(m->lse, begin, n),
-                     s->entropy ? part(m->entropy, begin, n) : none(), part(m->targets, begin, n), m->cfg.vocab_size, m->temperature);
+                     s->entropy ? part(m->entropy, begin, n) : none(), part(m->targets, begin, n), m->cfg.vocab_size,
+                     m->temperature);
     linear_back(m, slice_rows(m->dn, begin, n), dz, slice_rows(m->xf, begin, n), m->params->head, none(), accumulate);
 }
 
@@ -124,8 +126,9 @@ static void lm_head(Model *m, bool forward, bool entropy, const Slopes *s, bool 
         const int64_t n = N - begin < m->head_rows ? N - begin : m->head_rows;
         Tensor z = head_logits(m, begin, n);
         if (forward)
-            logprob_forward(m->dev, part(m->logp, begin, n), part(m->lse, begin, n), entropy ? part(m->entropy, begin, n) : none(),
-                            z, part(m->targets, begin, n), m->cfg.vocab_size, m->temperature);
+            logprob_forward(m->dev, part(m->logp, begin, n), part(m->lse, begin, n),
+                            entropy ? part(m->entropy, begin, n) : none(), z, part(m->targets, begin, n),
+                            m->cfg.vocab_size, m->temperature);
         if (s) head_backward(m, z, begin, n, s, accumulate || begin > 0);
     }
 }
@@ -171,7 +174,8 @@ void model_trunk_backward(Model *m, bool accumulate)
 
 /* ------------------------------------------------------------------------------------------ batches in, numbers out */
 
-static void check_indices(const int32_t *x, int64_t n, int64_t T, int low, int high, const char *what, const char *limit)
+static void check_indices(const int32_t *x, int64_t n, int64_t T, int low, int high, const char *what,
+                          const char *limit)
 {
     for (int64_t i = 0; i < n; i++)
         CHECK(x[i] >= low && x[i] < high, "%s %d at row %lld, column %lld; wanted %d to %d (%s)", what, x[i],
@@ -183,16 +187,16 @@ static void check_batch(const Model *m, const Batch *b, bool train)
     CHECK(m->memory, "a batch before model_plan");
     CHECK(!train || m->plan.train, "a training pass on a plan without gradients");
     CHECK(b->B >= 1 && b->T >= 1 && b->B * b->T <= m->plan.B * m->plan.T && b->T <= m->cfg.max_seq_len,
-          "a batch of %lld x %lld tokens; the plan has room for %lld x %lld and max_seq_len is %d", (long long)b->B, (long long)b->T,
-          (long long)m->plan.B, (long long)m->plan.T, m->cfg.max_seq_len);
+          "a batch of %lld x %lld tokens; the plan has room for %lld x %lld and max_seq_len is %d",
+          (long long)b->B, (long long)b->T, (long long)m->plan.B, (long long)m->plan.T, m->cfg.max_seq_len);
     const int64_t n = b->B * b->T, T = b->T;
     check_indices(b->tokens, n, T, 0, m->cfg.vocab_size, "token", "vocab_size");
     if (b->targets) check_indices(b->targets, n, T, -1, m->cfg.vocab_size, "target", "vocab_size");
     if (b->pos) check_indices(b->pos, n, T, 0, m->cfg.max_seq_len, "position", "max_seq_len");
     for (int64_t i = 0; b->first && i < n; i++)
         CHECK(b->first[i] >= (i % T ? b->first[i - 1] : 0) && b->first[i] <= i % T,
-              "first visible key %d at row %lld, column %lld; wanted no less than the one before it, and no more than its own column",
-              b->first[i], (long long)(i / T), (long long)(i % T));
+              "first visible key %d at row %lld, column %lld; wanted no less than the one before it, and no more than "
+              "its own column", b->first[i], (long long)(i / T), (long long)(i % T));
 }
 
 static void upload_index(Model *m, Tensor to, const int32_t *from, bool columns, int32_t otherwise)

@@ -1,8 +1,8 @@
 /* model.h -- one transformer, GPT-2 or Llama by its Config, on any Device.
  *
  * The model is a function from tokens to a few numbers for each position: under the language head log p(target), the
- * log-sum-exp of the logits and the entropy; under the scalar head a value. A loss is whatever the caller makes of those
- * B*T numbers; its slope by each of them comes back through model_backward. Pre-training, SFT, policy gradients,
+ * log-sum-exp of the logits and the entropy; under the scalar head a value. A loss is whatever the caller makes of
+ * those B*T numbers; its slope by each of them comes back through model_backward. Pre-training, SFT, policy gradients,
  * DPO and reward models differ only in those slopes.
  *
  * Three ways through it:
@@ -52,7 +52,8 @@ void    model_set_temperature(Model *m, float temperature);
 
 void    model_score(Model *m, const Batch *b, const Numbers *out);
 void    model_forward(Model *m, const Batch *b, const Numbers *out);
-/* Parameter gradients: "=" , or "+=" when accumulate. finished (may be NULL) is told of each bucket when it is complete. */
+/* Parameter gradients: "=" , or "+=" when accumulate. finished (may be NULL) is told of each bucket when it is
+ * complete. */
 typedef void BucketFinished(void *context, int bucket);
 void    model_backward(Model *m, const Slopes *slopes, bool accumulate);
 void    model_train(Model *m, const Batch *b, const Slopes *slopes, const Numbers *out, bool accumulate);

@@ -104,7 +104,8 @@ static void lay_out_head(Model *m, Arena *a)
 static void lay_out(Model *m, Arena *a)
 {
     const Config *c = &m->cfg;
-    const int64_t B = m->B, T = m->T, C = c->n_embd, H = c->n_head, G = c->n_kv_head, D = c->head_dim, F = c->n_ff, L = c->n_layer;
+    const int64_t B = m->B, T = m->T, C = c->n_embd, H = c->n_head, G = c->n_kv_head, D = c->head_dim,
+                  F = c->n_ff, L = c->n_layer;
     m->tokens  = TAKE(a, "tokens",  DT_I32, B, T);
     m->targets = TAKE(a, "targets", DT_I32, B, T);
     m->pos     = TAKE(a, "pos",     DT_I32, B, T);
@@ -165,9 +166,12 @@ static void forget_layout(Model *m) { m->B = m->T = 0; }
 size_t model_plan_bytes(Model *m, Plan plan, SeenTensor *seen, void *context)
 {
     const Plan kept = m->plan;
-    CHECK(plan.B >= 1 && plan.T >= 1, "a batch of %lld x %lld tokens; both must be 1 or more", (long long)plan.B, (long long)plan.T);
-    CHECK(plan.T <= m->cfg.max_seq_len, "a batch of %lld tokens a row, but the model's max_seq_len is %d", (long long)plan.T, m->cfg.max_seq_len);
-    CHECK(plan.B <= (INT64_C(1) << 31) / plan.T, "a batch of %lld x %lld tokens; at most 2^31 fit", (long long)plan.B, (long long)plan.T);
+    CHECK(plan.B >= 1 && plan.T >= 1, "a batch of %lld x %lld tokens; both must be 1 or more",
+          (long long)plan.B, (long long)plan.T);
+    CHECK(plan.T <= m->cfg.max_seq_len, "a batch of %lld tokens a row, but the model's max_seq_len is %d",
+          (long long)plan.T, m->cfg.max_seq_len);
+    CHECK(plan.B <= (INT64_C(1) << 31) / plan.T, "a batch of %lld x %lld tokens; at most 2^31 fit",
+          (long long)plan.B, (long long)plan.T);
     m->plan = plan;
     const size_t bytes = measure(m, plan.train, seen, context), scratch = m->dev->scratch_needed;
     if (seen) seen(context, (Tensor){ NULL, "workspace", DT_U8, 1, { (int64_t)scratch } }, scratch);

@@ -91,14 +91,19 @@ static void door_reserves(Device *d, size_t bytes)
 
 /* The scratch doors: what the backend says, for callers that plan memory themselves. */
 #define SCRATCH_DOOR(name, args, call) size_t name##_scratch args { return d->op->name##_scratch call; }
-SCRATCH_DOOR(norm_backward, (Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor dres, Tensor x, Tensor w, Tensor mean, Tensor rstd, bool accumulate),
-             (d, as_rows(dx), dw, db, as_rows(dout), as_rows(dres), as_rows(x), w, as_line(mean), as_line(rstd), accumulate))
+SCRATCH_DOOR(norm_backward, (Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor dres, Tensor x, Tensor w,
+                             Tensor mean, Tensor rstd, bool accumulate),
+             (d, as_rows(dx), dw, db, as_rows(dout), as_rows(dres), as_rows(x), w, as_line(mean), as_line(rstd),
+              accumulate))
 SCRATCH_DOOR(linear_forward, (Device *d, Tensor out, Tensor pre, Tensor x, Tensor w, Tensor b, Activation act),
              (d, as_rows(out), as_rows(pre), as_rows(x), w, b, act))
-SCRATCH_DOOR(linear_backward, (Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w, Tensor pre, bool accumulate),
+SCRATCH_DOOR(linear_backward, (Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w, Tensor pre,
+                               bool accumulate),
              (d, as_rows(dx), dw, db, as_rows(dout), as_rows(x), w, as_rows(pre), accumulate))
-SCRATCH_DOOR(attention_forward, (Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G), (d, out, lse, qkv, first, H, G))
-SCRATCH_DOOR(attention_backward, (Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G),
+SCRATCH_DOOR(attention_forward, (Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G),
+             (d, out, lse, qkv, first, H, G))
+SCRATCH_DOOR(attention_backward, (Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
+                                  Tensor first, int H, int G),
              (d, dqkv, dout, out, lse, qkv, first, H, G))
 SCRATCH_DOOR(sum_squares, (Device *d, Tensor out, Tensor x), (d, out, as_line(x)))
 #undef SCRATCH_DOOR
@@ -129,10 +134,12 @@ void embed_backward(Device *d, Tensor dw, Tensor dout, Tensor index, bool accumu
 
 /* ---------------------------------------------------------------------------------------------------------- norm */
 
-void norm_forward(Device *d, Tensor sum, Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor branch, Tensor w, Tensor b, float eps)
+void norm_forward(Device *d, Tensor sum, Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor branch, Tensor w,
+                  Tensor b, float eps)
 {
     WANT_FLOAT(x, 1);
-    x = as_rows(x), branch = as_rows(branch), sum = as_rows(sum), out = as_rows(out), mean = as_line(mean), rstd = as_line(rstd);
+    x = as_rows(x), branch = as_rows(branch), sum = as_rows(sum), out = as_rows(out),
+    mean = as_line(mean), rstd = as_line(rstd);
     const int64_t N = x.dim[0], C = x.dim[1];
     WANT_OPT(branch, x.dtype, N, C);
     CHECK(is_none(sum) == is_none(branch), "norm_forward: sum and branch are given together or not at all");
@@ -142,13 +149,16 @@ void norm_forward(Device *d, Tensor sum, Tensor out, Tensor mean, Tensor rstd, T
     WANT(rstd, DT_F32, N);
     WANT(w, x.dtype, C);
     WANT_OPT(b, x.dtype, C);
-    RUN(norm_forward, 7.0 * (double)numel(x), bytes_of(x) * (is_none(sum) ? 2 : 4), d, sum, out, mean, rstd, x, branch, w, b, eps);
+    RUN(norm_forward, 7.0 * (double)numel(x), bytes_of(x) * (is_none(sum) ? 2 : 4),
+        d, sum, out, mean, rstd, x, branch, w, b, eps);
 }
 
-void norm_backward(Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor dres, Tensor x, Tensor w, Tensor mean, Tensor rstd, bool accumulate)
+void norm_backward(Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor dres, Tensor x, Tensor w,
+                   Tensor mean, Tensor rstd, bool accumulate)
 {
     WANT_FLOAT(x, 1);
-    dx = as_rows(dx), dout = as_rows(dout), dres = as_rows(dres), x = as_rows(x), mean = as_line(mean), rstd = as_line(rstd);
+    dx = as_rows(dx), dout = as_rows(dout), dres = as_rows(dres), x = as_rows(x),
+    mean = as_line(mean), rstd = as_line(rstd);
     const int64_t N = x.dim[0], C = x.dim[1];
     WANT(dx, x.dtype, N, C);
     WANT(dout, x.dtype, N, C);
@@ -177,11 +187,13 @@ void linear_forward(Device *d, Tensor out, Tensor pre, Tensor x, Tensor w, Tenso
     CHECK(act == ACT_NONE || act == ACT_GELU, "linear_forward: activation %d is unknown", act);
     CHECK(is_none(pre) || act != ACT_NONE, "linear_forward: pre is kept only with an activation");
     WANT_OPT(pre, x.dtype, N, O);
-    RUN_SCRATCH(linear_forward, 2.0 * (double)N * (double)O * (double)I, bytes_of(x) + bytes_of(w) + bytes_of(out) + bytes_of(pre),
+    RUN_SCRATCH(linear_forward, 2.0 * (double)N * (double)O * (double)I,
+                bytes_of(x) + bytes_of(w) + bytes_of(out) + bytes_of(pre),
                 d, out, pre, x, w, b, act);
 }
 
-void linear_backward(Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w, Tensor pre, bool accumulate)
+void linear_backward(Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w, Tensor pre,
+                     bool accumulate)
 {
     WANT_FLOAT(x, 1);
     WANT_FLOAT(w, 2);
@@ -207,7 +219,8 @@ static void packed(const char *op, Tensor qkv, int H, int G, int64_t *B, int64_t
 {
     CHECK(qkv.ndim == 3, "%s: qkv has %d dimensions, wanted (B,T,(H+2G)*D)", op, qkv.ndim);
     CHECK(G > 0 && H > 0 && H % G == 0, "%s: %d query heads do not divide over %d key/value heads", op, H, G);
-    CHECK(last(qkv) % (H + 2 * G) == 0, "%s: width %lld is no multiple of %d heads", op, (long long)last(qkv), H + 2 * G);
+    CHECK(last(qkv) % (H + 2 * G) == 0, "%s: width %lld is no multiple of %d heads",
+          op, (long long)last(qkv), H + 2 * G);
     *B = qkv.dim[0], *T = qkv.dim[1], *D = last(qkv) / (H + 2 * G);
 }
 
@@ -243,11 +256,13 @@ void attention_forward(Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor fir
     WANT(out, qkv.dtype, B, T, H * D);
     WANT(lse, DT_F32, B, H, T);
     WANT(first, DT_I32, B, T);
-    RUN_SCRATCH(attention_forward, 2.0 * (double)(B * H * D) * (double)T * (double)(T + 1), bytes_of(qkv) + bytes_of(out),
+    RUN_SCRATCH(attention_forward, 2.0 * (double)(B * H * D) * (double)T * (double)(T + 1),
+                bytes_of(qkv) + bytes_of(out),
                 d, out, lse, qkv, first, H, G);
 }
 
-void attention_backward(Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G)
+void attention_backward(Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor first,
+                        int H, int G)
 {
     int64_t B, T, D;
     WANT_FLOAT(qkv, 3);
@@ -257,7 +272,8 @@ void attention_backward(Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor 
     WANT(out, qkv.dtype, B, T, H * D);
     WANT(lse, DT_F32, B, H, T);
     WANT(first, DT_I32, B, T);
-    RUN_SCRATCH(attention_backward, 5.0 * (double)(B * H * D) * (double)T * (double)(T + 1), 2 * bytes_of(qkv) + 2 * bytes_of(out),
+    RUN_SCRATCH(attention_backward, 5.0 * (double)(B * H * D) * (double)T * (double)(T + 1),
+                2 * bytes_of(qkv) + 2 * bytes_of(out),
                 d, dqkv, dout, out, lse, qkv, first, H, G);
 }
 
@@ -288,9 +304,11 @@ void swiglu_backward(Device *d, Tensor dx, Tensor dout, Tensor x)
 
 /* ---------------------------------------------------------------------------------------------------------- loss */
 
-void logprob_forward(Device *d, Tensor logp, Tensor lse, Tensor entropy, Tensor logits, Tensor targets, int vocab, float temperature)
+void logprob_forward(Device *d, Tensor logp, Tensor lse, Tensor entropy, Tensor logits, Tensor targets, int vocab,
+                     float temperature)
 {
-    logits = as_rows(logits), logp = as_line(logp), lse = as_line(lse), entropy = as_line(entropy), targets = as_line(targets);
+    logits = as_rows(logits), logp = as_line(logp), lse = as_line(lse), entropy = as_line(entropy),
+    targets = as_line(targets);
     const int64_t N = rows(logits), V = last(logits);
     WANT(logits, DT_F32, N, V);
     WANT(logp, DT_F32, N);
@@ -299,10 +317,12 @@ void logprob_forward(Device *d, Tensor logp, Tensor lse, Tensor entropy, Tensor 
     WANT(targets, DT_I32, N);
     CHECK(vocab > 0 && vocab <= V, "logprob_forward: vocabulary of %d in rows of %lld", vocab, (long long)V);
     CHECK(temperature > 0, "logprob_forward: temperature %g, wanted more than 0", (double)temperature);
-    RUN(logprob_forward, 4.0 * (double)numel(logits), bytes_of(logits), d, logp, lse, entropy, logits, targets, vocab, temperature);
+    RUN(logprob_forward, 4.0 * (double)numel(logits), bytes_of(logits),
+        d, logp, lse, entropy, logits, targets, vocab, temperature);
 }
 
-void logprob_backward(Device *d, Tensor dlogits, Tensor logits, Tensor dlogp, Tensor dlse, Tensor dentropy, Tensor lse, Tensor entropy, Tensor targets, int vocab, float temperature)
+void logprob_backward(Device *d, Tensor dlogits, Tensor logits, Tensor dlogp, Tensor dlse, Tensor dentropy, Tensor lse,
+                      Tensor entropy, Tensor targets, int vocab, float temperature)
 {
     WANT_FLOAT(dlogits, 1);
     dlogits = as_rows(dlogits), logits = as_rows(logits), dlogp = as_line(dlogp), dlse = as_line(dlse);
@@ -344,5 +364,6 @@ void adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, 
     WANT(grad, DT_F32, n);
     CHECK(a.step >= 1, "adamw: step %lld, wanted 1 or more", (long long)a.step);
     CHECK(!is_none(master) || w.dtype == DT_F32, "adamw: %s weights need an f32 master", dtype_name(w.dtype));
-    RUN(adamw, 12.0 * (double)n, 2 * bytes_of(w) + 2 * bytes_of(master) + 4 * bytes_of(m) + bytes_of(grad), d, w, master, m, v, grad, a);
+    RUN(adamw, 12.0 * (double)n, 2 * bytes_of(w) + 2 * bytes_of(master) + 4 * bytes_of(m) + bytes_of(grad),
+        d, w, master, m, v, grad, a);
 }

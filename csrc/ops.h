@@ -41,17 +41,20 @@ typedef struct { float lr, beta1, beta2, eps, weight_decay, grad_scale; int64_t 
     PURE(embed_backward, (Device *d, Tensor dw, Tensor dout, Tensor index, bool accumulate)) \
     /* sum = x + branch, rounded to A;  out = (sum - mean) * rstd * w + b, row by row. With mean? none it is RMSNorm:
      * out = sum * rstd * w. Without branch, the sum is x itself and sum is none.
-     *                        x, branch?, sum?, out (N,C) A; mean?, rstd (N) f32; w, b? (C) A. sum may be x or branch. */ \
-    PURE(norm_forward, (Device *d, Tensor sum, Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor branch, Tensor w, Tensor b, float eps)) \
+     *                    x, branch?, sum?, out (N,C) A; mean?, rstd (N) f32; w, b? (C) A. sum may be x or branch. */ \
+    PURE(norm_forward, (Device *d, Tensor sum, Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor branch, \
+                        Tensor w, Tensor b, float eps)) \
     /* dx = dres + (d out / d x)^T dout;  dw (+)=, db (+)=    dx, dout, dres?, x (N,C) A; dw?, db? (C) f32; w (C) A
      * x is what was normalised (the sum). dx may be dres. */ \
-    SCRATCH(norm_backward, (Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor dres, Tensor x, Tensor w, Tensor mean, Tensor rstd, bool accumulate)) \
+    SCRATCH(norm_backward, (Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor dres, Tensor x, Tensor w, \
+                            Tensor mean, Tensor rstd, bool accumulate)) \
     /* pre = x w^T + b, rounded to A;  out = act(pre)          x (N,I) A; w (O,I) A; b? (O) A; out (N,O) A or f32
      * pre? (N,O) A is kept for the way back; only with an activation. GELU is the tanh form. */ \
     SCRATCH(linear_forward, (Device *d, Tensor out, Tensor pre, Tensor x, Tensor w, Tensor b, Activation act)) \
     /* dx = (dout w) * gelu'(pre);  dw (+)= dout^T x;  db (+)= sum_n dout
      *                        dx?, x (N,I) A; dout (N,O) A; w (O,I) A; pre? (N,I) A; dw? (O,I), db? (O) f32 */ \
-    SCRATCH(linear_backward, (Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w, Tensor pre, bool accumulate)) \
+    SCRATCH(linear_backward, (Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w, \
+                              Tensor pre, bool accumulate)) \
     /* In each q and k head the pair (x[i], x[i+D/2]) is turned by pos * freq[i]; v is copied. out may be qkv.
      *                                                        out, qkv (B,T,P) A; pos (B,T) i32; freq (D/2) f32 */ \
     PURE(rope_forward, (Device *d, Tensor out, Tensor qkv, Tensor pos, Tensor freq, int H, int G)) \
@@ -62,24 +65,30 @@ typedef struct { float lr, beta1, beta2, eps, weight_decay, grad_scale; int64_t 
      *                                                                lse (B,H,T) f32 */ \
     SCRATCH(attention_forward, (Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G)) \
     /* dqkv =                                                 dqkv (B,T,P) A; dout (B,T,H*D) A */ \
-    SCRATCH(attention_backward, (Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G)) \
-    /* out = silu(gate) * up                                  x (N,2F) A holds gate in its first F columns, up after; out (N,F) A */ \
+    SCRATCH(attention_backward, (Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, \
+                                 Tensor first, int H, int G)) \
+    /* out = silu(gate) * up                                  x (N,2F) A holds gate in its first F columns, up after;
+     *                                                        out (N,F) A */ \
     PURE(swiglu_forward, (Device *d, Tensor out, Tensor x)) \
     /* dx = */ \
     PURE(swiglu_backward, (Device *d, Tensor dx, Tensor dout, Tensor x)) \
     /* z = logits / temperature over the first vocab columns;  lse = log sum exp z;  logp = z[target] - lse, 0 where
-     * target < 0;  entropy = lse - sum_v p_v z_v             logits (N,V) f32; targets (N) i32; logp, lse, entropy? (N) f32 */ \
-    PURE(logprob_forward, (Device *d, Tensor logp, Tensor lse, Tensor entropy, Tensor logits, Tensor targets, int vocab, float temperature)) \
+     * target < 0;  entropy = lse - sum_v p_v z_v             logits (N,V) f32; targets (N) i32;
+     *                                                        logp, lse, entropy? (N) f32 */ \
+    PURE(logprob_forward, (Device *d, Tensor logp, Tensor lse, Tensor entropy, Tensor logits, Tensor targets, \
+                           int vocab, float temperature)) \
     /* dlogits_v = (a (1[v = target] - p_v) + z p_v - e p_v (log p_v + entropy)) / temperature, 0 in the padding, where
      * a, z, e are the slopes dlogp, dlse?, dentropy? (N) f32, and a counts as 0 where target < 0
      *                                                        dlogits (N,V) A; it may be logits when A is f32 */ \
-    PURE(logprob_backward, (Device *d, Tensor dlogits, Tensor logits, Tensor dlogp, Tensor dlse, Tensor dentropy, Tensor lse, Tensor entropy, Tensor targets, int vocab, float temperature)) \
+    PURE(logprob_backward, (Device *d, Tensor dlogits, Tensor logits, Tensor dlogp, Tensor dlse, Tensor dentropy, \
+                            Tensor lse, Tensor entropy, Tensor targets, int vocab, float temperature)) \
     /* out[0] = sum x^2, added up in f64 over fixed blocks, then rounded      x f32, any shape; out (1) f32 */ \
     SCRATCH(sum_squares, (Device *d, Tensor out, Tensor x)) \
     /* AdamW, I. Loshchilov, F. Hutter, "Decoupled weight decay regularization", 2019; g = grad * grad_scale:
-     * m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  w -= lr (m/(1-b1^step) / (sqrt(v/(1-b2^step)) + eps) + weight_decay w)
+     * m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;
+     * w -= lr (m/(1-b1^step) / (sqrt(v/(1-b2^step)) + eps) + weight_decay w)
      * master? holds w in f32 when w is bf16: it is what is updated, and w is it rounded
-     *                                                        w any shape, A; master?, m, v, grad the same shape, f32 */ \
+     *                                                    w any shape, A; master?, m, v, grad the same shape, f32 */ \
     PURE(adamw, (Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, AdamW a))
 
 #define DECLARE_PURE(name, args)    void name args;

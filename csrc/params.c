@@ -9,17 +9,19 @@ enum { ELEMENT_ALIGN = 128 };       /* 256 bytes of bf16, 512 of f32 */
 
 static int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
-static Param *add_param(Params *all, int bucket, const char *prefix, const char *name, const char *suffix, InitKind init,
-                        int ndim, int64_t d0, int64_t d1)
+static Param *add_param(Params *all, int bucket, const char *prefix, const char *name, const char *suffix,
+                        InitKind init, int ndim, int64_t d0, int64_t d1)
 {
     Param *p = &all->list[all->count++];
     const char *full = text_format("%s%s.%s", prefix, name, suffix);
-    *p = (Param){ .value = { NULL, full, all->dtype, ndim, { d0, d1 } }, .grad = { NULL, full, DT_F32, ndim, { d0, d1 } },
+    *p = (Param){ .value = { NULL, full, all->dtype, ndim, { d0, d1 } },
+                  .grad = { NULL, full, DT_F32, ndim, { d0, d1 } },
                   .init = init, .decay = ndim == 2, .bucket = bucket };
     return p;
 }
 
-static Pair add_linear(Params *all, const Config *c, int bucket, const char *prefix, const char *name, InitKind init, int64_t O, int64_t I)
+static Pair add_linear(Params *all, const Config *c, int bucket, const char *prefix, const char *name, InitKind init,
+                       int64_t O, int64_t I)
 {
     Pair p = { add_param(all, bucket, prefix, name, "weight", init, 2, O, I), NULL };
     if (c->bias) p.b = add_param(all, bucket, prefix, name, "bias", INIT_ZERO, 1, O, 0);
@@ -29,14 +31,16 @@ static Pair add_linear(Params *all, const Config *c, int bucket, const char *pre
 static Pair add_norm(Params *all, const Config *c, int bucket, const char *prefix, const char *name)
 {
     Pair p = { add_param(all, bucket, prefix, name, "weight", INIT_ONE, 1, c->n_embd, 0), NULL };
-    if (c->norm == NORM_LAYER && c->bias) p.b = add_param(all, bucket, prefix, name, "bias", INIT_ZERO, 1, c->n_embd, 0);
+    if (c->norm == NORM_LAYER && c->bias)
+        p.b = add_param(all, bucket, prefix, name, "bias", INIT_ZERO, 1, c->n_embd, 0);
     return p;
 }
 
 /* The one list of parameters: names, shapes, initial values and buckets stand here and nowhere else. */
 static void list_params(Params *all, const Config *c)
 {
-    const int64_t C = c->n_embd, P = (int64_t)(c->n_head + 2 * c->n_kv_head) * c->head_dim, HD = (int64_t)c->n_head * c->head_dim;
+    const int64_t C = c->n_embd, P = (int64_t)(c->n_head + 2 * c->n_kv_head) * c->head_dim,
+                  HD = (int64_t)c->n_head * c->head_dim;
     const int64_t F = c->n_ff, V = c->padded_vocab_size, up = c->mlp == MLP_SWIGLU ? 2 * F : F;
     const int L = c->n_layer, head_bucket = 0, embedding_bucket = L + 1;
     all->wte.w = add_param(all, embedding_bucket, "", "wte", "weight", INIT_NORMAL, 2, V, C);
@@ -55,7 +59,8 @@ static void list_params(Params *all, const Config *c)
     all->ln_f = add_norm(all, c, head_bucket, "", "ln_f");
     if (c->head == HEAD_SCALAR) all->head.w = add_param(all, head_bucket, "", "value", "weight", INIT_ZERO, 2, 1, C);
     else if (c->tied)           all->head = all->wte;
-    else                        all->head.w = add_param(all, head_bucket, "", "lm_head", "weight", INIT_NORMAL, 2, V, C);
+    else                        all->head.w = add_param(all, head_bucket, "", "lm_head", "weight", INIT_NORMAL,
+                                                        2, V, C);
 }
 
 static void lay_out_buckets(Params *all)

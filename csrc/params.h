@@ -43,7 +43,8 @@ Params *params_create(Device *d, const Config *c, DType dtype, int ranks);
 /* Zeroed values, and gradients if asked; what is there already stays. */
 void    params_allocate(Params *p, bool grads);
 void    params_free(Params *p);
-/* Allocates, and draws. GPT-2's way: N(0, 0.02), the projections into the residual stream divided by sqrt(2 n_layer), biases 0, norms 1. */
+/* Allocates, and draws. GPT-2's way: N(0, 0.02), the projections into the residual stream divided by sqrt(2 n_layer),
+ * biases 0, norms 1. */
 void    params_init(Params *p, uint64_t seed);
 Param  *params_find(Params *p, const char *name);           /* NULL if there is none */
 

@@ -225,8 +225,8 @@ ShardPaths shard_paths(const char *data, const char *split)
     if (stat(data, &info) != 0) paths_of_pattern(&paths, data);
     else if (S_ISDIR(info.st_mode)) paths_in_folder(&paths, data, split);
     else paths_add(&paths, NULL, data);
-    CHECK(paths.count, "%s: no file in the folder is named NAME_%s_000001.bin; make token shards of the text first, or name "
-          "the right folder", data, split);
+    CHECK(paths.count, "%s: no file in the folder is named NAME_%s_000001.bin; make token shards of the text first, or "
+          "name the right folder", data, split);
     qsort(paths.path, (size_t)paths.count, sizeof *paths.path, by_bytes);   /* glob's own order follows the locale */
     const ShardPaths result = paths;
     paths = (ShardPaths){0};

@@ -22,14 +22,15 @@ static void free_collected(Collected *c) { free(c->numbers); free(c->logp); }
 static void score_collected(Model *m, Collected *c, const Detokenizer *words, int64_t eot)
 {
     const int64_t n = c->rows * c->T;
-    const Batch b = { .B = c->filled, .T = c->T, .tokens = c->numbers, .targets = c->numbers + n, .pos = c->numbers + 2 * n,
-                      .first = c->numbers + 3 * n };
+    const Batch b = { .B = c->filled, .T = c->T, .tokens = c->numbers, .targets = c->numbers + n,
+                      .pos = c->numbers + 2 * n, .first = c->numbers + 3 * n };
     if (!c->filled) return;
     model_score(m, &b, &(Numbers){ .logp = c->logp });
     for (int64_t i = 0; i < c->filled * c->T; i++) {
         if (b.targets[i] < 0) continue;
         size_t bytes = 0;
-        if (words && b.targets[i] != eot && b.targets[i] < detokenizer_vocab_size(words)) detokenizer_bytes(words, b.targets[i], &bytes);
+        if (words && b.targets[i] != eot && b.targets[i] < detokenizer_vocab_size(words))
+            detokenizer_bytes(words, b.targets[i], &bytes);
         c->sums[0] -= c->logp[i];
         c->sums[1] += 1;
         c->sums[2] += (double)bytes;
@@ -76,7 +77,8 @@ static void print_token(FILE *out, const Detokenizer *words, int32_t token)
     }
 }
 
-/* A copy in which every byte that is no part of a character is U+FFFD: a young model, and a cut at the end, spell such. */
+/* A copy in which every byte that is no part of a character is U+FFFD: a young model, and a cut at the end, spell
+ * such. */
 static char *as_utf8(const char *bytes, size_t size, size_t *out_size)
 {
     char *text = xcalloc(3 * size + 1, 1, "a sample");

@@ -99,8 +99,9 @@ static char *tokenizer_beside(const char *data)
 
 static LoaderConfig loader_config(const Train *t)
 {
-    return (LoaderConfig){ .data = t->s->data, .split = "train", .B = t->s->batch_size, .T = t->T, .update_windows = t->windows,
-                           .rank = comm_rank(t->comm), .ranks = comm_ranks(t->comm), .seed = (uint64_t)t->s->seed, .shuffle = t->s->shuffle,
+    return (LoaderConfig){ .data = t->s->data, .split = "train", .B = t->s->batch_size, .T = t->T,
+                           .update_windows = t->windows, .rank = comm_rank(t->comm), .ranks = comm_ranks(t->comm),
+                           .seed = (uint64_t)t->s->seed, .shuffle = t->s->shuffle,
                            .document_mask = t->s->document_mask, .prefetch = 2 };
 }
 
@@ -111,12 +112,14 @@ static void open_tokenizer(Train *t)
     size_t size;
     char *text AUTO(auto_free) = read_file(t->tokenizer, &size);
     const uint64_t found = fingerprint(text, size), wanted = loader_fingerprint(t->train);
-    CHECK(!wanted || found == wanted, "%s: its fingerprint is %016llx, but the shards were made with tokenizer %016llx; put that "
-          "tokenizer.json beside them", t->tokenizer, (unsigned long long)found, (unsigned long long)wanted);
+    CHECK(!wanted || found == wanted, "%s: its fingerprint is %016llx, but the shards were made with tokenizer "
+          "%016llx; put that tokenizer.json beside them", t->tokenizer, (unsigned long long)found,
+          (unsigned long long)wanted);
     t->words = detokenizer_open(t->tokenizer);
 }
 
-/* Tokens an update of the checkpoint that is resumed: whatever the number of processes, it goes on with as many. 0: none. */
+/* Tokens an update of the checkpoint that is resumed: whatever the number of processes, it goes on with as many.
+ * 0: none. */
 static int64_t resumed_batch(const Train *t)
 {
     char *checkpoints AUTO(auto_free) = text_format("%s/checkpoints", t->s->run);
@@ -130,13 +133,16 @@ static void open_data(Train *t)
     t->config = train_config(t->flags, loader_vocab_size(t->train));
     CHECK(t->config.head == HEAD_LM, "head is scalar, but pre-training predicts tokens; wanted --head lm");
     t->T = t->s->seq_len ? t->s->seq_len : t->config.max_seq_len;
-    CHECK(t->T <= t->config.max_seq_len, "seq_len is %lld, but the model's max_seq_len is %d; lower one or raise the other",
+    CHECK(t->T <= t->config.max_seq_len,
+          "seq_len is %lld, but the model's max_seq_len is %d; lower one or raise the other",
           (long long)t->T, t->config.max_seq_len);
     const int64_t least = t->s->batch_size * comm_ranks(t->comm);
-    const int64_t total = t->s->total_batch_size ? t->s->total_batch_size : resumed_batch(t) ? resumed_batch(t) : least * t->T;
+    const int64_t total = t->s->total_batch_size ? t->s->total_batch_size
+                        : resumed_batch(t) ? resumed_batch(t) : least * t->T;
     CHECK(total % (least * t->T) == 0, "%s is %lld tokens, wanted a multiple of seq_len x batch_size x processes = "
           "%lld x %lld x %d = %lld", t->s->total_batch_size ? "total_batch_size" : "an update of the run's checkpoint",
-          (long long)total, (long long)t->T, (long long)t->s->batch_size, comm_ranks(t->comm), (long long)(least * t->T));
+          (long long)total, (long long)t->T, (long long)t->s->batch_size, comm_ranks(t->comm),
+          (long long)(least * t->T));
     t->windows = total / t->T;
     loader_close(t->train);
     t->train = NULL;
@@ -145,9 +151,12 @@ static void open_data(Train *t)
     open_tokenizer(t);
     char *val AUTO(auto_free) = val_data(t->s->data);
     if (!val) return;
-    t->val = loader_open(&(LoaderConfig){ .data = val, .split = "val", .B = 1, .T = t->T, .document_mask = t->s->document_mask });
-    CHECK(loader_fingerprint(t->val) == loader_fingerprint(t->train) && loader_vocab_size(t->val) == loader_vocab_size(t->train),
-          "%s: tokenizer %016llx with %lld symbols, but the training shards have %016llx with %lld; prepare both together", val,
+    t->val = loader_open(&(LoaderConfig){ .data = val, .split = "val", .B = 1, .T = t->T,
+                                          .document_mask = t->s->document_mask });
+    CHECK(loader_fingerprint(t->val) == loader_fingerprint(t->train)
+          && loader_vocab_size(t->val) == loader_vocab_size(t->train),
+          "%s: tokenizer %016llx with %lld symbols, but the training shards have %016llx with %lld; prepare both "
+          "together", val,
           (unsigned long long)loader_fingerprint(t->val), (long long)loader_vocab_size(t->val),
           (unsigned long long)loader_fingerprint(t->train), (long long)loader_vocab_size(t->train));
 }
@@ -156,14 +165,17 @@ static void print_start(const Train *t)
 {
     if (!root(t)) return;
     const double n = (double)config_param_count(&t->config);
-    printf("model      %s, %.1fM parameters: n_layer %d, n_embd %d, n_head %d, vocab_size %d, max_seq_len %d\n", t->s->preset, n / 1e6,
-           t->config.n_layer, t->config.n_embd, t->config.n_head, t->config.vocab_size, t->config.max_seq_len);
+    printf("model      %s, %.1fM parameters: n_layer %d, n_embd %d, n_head %d, vocab_size %d, max_seq_len %d\n",
+           t->s->preset, n / 1e6, t->config.n_layer, t->config.n_embd, t->config.n_head, t->config.vocab_size,
+           t->config.max_seq_len);
     printf("data       %s: %lld tokens in %lld shards%s%s\n", t->s->data, (long long)loader_tokens(t->train),
-           (long long)loader_shards(t->train), t->val ? "" : ", no validation shards", t->words ? "" : ", no tokenizer.json");
-    printf("update     %lld tokens: %lld rows of %lld, %d %s\n", (long long)(t->windows * t->T), (long long)t->windows, (long long)t->T,
-           comm_ranks(t->comm), comm_ranks(t->comm) == 1 ? "process" : "processes");
-    printf("machine    %s, %d threads, %s; one large product runs at %.1f GFLOP/s\n", t->device->backend->name, t->device->threads,
-           t->s->dtype, t->peak / 1e9);
+           (long long)loader_shards(t->train), t->val ? "" : ", no validation shards",
+           t->words ? "" : ", no tokenizer.json");
+    printf("update     %lld tokens: %lld rows of %lld, %d %s\n", (long long)(t->windows * t->T),
+           (long long)t->windows, (long long)t->T, comm_ranks(t->comm),
+           comm_ranks(t->comm) == 1 ? "process" : "processes");
+    printf("machine    %s, %d threads, %s; one large product runs at %.1f GFLOP/s\n", t->device->backend->name,
+           t->device->threads, t->s->dtype, t->peak / 1e9);
     printf("run        %s, step %lld of %lld\n\n", t->s->run, (long long)t->progress.step, (long long)t->s->steps);
     fflush(stdout);
 }
@@ -205,10 +217,12 @@ static void load(Train *t, const char *folder)
     char *config AUTO(auto_free) = text_format("%s/config.json", folder);
     const Config saved = config_read(config);
     char *here AUTO(auto_free) = config_to_json(&t->config), *there AUTO(auto_free) = config_to_json(&saved);
-    CHECK(!strcmp(here, there), "%s: it describes another model than the flags do; leave the model's flags out when resuming", config);
+    CHECK(!strcmp(here, there),
+          "%s: it describes another model than the flags do; leave the model's flags out when resuming", config);
     t->progress = progress_read(folder);
-    CHECK(t->progress.tokenizer == loader_fingerprint(t->train), "%s: trained with tokenizer %016llx, but the shards at %s were made "
-          "with %016llx; give the data the run was started with", folder, (unsigned long long)t->progress.tokenizer, t->s->data,
+    CHECK(t->progress.tokenizer == loader_fingerprint(t->train),
+          "%s: trained with tokenizer %016llx, but the shards at %s were made with %016llx; give the data the run was "
+          "started with", folder, (unsigned long long)t->progress.tokenizer, t->s->data,
           (unsigned long long)loader_fingerprint(t->train));
     t->progress.guard.z = t->s->spike_z;
     trainer_load(t->trainer, folder, t->progress.updates);
@@ -242,8 +256,8 @@ static void look_at_sample(Train *t)
     const Sampling how = { .temperature = t->s->sample_temperature, .top_k = t->s->sample_top_k, .top_p = 1,
                            .seed = (uint64_t)t->s->seed + (uint64_t)t->progress.step };
     size_t size;
-    char *text AUTO(auto_free) = write_text(t->model, t->words, t->sampler, &how, eot >= 0 ? eot : 0, eot, t->s->sample_tokens,
-                                            t->T, &size);
+    char *text AUTO(auto_free) = write_text(t->model, t->words, t->sampler, &how, eot >= 0 ? eot : 0, eot,
+                                            t->s->sample_tokens, t->T, &size);
     run_sample(t->run, t->progress.step, text, size);
     printf("---- sample at step %lld\n%.*s\n----\n", (long long)t->progress.step, (int)size, text);
     fflush(stdout);
@@ -307,9 +321,11 @@ static Update update(Train *t)
 static void print_update(const Train *t, const Update *u)
 {
     if (!root(t)) return;
-    const double tokens = (double)(t->windows * t->T), flops = config_train_flops(&t->config, t->T) * tokens / u->seconds;
-    printf("step %6lld/%lld | loss %8.4f | lr %.2e | norm %8.4f | %8.1f ms | %8.0f tok/s | %.3f TFLOP/s", (long long)t->progress.step,
-           (long long)t->s->steps, u->loss, u->lr, u->norm, 1e3 * u->seconds, tokens / u->seconds, flops / 1e12);
+    const double tokens = (double)(t->windows * t->T),
+                 flops = config_train_flops(&t->config, t->T) * tokens / u->seconds;
+    printf("step %6lld/%lld | loss %8.4f | lr %.2e | norm %8.4f | %8.1f ms | %8.0f tok/s | %.3f TFLOP/s",
+           (long long)t->progress.step, (long long)t->s->steps, u->loss, u->lr, u->norm, 1e3 * u->seconds,
+           tokens / u->seconds, flops / 1e12);
     if (t->peak > 0) printf(" (%.0f%% of peak)", 100 * flops / t->peak);
     printf("\n");
     fflush(stdout);
@@ -329,8 +345,10 @@ static void print_update(const Train *t, const Update *u)
 
 static void say_skipped(const Train *t, const Update *u)
 {
-    static const char *const why[] = { [GUARD_LOSS_NOT_FINITE] = "the loss is not finite", [GUARD_NORM_NOT_FINITE] = "a gradient is not finite",
-                                       [GUARD_LOSS_SPIKE] = "the loss is a spike", [GUARD_NORM_SPIKE] = "the gradient norm is a spike" };
+    static const char *const why[] = {
+        [GUARD_LOSS_NOT_FINITE] = "the loss is not finite", [GUARD_NORM_NOT_FINITE] = "a gradient is not finite",
+        [GUARD_LOSS_SPIKE] = "the loss is a spike",         [GUARD_NORM_SPIKE] = "the gradient norm is a spike"
+    };
     if (!root(t)) return;
     printf("skipped    step %lld: %s", (long long)t->progress.step, why[u->verdict]);
     if (u->z > 0) printf(" (%.1f standard deviations above the last updates)", u->z);
@@ -341,23 +359,26 @@ static void say_skipped(const Train *t, const Update *u)
 
 enum { MOST_ROLLBACKS = 10 };
 
-/* Too many refusals in a row: the weights of the last checkpoint, and the data after it is passed over. Where that cannot
- * be or did not help, losses that are finite are what this run has come to. */
+/* Too many refusals in a row: the weights of the last checkpoint, and the data after it is passed over. Where that
+ * cannot be or did not help, losses that are finite are what this run has come to. */
 static void go_back(Train *t, bool finite)
 {
     const int64_t here = loader_cursor(t->train), rollbacks = t->progress.rollbacks + 1, skipped = t->progress.skipped;
     char *folder AUTO(auto_free) = checkpoint_latest(t->run->checkpoints);
     if (finite && (!folder || rollbacks > MOST_ROLLBACKS)) {
         t->progress.guard.seen = t->progress.skips_in_a_row = 0;
-        if (root(t)) printf("went on    %s; spikes are measured anew\n", folder ? "after many returns to a checkpoint" : "without a checkpoint to go back to");
+        if (root(t))
+            printf("went on    %s; spikes are measured anew\n",
+                   folder ? "after many returns to a checkpoint" : "without a checkpoint to go back to");
         return;
     }
     if (!folder) {
         save(t);                                        /* the weights of the last update that was applied */
-        FAIL("%lld updates in a row were refused, and there is no checkpoint to go back to; lower --lr, or look at the data",
-             (long long)t->s->max_skips);
+        FAIL("%lld updates in a row were refused, and there is no checkpoint to go back to; lower --lr, or look at "
+             "the data", (long long)t->s->max_skips);
     }
-    CHECK(rollbacks <= MOST_ROLLBACKS, "%lld updates in a row were refused, after 10 returns to a checkpoint; lower --lr or look at the data",
+    CHECK(rollbacks <= MOST_ROLLBACKS,
+          "%lld updates in a row were refused, after 10 returns to a checkpoint; lower --lr or look at the data",
           (long long)t->s->max_skips);
     load(t, folder);
     loader_seek(t->train, here);
@@ -400,7 +421,8 @@ static void train(Train *t)
 
 static void start_or_resume(Train *t)
 {
-    char *config AUTO(auto_free) = text_format("%s/config.json", t->s->run), *tokenizer AUTO(auto_free) = text_format("%s/tokenizer.json", t->s->run);
+    char *config AUTO(auto_free) = text_format("%s/config.json", t->s->run),
+         *tokenizer AUTO(auto_free) = text_format("%s/tokenizer.json", t->s->run);
     params_init(model_params(t->model), (uint64_t)t->s->seed);
     const TrainerConfig c = { t->s->beta1, t->s->beta2, t->s->eps, t->s->weight_decay, t->s->grad_clip };
     t->trainer = trainer_create(t->model, t->comm, c);
@@ -409,7 +431,8 @@ static void start_or_resume(Train *t)
     char *folder AUTO(auto_free) = t->s->resume ? checkpoint_latest(t->run->checkpoints) : NULL;
     if (folder) load(t, folder);
     else if (t->s->resume && root(t)) printf("no checkpoint in %s: starting at step 0\n", t->run->checkpoints);
-    CHECK(t->progress.step < t->s->steps, "the run has made %lld steps and steps is %lld; give a larger --steps to go on",
+    CHECK(t->progress.step < t->s->steps,
+          "the run has made %lld steps and steps is %lld; give a larger --steps to go on",
           (long long)t->progress.step, (long long)t->s->steps);
     run_rewind(t->run, &t->progress);
     if (root(t)) {
@@ -445,7 +468,7 @@ int main(int argc, char **argv)
     failing_comm = t.comm = comm_open(t.s->comm);
     signal(SIGINT, ask_stop);
     signal(SIGTERM, ask_stop);
-    signal(SIGUSR1, ask_stop);          /* how llmc.launch says it: mpirun passes this one on, and kills on the others */
+    signal(SIGUSR1, ask_stop);      /* how llmc.launch says it: mpirun passes this one on, and kills on the others */
     open_data(&t);
     t.device = device_open(t.s->device, (int)t.s->threads);
     t.model = model_create(t.device, &t.config, strcmp(t.s->dtype, "bf16") ? DT_F32 : DT_BF16, comm_ranks(t.comm));
@@ -458,7 +481,8 @@ int main(int argc, char **argv)
     t.sampler = sampler_open(t.config.vocab_size);
     t.slope = xcalloc((size_t)(plan.B * plan.T), sizeof(float), "a batch");
     t.logp = xcalloc((size_t)(plan.B * plan.T), sizeof(float), "a batch");
-    t.schedule = (Schedule){ .lr = t.s->lr, .final = t.s->final_lr, .decay = t.s->decay_fraction, .warmup = t.s->warmup_steps, .steps = t.s->steps };
+    t.schedule = (Schedule){ .lr = t.s->lr, .final = t.s->final_lr, .decay = t.s->decay_fraction,
+                             .warmup = t.s->warmup_steps, .steps = t.s->steps };
     const char *const kinds[] = { "cosine", "linear", "wsd", "constant" };
     while (strcmp(kinds[t.schedule.kind], t.s->schedule)) t.schedule.kind++;
     start_or_resume(&t);

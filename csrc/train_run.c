@@ -27,14 +27,15 @@ static void lock_folder(Run *r)
 {
     r->lock = open(r->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     CHECK(r->lock >= 0, "%s: cannot be opened: %s", r->folder, strerror(errno));
-    CHECK(flock(r->lock, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK, "%s: another program is training there; wait for it, "
-          "or give another --run", r->folder);
+    CHECK(flock(r->lock, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK,
+          "%s: another program is training there; wait for it, or give another --run", r->folder);
 }
 
 static bool same_folder(const char *a, const char *b)
 {
     struct stat first, second;
-    return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+    return stat(a, &first) == 0 && stat(b, &second) == 0
+        && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
 }
 
 static void start_folder(const Settings *s, Run *r)
@@ -47,8 +48,8 @@ static void start_folder(const Settings *s, Run *r)
         lock_folder(r);
         return;
     }
-    CHECK(!there || s->overwrite, "%s: a run is there already; say --resume to continue it, --overwrite to start anew in its place, "
-          "or --run with another folder", s->run);
+    CHECK(!there || s->overwrite, "%s: a run is there already; say --resume to continue it, --overwrite to start anew "
+          "in its place, or --run with another folder", s->run);
     char *orphan AUTO(auto_free) = there ? NULL : checkpoint_latest(r->checkpoints);
     CHECK(!orphan, "%s: it holds checkpoints but no config.json; move them away, or give another --run", s->run);
     make_folders(r->folder);
@@ -115,14 +116,16 @@ void run_sample(Run *r, int64_t step, const char *text, size_t size)
 static void cut(Run *r, FILE *f, const char *name, int64_t size)
 {
     fseek(f, 0, SEEK_END);
-    if (ftell(f) > size) CHECK(ftruncate(fileno(f), (off_t)size) == 0, "%s/%s: cannot be cut: %s", r->folder, name, strerror(errno));
+    if (ftell(f) > size)
+        CHECK(ftruncate(fileno(f), (off_t)size) == 0, "%s/%s: cannot be cut: %s", r->folder, name, strerror(errno));
     fseek(f, 0, SEEK_END);
 }
 
 /* What a run that begins again has logged before is not its own, and not ours to throw away. */
 static void set_aside(Run *r, FILE **f, const char *name)
 {
-    char *path AUTO(auto_free) = text_format("%s/%s", r->folder, name), *aside AUTO(auto_free) = text_format("%s.before", path);
+    char *path AUTO(auto_free) = text_format("%s/%s", r->folder, name),
+         *aside AUTO(auto_free) = text_format("%s.before", path);
     fseek(*f, 0, SEEK_END);
     if (ftell(*f) == 0) return;
     fclose(*f);
@@ -155,8 +158,8 @@ void run_note_sizes(Run *r, Progress *p)
 /* ------------------------------------------------------------------------------------------------------ state.json */
 
 /* The one list of what is saved. */
-#define PROGRESS(FIELD) FIELD(step) FIELD(updates) FIELD(cursor) FIELD(tokens) FIELD(update_tokens) FIELD(skips_in_a_row) FIELD(skipped) \
-    FIELD(rollbacks) FIELD(metrics_bytes) FIELD(samples_bytes)
+#define PROGRESS(FIELD) FIELD(step) FIELD(updates) FIELD(cursor) FIELD(tokens) FIELD(update_tokens) \
+    FIELD(skips_in_a_row) FIELD(skipped) FIELD(rollbacks) FIELD(metrics_bytes) FIELD(samples_bytes)
 
 static void put_ring(JsonText *out, const char *name, const double *ring, int64_t n)
 {
@@ -190,7 +193,8 @@ void progress_write(const Progress *p, const char *folder)
 static void get_ring(Json state, const char *name, double *ring, int64_t n)
 {
     Json array = json_get(state, name);
-    if (json_kind(array) != JSON_ARRAY || json_count(array) != n) json_fail(array, "an array of %lld numbers", (long long)n);
+    if (json_kind(array) != JSON_ARRAY || json_count(array) != n)
+        json_fail(array, "an array of %lld numbers", (long long)n);
     for (JsonEach each = json_each(array); json_next(&each);) ring[each.index] = json_double(each.value);
 }
 

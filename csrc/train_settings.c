@@ -8,22 +8,29 @@
 
 #define S Settings
 static const Flag train_table[] = {
-    TEXT_FLAG(S, data, NULL, "data", "token shards: a folder with *_train_* and *_val_* files, or a glob of training shards"),
-    BOOL_FLAG(S, shuffle, "1", "data", "read the rows in an order that seed and epoch decide; otherwise in that of the files"),
+    TEXT_FLAG(S, data, NULL, "data",
+              "token shards: a folder with *_train_* and *_val_* files, or a glob of training shards"),
+    BOOL_FLAG(S, shuffle, "1", "data",
+              "read the rows in an order that seed and epoch decide; otherwise in that of the files"),
     BOOL_FLAG(S, document_mask, "0", "data", "tokens see only their own document"),
     INT_FLAG(S, seed, "1337", 0, 9e15, "data", "decides the initial weights, the order of the data and the samples"),
 
-    TEXT_FLAG(S, preset, "gpt2", "model", "gpt2 gpt2-medium gpt2-large gpt2-xl gpt2-tiny llama-tiny llama-small llama-110m"),
+    TEXT_FLAG(S, preset, "gpt2", "model",
+              "gpt2 gpt2-medium gpt2-large gpt2-xl gpt2-tiny llama-tiny llama-small llama-110m"),
     CHOICE_FLAG(S, dtype, "f32", "f32 bf16", "model", "type of weights and activations"),
 
     INT_FLAG(S, batch_size, "4", 1, 1 << 20, "batch", "rows of a micro-batch, in each process"),
     INT_FLAG(S, seq_len, "0", 0, 1 << 24, "batch", "tokens a row; 0: the model's max_seq_len"),
-    INT_FLAG(S, total_batch_size, "0", 0, 1LL << 40, "batch", "tokens an update, over micro-batches and processes; 0: one micro-batch in each process"),
-    BOOL_FLAG(S, recompute, "0", "batch", "keep only each block's input and compute the rest again on the way back: less memory, a third more work"),
+    INT_FLAG(S, total_batch_size, "0", 0, 1LL << 40, "batch",
+             "tokens an update, over micro-batches and processes; 0: one micro-batch in each process"),
+    BOOL_FLAG(S, recompute, "0", "batch",
+              "keep only each block's input and compute the rest again on the way back: less memory, a third more "
+              "work"),
 
     INT_FLAG(S, steps, "1000", 1, 1LL << 40, "optimizer", "updates"),
     REAL_FLAG(S, lr, "6e-4", 0, 100, "optimizer", "peak learning rate"),
-    CHOICE_FLAG(S, schedule, "cosine", "cosine linear wsd constant", "optimizer", "how the learning rate falls after the warm-up"),
+    CHOICE_FLAG(S, schedule, "cosine", "cosine linear wsd constant", "optimizer",
+                "how the learning rate falls after the warm-up"),
     INT_FLAG(S, warmup_steps, "0", 0, 1LL << 40, "optimizer", "updates over which it rises"),
     REAL_FLAG(S, final_lr, "0.1", 0, 1, "optimizer", "its last value, as a part of lr"),
     REAL_FLAG(S, decay_fraction, "0.2", 0, 1, "optimizer", "wsd: the part of the run over which it falls"),
@@ -32,11 +39,15 @@ static const Flag train_table[] = {
     REAL_FLAG(S, eps, "1e-8", 0, 1, "optimizer", "AdamW: added to the root"),
     REAL_FLAG(S, weight_decay, "0.1", 0, 100, "optimizer", "AdamW: decoupled, on matrices only"),
     REAL_FLAG(S, grad_clip, "1", 0, 1e9, "optimizer", "largest gradient norm; 0: no clipping"),
-    REAL_FLAG(S, spike_z, "8", 0, 1e9, "optimizer", "skip an update whose loss or gradient norm lies this many standard deviations above the last 128; 0: only those not finite"),
-    INT_FLAG(S, max_skips, "3", 1, 1 << 20, "optimizer", "skips in a row after which the run goes back to its last checkpoint and passes over that data"),
+    REAL_FLAG(S, spike_z, "8", 0, 1e9, "optimizer",
+              "skip an update whose loss or gradient norm lies this many standard deviations above the last 128; "
+              "0: only those not finite"),
+    INT_FLAG(S, max_skips, "3", 1, 1 << 20, "optimizer",
+             "skips in a row after which the run goes back to its last checkpoint and passes over that data"),
 
     TEXT_FLAG(S, run, "runs/gpt2", "run", "the run's folder"),
-    BOOL_FLAG(S, resume, "0", "run", "continue the run from its newest checkpoint, with the settings it was started with"),
+    BOOL_FLAG(S, resume, "0", "run",
+              "continue the run from its newest checkpoint, with the settings it was started with"),
     BOOL_FLAG(S, overwrite, "0", "run", "start anew where a run is"),
     INT_FLAG(S, checkpoint_every, "250", 0, 1LL << 40, "run", "updates between checkpoints; 0: only at the end"),
     INT_FLAG(S, keep, "2", 0, 1 << 20, "run", "newest checkpoints to keep; 0: all"),
@@ -49,7 +60,8 @@ static const Flag train_table[] = {
 
     TEXT_FLAG(S, device, "cpu", "machine", "cpu, or by name cpu:amx cpu:avx512 cpu:avx2 cpu:generic cpu:plain"),
     INT_FLAG(S, threads, "0", 0, 4096, "machine", "0: OMP_NUM_THREADS, or one for each processor"),
-    CHOICE_FLAG(S, comm, "auto", "auto single mpi", "machine", "how processes talk; auto: MPI when mpirun started them"),
+    CHOICE_FLAG(S, comm, "auto", "auto single mpi", "machine",
+                "how processes talk; auto: MPI when mpirun started them"),
     BOOL_FLAG(S, plan, "0", "machine", "print what every tensor takes, and stop before allocating"),
     BOOL_FLAG(S, profile, "0", "machine", "time every op; a table at the end"),
 };
@@ -60,8 +72,10 @@ static Flag config_flag(const ConfigField *f, size_t i)
 {
     Flag flag = { .name = f->name, .help = f->help, .group = "model", .fallback = "0", .otherwise = "the preset's" };
     switch (f->type) {
-    case FIELD_INT:    flag.type = FLAG_INT;  flag.offset = offsetof(Settings, config_int) + i * sizeof(int64_t); flag.max = 1 << 28; break;
-    case FIELD_FLOAT:  flag.type = FLAG_REAL; flag.offset = offsetof(Settings, config_real) + i * sizeof(double); flag.max = 1e12; break;
+    case FIELD_INT:    flag.type = FLAG_INT;  flag.offset = offsetof(Settings, config_int) + i * sizeof(int64_t);
+                       flag.max = 1 << 28; break;
+    case FIELD_FLOAT:  flag.type = FLAG_REAL; flag.offset = offsetof(Settings, config_real) + i * sizeof(double);
+                       flag.max = 1e12; break;
     case FIELD_BOOL:   flag.type = FLAG_BOOL; flag.offset = offsetof(Settings, config_bool) + i * sizeof(bool); break;
     case FIELD_CHOICE: flag.type = FLAG_CHOICE; flag.offset = offsetof(Settings, config_choice) + i * sizeof(char *);
                        flag.fallback = NULL; flag.choices = f->choices; break;
@@ -75,7 +89,8 @@ static Flag *whole_table(size_t *count)
 {
     int fields;
     const ConfigField *field = config_fields(&fields);
-    CHECK(fields <= CONFIG_FIELDS_MOST, "%d config fields; train_settings.h has room for %d", fields, CONFIG_FIELDS_MOST);
+    CHECK(fields <= CONFIG_FIELDS_MOST, "%d config fields; train_settings.h has room for %d",
+          fields, CONFIG_FIELDS_MOST);
     Flag *table = xcalloc(COUNT_OF(train_table) + (size_t)fields, sizeof *table, "flags");
     size_t n = 0, i = 0;
     while (!after_model_rows(&train_table[i])) table[n++] = train_table[i++];
@@ -104,7 +119,8 @@ static bool parse(TrainFlags *t, int argc, char **argv)
     free(t->table);
     t->flags = NULL, t->table = NULL;
     t->table = whole_table(&count);
-    t->flags = flags_open("train_gpt2", "Pre-train a GPT-2 or Llama model on token shards.", t->table, count, &t->settings);
+    t->flags = flags_open("train_gpt2", "Pre-train a GPT-2 or Llama model on token shards.", t->table, count,
+                          &t->settings);
     return flags_parse(t->flags, argc, argv);
 }
 
@@ -147,10 +163,12 @@ Config train_config(const TrainFlags *t, int64_t shard_vocab_size)
         }
     }
     if (flags_source(t->flags, "n_embd") != SET_BY_DEFAULT || flags_source(t->flags, "n_head") != SET_BY_DEFAULT)
-        if (flags_source(t->flags, "n_kv_head") == SET_BY_DEFAULT && c.n_head % (c.n_kv_head ? c.n_kv_head : 1)) c.n_kv_head = 0;
+        if (flags_source(t->flags, "n_kv_head") == SET_BY_DEFAULT && c.n_head % (c.n_kv_head ? c.n_kv_head : 1))
+            c.n_kv_head = 0;
     config_complete(&c);
     config_check(&c);
-    CHECK(shard_vocab_size <= c.vocab_size, "vocab_size is %d, but the shards' tokenizer has %lld symbols; wanted that many or more",
+    CHECK(shard_vocab_size <= c.vocab_size,
+          "vocab_size is %d, but the shards' tokenizer has %lld symbols; wanted that many or more",
           c.vocab_size, (long long)shard_vocab_size);
     return c;
 }

@@ -124,7 +124,8 @@ void trainer_apply(Trainer *t, double lr)
                           p->decay ? (float)c->weight_decay : 0, (float)scale, t->updates };
         adamw(t->device, owned(t->params->values, t->params->dtype, p, p->offset + begin, end - begin),
               t->kinds > STATE_MASTER ? trainer_owned_state(t, STATE_MASTER, p, begin, end) : none(),
-              trainer_owned_state(t, STATE_EXP_AVG, p, begin, end), trainer_owned_state(t, STATE_EXP_AVG_SQ, p, begin, end),
+              trainer_owned_state(t, STATE_EXP_AVG, p, begin, end),
+              trainer_owned_state(t, STATE_EXP_AVG_SQ, p, begin, end),
               owned(t->params->grads, DT_F32, p, p->offset + begin, end - begin), a);
     }
     for (int b = 0; b < t->params->n_buckets && t->params->ranks > 1; b++) {

@@ -36,7 +36,8 @@ double   trainer_reduce(Trainer *t);                /* the sum's global norm; th
 void     trainer_apply(Trainer *t, double lr);      /* once after trainer_reduce */
 int64_t  trainer_updates(const Trainer *t);         /* applied so far: AdamW's step */
 
-/* The first parameter, in the order backward reaches them, with a gradient that is not finite; NULL: none on this rank. */
+/* The first parameter, in the order backward reaches them, with a gradient that is not finite; NULL: none on this
+ * rank. */
 const char *trainer_first_nonfinite(Trainer *t);
 
 /* Into a checkpoint folder under construction: rank 0 writes model.safetensors, every rank its optimizer file.

@@ -8,7 +8,9 @@
 
 enum { CHUNK = 1 << 20 };           /* elements on the host at a time */
 
-static const char *const state_group[] = { [STATE_EXP_AVG] = "exp_avg", [STATE_EXP_AVG_SQ] = "exp_avg_sq", [STATE_MASTER] = "master" };
+static const char *const state_group[] = {
+    [STATE_EXP_AVG] = "exp_avg", [STATE_EXP_AVG_SQ] = "exp_avg_sq", [STATE_MASTER] = "master"
+};
 
 static Tensor elements(Tensor t, int64_t begin, int64_t count)
 {
@@ -34,7 +36,8 @@ void params_save(Params *p, const char *path)
     Tensor *list AUTO(auto_free) = xcalloc((size_t)p->count, sizeof *list, "a list of parameters");
     void *host AUTO(auto_free) = xcalloc(CHUNK, sizeof(float), "weights on their way to a file");
     for (int i = 0; i < p->count; i++) list[i] = p->list[i].value;
-    SafetensorsWriter *w AUTO(safetensors_discard) = safetensors_create(path, list, p->count, (const char *[]){ "format", "llmc", NULL });
+    SafetensorsWriter *w AUTO(safetensors_discard) =
+        safetensors_create(path, list, p->count, (const char *[]){ "format", "llmc", NULL });
     for (int i = 0; i < p->count; i++) put_tensor(w, i, p->device, list[i], host);
     safetensors_finish(&w);
 }
@@ -42,16 +45,20 @@ void params_save(Params *p, const char *path)
 /* One chunk of a file's tensor, as the model's type. */
 static void convert(void *to, DType to_type, const void *from, DType from_type, int64_t n)
 {
-    if (to_type == from_type)      memcpy(to, from, (size_t)n * dtype_size(to_type));
-    else if (to_type == DT_F32)    for (int64_t i = 0; i < n; i++) ((float *)to)[i] = bf16_to_f32(((const uint16_t *)from)[i]);
-    else                           for (int64_t i = 0; i < n; i++) ((uint16_t *)to)[i] = f32_to_bf16(((const float *)from)[i]);
+    if (to_type == from_type)
+        memcpy(to, from, (size_t)n * dtype_size(to_type));
+    else if (to_type == DT_F32)
+        for (int64_t i = 0; i < n; i++) ((float *)to)[i] = bf16_to_f32(((const uint16_t *)from)[i]);
+    else
+        for (int64_t i = 0; i < n; i++) ((uint16_t *)to)[i] = f32_to_bf16(((const float *)from)[i]);
 }
 
 static void check_fits(const char *path, Tensor found, Tensor wanted)
 {
     bool same = found.ndim == wanted.ndim && (found.dtype == DT_F32 || found.dtype == DT_BF16);
     for (int i = 0; same && i < wanted.ndim; i++) same = found.dim[i] == wanted.dim[i];
-    CHECK(same, "%s: %s is %s of %lld x %lld, wanted f32 or bf16 of %lld x %lld", path, wanted.name, dtype_name(found.dtype),
+    CHECK(same, "%s: %s is %s of %lld x %lld, wanted f32 or bf16 of %lld x %lld",
+          path, wanted.name, dtype_name(found.dtype),
           (long long)found.dim[0], (long long)(found.ndim > 1 ? found.dim[1] : 1), (long long)wanted.dim[0],
           (long long)(wanted.ndim > 1 ? wanted.dim[1] : 1));
 }
@@ -63,7 +70,8 @@ void params_load(Params *p, const char *path)
     for (int i = 0; i < p->count; i++)
         check_fits(path, safetensors_get(file, p->list[i].value.name), p->list[i].value);
     for (int64_t i = 0; i < safetensors_count(file); i++)
-        CHECK(params_find(p, safetensors_name(file, i)), "%s: it holds %s, which this model has not", path, safetensors_name(file, i));
+        CHECK(params_find(p, safetensors_name(file, i)), "%s: it holds %s, which this model has not",
+              path, safetensors_name(file, i));
     params_allocate(p, false);
     void *host AUTO(auto_free) = xcalloc(CHUNK, sizeof(float), "weights on their way from a file");
     for (int i = 0; i < p->count; i++) {
@@ -107,7 +115,8 @@ void trainer_save(Trainer *t, const char *folder)
     char *weights AUTO(auto_free) = text_format("%s/model.safetensors", folder);
     char *path AUTO(auto_free) = optimizer_path(folder, t->rank, t->params->ranks);
     void *host AUTO(auto_free) = xcalloc(CHUNK, sizeof(float), "optimizer state on its way to a file");
-    StateList state AUTO(free_state_list) = { xcalloc((size_t)(t->kinds * t->params->count), sizeof(Tensor), "a list of tensors"), 0 };
+    StateList state AUTO(free_state_list) =
+        { xcalloc((size_t)(t->kinds * t->params->count), sizeof(Tensor), "a list of tensors"), 0 };
     if (t->rank == 0) params_save(t->params, weights);
     state.n = list_state(t, state.list);
     SafetensorsWriter *w AUTO(safetensors_discard) = safetensors_create(path, state.list, state.n, NULL);

@@ -28,7 +28,7 @@ enum { LINE = DEPTH + 16 };     /* not a power of two, or all rows of a tile wou
 #endif
 
 INLINE int64_t at_most(int64_t x, int64_t y) { return x < y ? x : y; }
-INLINE int64_t whole(int64_t length, int64_t unit) { return (length + unit - 1) / unit; }     /* how many units hold it */
+INLINE int64_t whole(int64_t length, int64_t unit) { return (length + unit - 1) / unit; }   /* how many units hold it */
 
 /* out[r * out_step + c] (+)= sum over K terms of a(r,k) b[k * TILE_COLS + c], for r < rows <= TILE_ROWS and all
  * TILE_COLS columns. tile_lines: a(r,k) = a[r * LINE + k]; tile_steps: a(r,k) = a[k * a_step + r]. */

@@ -38,7 +38,7 @@ static void must(int code, const char *what)
     FAIL("MPI failed in %s: %s", what, why);
 }
 
-/* ---- collectives -------------------------------------------------------------------------------------------------- */
+/* ---- collectives ------------------------------------------------------------------------------------------------- */
 
 /* Sends `bytes` from `from + q * send_stride` to each other rank q, and receives as many from it at
  * `to + q * receive_stride`. A stride of 0 sends the same to all. */
@@ -114,7 +114,7 @@ static void mpi_barrier(void *self)
     must(MPI_Barrier(((Mpi *)self)->world), "a barrier");
 }
 
-/* ---- ending together ---------------------------------------------------------------------------------------------- */
+/* ---- ending together --------------------------------------------------------------------------------------------- */
 
 static Voice *map_voice(int fd)
 {
@@ -164,7 +164,7 @@ static void mpi_abort(void *self, const char *message)
     _exit(1);
 }
 
-/* ---- joining and leaving ------------------------------------------------------------------------------------------ */
+/* ---- joining and leaving ----------------------------------------------------------------------------------------- */
 
 static void release(Mpi **m)
 {
