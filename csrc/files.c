@@ -167,8 +167,8 @@ void make_folders(const char *path)
         end += strcspn(end, "/");
         const char kept = *end;
         *end = 0;
-        if (*part && !folder_exists(part) && mkdir(part, 0777) != 0 && !folder_exists(part)) {
-            const int why = errno;
+        const int why = *part && !folder_exists(part) && mkdir(part, 0777) != 0 ? errno : 0;
+        if (why && !folder_exists(part)) {
             FAIL("cannot make the folder %s: %s%s", path, why == EEXIST ? part : strerror(why),
                  why == EEXIST ? " is a file" : "");
         }

@@ -12,6 +12,7 @@
 #include "train_run.h"
 #include "trainer.h"
 
+#include <fcntl.h>
 #include <glob.h>
 #include <math.h>
 #include <signal.h>
@@ -57,6 +58,21 @@ static void ask_stop(int signal_number)
 {
     stop_asked = 1;
     signal(signal_number, SIG_DFL);                     /* a second one ends the program at once */
+}
+
+/* Whoever read our lines is gone: there is nobody to train for, but what was learned is kept. */
+static void lost_reader(int signal_number)
+{
+    (void)signal_number;
+    stop_asked = 1;
+}
+
+/* A file that is opened while 0, 1 or 2 is free would get what is printed. */
+static void open_standard_streams(void)
+{
+    int fd = 0;
+    while (fd >= 0 && fd <= 2) fd = open("/dev/null", O_RDWR);
+    if (fd > 2) close(fd);
 }
 
 static bool root(const Train *t) { return comm_rank(t->comm) == 0; }
@@ -461,6 +477,7 @@ static void stop_train(Train *t)
 
 int main(int argc, char **argv)
 {
+    open_standard_streams();
     set_fail_handler(fail_everywhere);
     Train t AUTO(stop_train) = {0};
     if (!(t.flags = train_flags_read(argc, argv))) return 0;
@@ -468,6 +485,8 @@ int main(int argc, char **argv)
     failing_comm = t.comm = comm_open(t.s->comm);
     signal(SIGINT, ask_stop);
     signal(SIGTERM, ask_stop);
+    if (signal(SIGHUP, ask_stop) == SIG_IGN) signal(SIGHUP, SIG_IGN);   /* the terminal is gone; nohup: so what */
+    signal(SIGPIPE, lost_reader);
     signal(SIGUSR1, ask_stop);      /* how llmc.launch says it: mpirun passes this one on, and kills on the others */
     open_data(&t);
     t.device = device_open(t.s->device, (int)t.s->threads);

@@ -124,10 +124,14 @@ static void cut(Run *r, FILE *f, const char *name, int64_t size)
 /* What a run that begins again has logged before is not its own, and not ours to throw away. */
 static void set_aside(Run *r, FILE **f, const char *name)
 {
-    char *path AUTO(auto_free) = text_format("%s/%s", r->folder, name),
-         *aside AUTO(auto_free) = text_format("%s.before", path);
+    char *path AUTO(auto_free) = text_format("%s/%s", r->folder, name);
+    char *aside AUTO(auto_free) = text_format("%s.before", path);
     fseek(*f, 0, SEEK_END);
     if (ftell(*f) == 0) return;
+    for (int n = 2; path_exists(aside); n++) {
+        free(aside);
+        aside = text_format("%s.before%d", path, n);
+    }
     fclose(*f);
     *f = NULL;
     CHECK(rename(path, aside) == 0, "%s: cannot be moved aside: %s", path, strerror(errno));

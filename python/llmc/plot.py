@@ -29,6 +29,8 @@ def run(config: Plot) -> None:
     runs = {_name(path, config.runs): read_metrics(path) for path in config.runs}
     out = config.out or _folder(config.runs[0]) / "plots" / "loss.png"
     figure = draw(runs, config.smooth)
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"--out is {out}, but a PNG is written; wanted a name that ends in .png")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=150, format="png")
     print(f"saved {out}")

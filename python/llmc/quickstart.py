@@ -129,7 +129,7 @@ def begin(place: Place, settings: dict[str, object], fresh: bool) -> None:
         raise ValueError(f"{place.run} is there and was not made by the quick start; "
                          "move it away, or give the text another name")
     before = json.loads(place.note.read_text()) if begun else made_from
-    if before["source"] != place.source and before["text"] != made_from["text"]:
+    if before.get("source", place.source) != place.source and before["text"] != made_from["text"]:
         raise ValueError(f"{place.run} was made from {before['source']}, and this is {place.source}; "
                          "move that folder away, or give this text another name")
     if fresh and begun:

@@ -70,6 +70,23 @@ def test_resuming_after_sigterm_leaves_no_trace(whole, data, tmp_path):
     assert everything(run) == everything(whole)
 
 
+def test_a_closed_terminal_or_pipe_stops_and_saves(data, tmp_path):
+    for how in ("hup", "pipe"):
+        run = tmp_path / how
+        process = start(command(data, run, "--steps", 1_000_000, "--checkpoint_every", 0))
+        assert process.stdout.readline()
+        wait_for(run / "config.json")
+        process.send_signal(signal.SIGHUP) if how == "hup" else process.stdout.close()
+        assert process.wait(timeout=60) == 0
+        assert (latest(run) / "state.json").exists()
+
+
+def test_closed_streams_do_not_end_up_in_the_run_s_files(data, tmp_path):
+    shell = " ".join(map(str, command(data, tmp_path / "run", "--steps", 3))) + " <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", shell], timeout=60).returncode == 0
+    assert [line["step"] for line in metrics(tmp_path / "run") if "loss" in line] == [1, 2, 3]
+
+
 def test_steps_after_a_checkpoint_are_made_again_exactly(whole, data, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole, run, symlinks=True)
@@ -306,6 +323,9 @@ def test_resuming_without_a_checkpoint_says_so_and_keeps_the_logs(whole, data, t
     assert "no checkpoint in" in out and "starting at step 0" in out
     assert everything(run) == everything(whole)
     assert (run / "metrics.jsonl.before").read_bytes() == logged
+    shutil.rmtree(run / "checkpoints")
+    train(command(data, run, "--resume", "--steps", 2))
+    assert (run / "metrics.jsonl.before").read_bytes() == logged and (run / "metrics.jsonl.before2").exists()
 
 
 def test_the_run_s_settings_stand_under_those_of_another_config_file(whole, data, tmp_path):
