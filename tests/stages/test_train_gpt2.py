@@ -73,7 +73,9 @@ def test_resuming_after_sigterm_leaves_no_trace(whole, data, tmp_path):
 def test_a_closed_terminal_or_pipe_stops_and_saves(data, tmp_path):
     for how in ("hup", "pipe"):
         run = tmp_path / how
+        before = signal.signal(signal.SIGHUP, signal.SIG_DFL)       # nohup's children ignore it, and are left alone
         process = start(command(data, run, "--steps", 1_000_000, "--checkpoint_every", 0))
+        signal.signal(signal.SIGHUP, before)
         assert process.stdout.readline()
         wait_for(run / "config.json")
         process.send_signal(signal.SIGHUP) if how == "hup" else process.stdout.close()
