@@ -88,7 +88,7 @@ __attribute__((noreturn)) static void fail_unknown(const Flags *f, const char *w
     FILE *out = open_memstream(&names, &length);
     CHECK(out, "out of memory for the names of %d flags", f->count);
     for (int i = 0; i < f->count; i++) fprintf(out, "%s ", f->table[i].name);
-    fprintf(out, "config help");
+    if (!*where) fprintf(out, "config help");           /* a file cannot say these */
     fclose(out);
     const bool found = nearest_word(name, names, nearest);
     free(names);
@@ -108,6 +108,7 @@ static void format_range(const Flag *flag, char range[80])
 {
     if (flag->max == INFINITY) snprintf(range, 80, "%g or more", flag->min);
     else if (flag->min == -INFINITY) snprintf(range, 80, "%g or less", flag->max);
+    else if (flag->type == FLAG_INT) snprintf(range, 80, "%.0f to %.0f", flag->min, flag->max);
     else snprintf(range, 80, "%.15g to %.15g", flag->min, flag->max);
 }
 
@@ -163,6 +164,7 @@ static void set_value(Flags *f, int i, const char *text, const char *name, FlagS
             if (nearest_word(text, flag->choices, nearest)) FAIL("%s is '%s'; did you mean %s?", name, text, nearest);
             FAIL("%s is '%s'; wanted one of: %s", name, text, flag->choices);
         }
+        CHECK(!text || *text, "%s is empty; wanted a text", name);
         char *copy = text ? text_format("%s", text) : NULL;
         free(f->text[i]);
         *(const char **)field = f->text[i] = copy;
@@ -242,7 +244,8 @@ static void read_json(Flags *f, const char *path, const char *text, size_t size)
 static void read_config(Flags *f, const char *path)
 {
     size_t size;
-    char *text AUTO(auto_free) = read_file(path, &size);
+    char *whole AUTO(auto_free) = read_file(path, &size), *text = whole;
+    if (!strncmp(text, "\xef\xbb\xbf", 3)) text += 3, size -= 3;       /* a byte order mark, as some editors write */
     if (text[strspn(text, " \t\r\n")] == '{') {
         read_json(f, path, text, size);
     } else {
@@ -254,7 +257,7 @@ static void read_config(Flags *f, const char *path)
 
 /* ---- the command line ------------------------------------------------------------------------------------------- */
 
-/* One argument, taken apart. row is -1 for --help and --config. */
+/* One argument, taken apart. row is -1 for --config. */
 typedef struct { char name[NAME_MAX_LENGTH + 1]; int row; const char *value; } Setting;
 
 /* Takes the setting at argv[*at] and moves *at past it and its value. */
@@ -267,7 +270,7 @@ static Setting take_setting(const Flags *f, int argc, char **argv, int *at)
     Setting s = { .value = equals ? equals + 1 : NULL };
     normalize(s.name, argument + 2, equals ? (size_t)(equals - argument - 2) : strlen(argument + 2));
     s.row = row_of(f, s.name);
-    if (s.row < 0 && !strcmp(s.name, "help")) return s;
+    CHECK(s.row >= 0 || strcmp(s.name, "help"), "--help takes no value, but '%s' is given", s.value);
     if (s.row < 0 && !strncmp(s.name, "no_", 3)) {
         const int i = row_of(f, s.name + 3);
         if (i >= 0 && f->table[i].type == FLAG_BOOL) {
@@ -295,7 +298,7 @@ static Setting take_setting(const Flags *f, int argc, char **argv, int *at)
 bool flags_parse(Flags *f, int argc, char **argv)
 {
     for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--help")) continue;
+        if (strcmp(argv[i], "--help") && strcmp(argv[i], "-h")) continue;
         char *help AUTO(auto_free) = flags_help(f);
         fputs(help, stdout);
         return false;

@@ -216,8 +216,6 @@ void loader_seek(Loader *l, int64_t cursor)
     l->at = (Position){ cursor, 0 };
 }
 
-void loader_skip_update(Loader *l) { loader_seek(l, l->at.cursor + l->config.update_windows); }
-
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
 static void check_config(LoaderConfig *c)
@@ -334,7 +332,6 @@ void loader_close(Loader *l)
 
 int64_t  loader_micro_batches(const Loader *l) { return share_windows(l) / l->config.B; }
 int64_t  loader_cursor(const Loader *l)        { return l->at.cursor; }
-int64_t  loader_epoch(const Loader *l)         { return l->at.cursor / l->windows; }
 int64_t  loader_windows(const Loader *l)       { return l->windows; }
 int64_t  loader_tokens(const Loader *l)        { return l->tokens; }
 int64_t  loader_shards(const Loader *l)        { return l->shard_count; }

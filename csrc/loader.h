@@ -51,8 +51,6 @@ int64_t loader_count_targets(Loader *l);
  * sought; prefetched batches are dropped and the next loader_next begins an update there. */
 int64_t loader_cursor(const Loader *l);
 void    loader_seek(Loader *l, int64_t cursor);
-void    loader_skip_update(Loader *l);                    /* passes over the rest of the update loader_next is in */
-int64_t loader_epoch(const Loader *l);                    /* of the window at the cursor, from 0 */
 
 int64_t  loader_windows(const Loader *l);                 /* of one epoch */
 int64_t  loader_tokens(const Loader *l);                  /* of all shards */

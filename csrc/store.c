@@ -261,6 +261,17 @@ char *checkpoint_latest(const char *dir)
     return steps.count ? checkpoint_path(dir, steps.step[steps.count - 1], true) : NULL;
 }
 
+char *checkpoint_before(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char *dir AUTO(auto_free) = text_format("%.*s", (int)(slash - path), path);
+    const int64_t step = checkpoint_step(path);
+    Steps steps AUTO(free_steps) = list_steps(dir);
+    int64_t before = -1;
+    for (int64_t i = 0; i < steps.count && steps.step[i] < step; i++) before = steps.step[i];
+    return before < 0 ? NULL : checkpoint_path(dir, before, true);
+}
+
 /* ---- the optimizer's files --------------------------------------------------------------------------------------- */
 
 struct OptimizerFiles {

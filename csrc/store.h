@@ -35,6 +35,7 @@ void checkpoint_discard(char **folder);         /* AUTO(checkpoint_discard): not
 
 /* The checkpoint `latest` names, if that is there; else the one of the highest step; NULL if there is none. Free it. */
 char *checkpoint_latest(const char *dir);
+char *checkpoint_before(const char *path);      /* the one of the highest lower step; NULL if there is none. Free it. */
 
 /* ---- the optimizer's files ----------------------------------------------------------------------------------------
  * Rank r of R writes optimizer.rank<r>of<R>.safetensors: f32 tensors (n) named GROUP/PARAMETER[BEGIN:END], a range of

@@ -5,15 +5,14 @@
 #define _GNU_SOURCE
 #include "files.h"
 #include "ops.h"
-#include "shards.h"
 #include "store.h"
+#include "train_data.h"
 #include "train_eval.h"
 #include "train_measure.h"
 #include "train_run.h"
 #include "trainer.h"
 
 #include <fcntl.h>
-#include <glob.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -29,14 +28,11 @@ typedef struct Train {
     Config   config;
     Model   *model;
     Trainer *trainer;
-    Loader  *train, *val;       /* val: NULL without validation shards */
-    Detokenizer *words;         /* NULL without a tokenizer.json */
-    char    *tokenizer;         /* its path */
+    TrainData data;
     Sampler *sampler;
     Run     *run;
     Schedule schedule;
     Progress progress;
-    int64_t  T, windows;        /* tokens a row; rows an update, over all ranks */
     float   *slope, *logp;      /* (B,T) */
     double   peak;              /* FLOP/s of all ranks' devices, measured; 0: not measured */
 } Train;
@@ -46,11 +42,13 @@ typedef struct Train {
 /* A handler takes no context, so what it needs stands here: which ranks to end, and what was being written. */
 static Comm *failing_comm;
 static char *saving;
+static const char *fallback;                            /* the checkpoint before the one that is read; NULL: none */
 static volatile sig_atomic_t stop_asked;
 
 static void fail_everywhere(const char *message)
 {
     checkpoint_discard(&saving);
+    if (fallback) message = text_format("%s; move that checkpoint away to resume from %s", message, fallback);
     comm_abort(failing_comm, message);
 }
 
@@ -77,106 +75,6 @@ static void open_standard_streams(void)
 
 static bool root(const Train *t) { return comm_rank(t->comm) == 0; }
 
-/* ----------------------------------------------------------------------------------------------------------- data */
-
-static bool any_file(const char *pattern)
-{
-    glob_t found = {0};
-    const bool any = glob(pattern, 0, NULL, &found) == 0 && found.gl_pathc > 0;
-    globfree(&found);
-    return any;
-}
-
-/* The validation shards that belong to --data: its folder, or the pattern with the last _train of the file's name made
- * _val; NULL: there are none. */
-static char *val_data(const char *data)
-{
-    if (folder_exists(data)) return shards_exist(data, "val") ? text_format("%s", data) : NULL;
-    const char *slash = strrchr(data, '/'), *split = NULL;
-    for (const char *at = slash ? slash : data; (at = strstr(at, "_train")); at++)
-        if (at[6] == '_' || at[6] == '.') split = at;
-    if (!split) return NULL;
-    char *pattern = text_format("%.*s_val%s", (int)(split - data), data, split + strlen("_train"));
-    if (path_exists(pattern) || any_file(pattern)) return pattern;
-    free(pattern);
-    return NULL;
-}
-
-static char *tokenizer_beside(const char *data)
-{
-    const char *slash = strrchr(data, '/');
-    char *path = folder_exists(data) ? text_format("%s/tokenizer.json", data)
-               : slash               ? text_format("%.*s/tokenizer.json", (int)(slash - data), data)
-                                     : text_format("tokenizer.json");
-    if (path_exists(path)) return path;
-    free(path);
-    return NULL;
-}
-
-static LoaderConfig loader_config(const Train *t)
-{
-    return (LoaderConfig){ .data = t->s->data, .split = "train", .B = t->s->batch_size, .T = t->T,
-                           .update_windows = t->windows, .rank = comm_rank(t->comm), .ranks = comm_ranks(t->comm),
-                           .seed = (uint64_t)t->s->seed, .shuffle = t->s->shuffle,
-                           .document_mask = t->s->document_mask, .prefetch = 2 };
-}
-
-static void open_tokenizer(Train *t)
-{
-    t->tokenizer = tokenizer_beside(t->s->data);
-    if (!t->tokenizer) return;
-    size_t size;
-    char *text AUTO(auto_free) = read_file(t->tokenizer, &size);
-    const uint64_t found = fingerprint(text, size), wanted = loader_fingerprint(t->train);
-    CHECK(!wanted || found == wanted, "%s: its fingerprint is %016llx, but the shards were made with tokenizer "
-          "%016llx; put that tokenizer.json beside them", t->tokenizer, (unsigned long long)found,
-          (unsigned long long)wanted);
-    t->words = detokenizer_open(t->tokenizer);
-}
-
-/* Tokens an update of the checkpoint that is resumed: whatever the number of processes, it goes on with as many.
- * 0: none. */
-static int64_t resumed_batch(const Train *t)
-{
-    char *checkpoints AUTO(auto_free) = text_format("%s/checkpoints", t->s->run);
-    char *folder AUTO(auto_free) = t->s->resume ? checkpoint_latest(checkpoints) : NULL;
-    return folder ? progress_read(folder).update_tokens : 0;
-}
-
-static void open_data(Train *t)
-{
-    t->train = loader_open(&(LoaderConfig){ .data = t->s->data, .split = "train", .B = 1, .T = 1 });    /* its header */
-    t->config = train_config(t->flags, loader_vocab_size(t->train));
-    CHECK(t->config.head == HEAD_LM, "head is scalar, but pre-training predicts tokens; wanted --head lm");
-    t->T = t->s->seq_len ? t->s->seq_len : t->config.max_seq_len;
-    CHECK(t->T <= t->config.max_seq_len,
-          "seq_len is %lld, but the model's max_seq_len is %d; lower one or raise the other",
-          (long long)t->T, t->config.max_seq_len);
-    const int64_t least = t->s->batch_size * comm_ranks(t->comm);
-    const int64_t total = t->s->total_batch_size ? t->s->total_batch_size
-                        : resumed_batch(t) ? resumed_batch(t) : least * t->T;
-    CHECK(total % (least * t->T) == 0, "%s is %lld tokens, wanted a multiple of seq_len x batch_size x processes = "
-          "%lld x %lld x %d = %lld", t->s->total_batch_size ? "total_batch_size" : "an update of the run's checkpoint",
-          (long long)total, (long long)t->T, (long long)t->s->batch_size, comm_ranks(t->comm),
-          (long long)(least * t->T));
-    t->windows = total / t->T;
-    loader_close(t->train);
-    t->train = NULL;
-    LoaderConfig c = loader_config(t);
-    t->train = loader_open(&c);
-    open_tokenizer(t);
-    char *val AUTO(auto_free) = val_data(t->s->data);
-    if (!val) return;
-    t->val = loader_open(&(LoaderConfig){ .data = val, .split = "val", .B = 1, .T = t->T,
-                                          .document_mask = t->s->document_mask });
-    CHECK(loader_fingerprint(t->val) == loader_fingerprint(t->train)
-          && loader_vocab_size(t->val) == loader_vocab_size(t->train),
-          "%s: tokenizer %016llx with %lld symbols, but the training shards have %016llx with %lld; prepare both "
-          "together", val,
-          (unsigned long long)loader_fingerprint(t->val), (long long)loader_vocab_size(t->val),
-          (unsigned long long)loader_fingerprint(t->train), (long long)loader_vocab_size(t->train));
-}
-
 static void print_start(const Train *t)
 {
     if (!root(t)) return;
@@ -184,11 +82,11 @@ static void print_start(const Train *t)
     printf("model      %s, %.1fM parameters: n_layer %d, n_embd %d, n_head %d, vocab_size %d, max_seq_len %d\n",
            t->s->preset, n / 1e6, t->config.n_layer, t->config.n_embd, t->config.n_head, t->config.vocab_size,
            t->config.max_seq_len);
-    printf("data       %s: %lld tokens in %lld shards%s%s\n", t->s->data, (long long)loader_tokens(t->train),
-           (long long)loader_shards(t->train), t->val ? "" : ", no validation shards",
-           t->words ? "" : ", no tokenizer.json");
-    printf("update     %lld tokens: %lld rows of %lld, %d %s\n", (long long)(t->windows * t->T),
-           (long long)t->windows, (long long)t->T, comm_ranks(t->comm),
+    printf("data       %s: %lld tokens in %lld shards%s%s\n", t->s->data, (long long)loader_tokens(t->data.train),
+           (long long)loader_shards(t->data.train), t->data.val ? "" : ", no validation shards",
+           t->data.words ? "" : ", no tokenizer.json");
+    printf("update     %lld tokens: %lld rows of %lld, %d %s\n", (long long)(t->data.windows * t->data.T),
+           (long long)t->data.windows, (long long)t->data.T, comm_ranks(t->comm),
            comm_ranks(t->comm) == 1 ? "process" : "processes");
     printf("machine    %s, %d threads, %s; one large product runs at %.1f GFLOP/s\n", t->device->backend->name,
            t->device->threads, t->s->dtype, t->peak / 1e9);
@@ -202,9 +100,9 @@ static void save(Train *t)
 {
     Progress *p = &t->progress;
     p->updates = trainer_updates(t->trainer);
-    p->update_tokens = t->windows * t->T;
-    p->cursor = loader_cursor(t->train);
-    p->tokenizer = loader_fingerprint(t->train);
+    p->update_tokens = t->data.windows * t->data.T;
+    p->cursor = loader_cursor(t->data.train);
+    p->tokenizer = loader_fingerprint(t->data.train);
     run_note_sizes(t->run, p);
     if (root(t)) saving = checkpoint_begin(t->run->checkpoints, p->step);
     comm_barrier(t->comm);
@@ -215,7 +113,7 @@ static void save(Train *t)
         char *tokenizer AUTO(auto_free) = text_format("%s/tokenizer.json", folder);
         char *json AUTO(auto_free) = config_to_json(&t->config);
         write_file(config, json, strlen(json));
-        if (t->tokenizer) copy_file(t->tokenizer, tokenizer);
+        if (t->data.tokenizer) copy_file(t->data.tokenizer, tokenizer);
         progress_write(p, folder);
     }
     comm_barrier(t->comm);
@@ -230,27 +128,32 @@ static void save(Train *t)
 /* Weights, optimizer and progress of the newest checkpoint; the loader stands where it stood then. */
 static void load(Train *t, const char *folder)
 {
-    char *config AUTO(auto_free) = text_format("%s/config.json", folder);
+    char *config AUTO(auto_free) = text_format("%s/config.json", folder),
+         *before AUTO(auto_free) = checkpoint_before(folder);
+    fallback = before;
     const Config saved = config_read(config);
+    t->progress = progress_read(folder);
+    fallback = NULL;
     char *here AUTO(auto_free) = config_to_json(&t->config), *there AUTO(auto_free) = config_to_json(&saved);
     CHECK(!strcmp(here, there),
           "%s: it describes another model than the flags do; leave the model's flags out when resuming", config);
-    t->progress = progress_read(folder);
-    CHECK(t->progress.tokenizer == loader_fingerprint(t->train),
+    CHECK(t->progress.tokenizer == loader_fingerprint(t->data.train),
           "%s: trained with tokenizer %016llx, but the shards at %s were made with %016llx; give the data the run was "
           "started with", folder, (unsigned long long)t->progress.tokenizer, t->s->data,
-          (unsigned long long)loader_fingerprint(t->train));
+          (unsigned long long)loader_fingerprint(t->data.train));
     t->progress.guard.z = t->s->spike_z;
+    fallback = before;
     trainer_load(t->trainer, folder, t->progress.updates);
-    loader_seek(t->train, t->progress.cursor);
+    fallback = NULL;
+    loader_seek(t->data.train, t->progress.cursor);
 }
 
 /* --------------------------------------------------------------------------------------------------------- looking */
 
 static void look_at_validation(Train *t)
 {
-    if (!t->val) return;
-    const Validation v = validate(t->model, t->comm, t->val, t->s->val_windows, t->s->batch_size, t->words);
+    if (!t->data.val) return;
+    const Validation v = validate(t->model, t->comm, t->data.val, t->s->val_windows, t->s->batch_size, t->data.words);
     if (!root(t)) return;
     printf("validation loss %.4f nats a token", v.loss);
     if (v.bits_per_byte > 0) printf(", %.4f bits a byte", v.bits_per_byte);
@@ -268,12 +171,12 @@ static void look_at_validation(Train *t)
 static void look_at_sample(Train *t)
 {
     if (!root(t) || !t->s->sample_tokens) return;
-    const int32_t eot = (int32_t)loader_eot(t->train);
+    const int32_t eot = (int32_t)loader_eot(t->data.train);
     const Sampling how = { .temperature = t->s->sample_temperature, .top_k = t->s->sample_top_k, .top_p = 1,
                            .seed = (uint64_t)t->s->seed + (uint64_t)t->progress.step };
     size_t size;
-    char *text AUTO(auto_free) = write_text(t->model, t->words, t->sampler, &how, eot >= 0 ? eot : 0, eot,
-                                            t->s->sample_tokens, t->T, &size);
+    char *text AUTO(auto_free) = write_text(t->model, t->data.words, t->sampler, &how, eot >= 0 ? eot : 0, eot,
+                                            t->s->sample_tokens, t->data.T, &size);
     run_sample(t->run, t->progress.step, text, size);
     printf("---- sample at step %lld\n%.*s\n----\n", (long long)t->progress.step, (int)size, text);
     fflush(stdout);
@@ -304,14 +207,14 @@ static Update update(Train *t)
 {
     Update u = { .lr = schedule_lr(&t->schedule, t->progress.step) };
     const double start = seconds_now();
-    const int64_t micro = loader_micro_batches(t->train), N = t->s->batch_size * t->T;
-    double targets = (double)loader_count_targets(t->train);
+    const int64_t micro = loader_micro_batches(t->data.train), N = t->s->batch_size * t->data.T;
+    double targets = (double)loader_count_targets(t->data.train);
     comm_all_reduce_double(t->comm, &targets, 1);
     for (int64_t i = 0; i < N; i++) t->slope[i] = targets > 0 ? (float)(-1 / targets) : 0;
     double sums[2] = {0};
     for (int64_t k = 0; k < micro; k++) {
         Batch b;
-        loader_next(t->train, &b);
+        loader_next(t->data.train, &b);
         const bool accumulate = trainer_micro_batch(t->trainer, k, micro);
         model_train(t->model, &b, &(Slopes){ .logp = t->slope }, &(Numbers){ .logp = t->logp }, accumulate);
         double nats = 0;
@@ -337,8 +240,8 @@ static Update update(Train *t)
 static void print_update(const Train *t, const Update *u)
 {
     if (!root(t)) return;
-    const double tokens = (double)(t->windows * t->T),
-                 flops = config_train_flops(&t->config, t->T) * tokens / u->seconds;
+    const double tokens = (double)(t->data.windows * t->data.T),
+                 flops = config_train_flops(&t->config, t->data.T) * tokens / u->seconds;
     printf("step %6lld/%lld | loss %8.4f | lr %.2e | norm %8.4f | %8.1f ms | %8.0f tok/s | %.3f TFLOP/s",
            (long long)t->progress.step, (long long)t->s->steps, u->loss, u->lr, u->norm, 1e3 * u->seconds,
            tokens / u->seconds, flops / 1e12);
@@ -379,7 +282,7 @@ enum { MOST_ROLLBACKS = 10 };
  * cannot be or did not help, losses that are finite are what this run has come to. */
 static void go_back(Train *t, bool finite)
 {
-    const int64_t here = loader_cursor(t->train), rollbacks = t->progress.rollbacks + 1, skipped = t->progress.skipped;
+    const int64_t here = loader_cursor(t->data.train), rollbacks = t->progress.rollbacks + 1, skipped = t->progress.skipped;
     char *folder AUTO(auto_free) = checkpoint_latest(t->run->checkpoints);
     if (finite && (!folder || rollbacks > MOST_ROLLBACKS)) {
         t->progress.guard.seen = t->progress.skips_in_a_row = 0;
@@ -394,10 +297,10 @@ static void go_back(Train *t, bool finite)
              "the data", (long long)t->s->max_skips);
     }
     CHECK(rollbacks <= MOST_ROLLBACKS,
-          "%lld updates in a row were refused, after 10 returns to a checkpoint; lower --lr or look at the data",
-          (long long)t->s->max_skips);
+          "%lld updates in a row were refused, after %d returns to a checkpoint; lower --lr or look at the data",
+          (long long)t->s->max_skips, MOST_ROLLBACKS);
     load(t, folder);
-    loader_seek(t->train, here);
+    loader_seek(t->data.train, here);
     t->progress.rollbacks = rollbacks, t->progress.skipped = skipped, t->progress.skips_in_a_row = 0;
     if (root(t)) printf("went back  to %s; the data since then is passed over\n", folder);
 }
@@ -412,7 +315,7 @@ static void train(Train *t)
         const Update u = update(t);
         Progress *p = &t->progress;
         p->step++;
-        p->tokens += t->windows * t->T;
+        p->tokens += t->data.windows * t->data.T;
         stop = u.stop;
         print_update(t, &u);
         p->skips_in_a_row = u.verdict == GUARD_PASS ? 0 : p->skips_in_a_row + 1;
@@ -454,7 +357,7 @@ static void start_or_resume(Train *t)
     if (root(t)) {
         char *json AUTO(auto_free) = flags_json(t->flags->flags, true, "run resume overwrite plan profile");
         write_file(config, json, strlen(json));
-        if (t->tokenizer) copy_file(t->tokenizer, tokenizer);
+        if (t->data.tokenizer) copy_file(t->data.tokenizer, tokenizer);
     }
 }
 
@@ -463,13 +366,10 @@ static void stop_train(Train *t)
     train_flags_close(t->flags);
     trainer_free(t->trainer);
     model_free(t->model);
-    loader_close(t->train);
-    loader_close(t->val);
-    detokenizer_close(t->words);
+    train_data_close(&t->data);
     sampler_close(t->sampler);
     run_close(t->run);
     device_close(t->device);
-    free(t->tokenizer);
     free(t->slope);
     free(t->logp);
     comm_close(t->comm);
@@ -488,10 +388,10 @@ int main(int argc, char **argv)
     if (signal(SIGHUP, ask_stop) == SIG_IGN) signal(SIGHUP, SIG_IGN);   /* the terminal is gone; nohup: so what */
     signal(SIGPIPE, lost_reader);
     signal(SIGUSR1, ask_stop);      /* how llmc.launch says it: mpirun passes this one on, and kills on the others */
-    open_data(&t);
+    t.config = train_data_open(&t.data, t.flags, t.comm);
     t.device = device_open(t.s->device, (int)t.s->threads);
     t.model = model_create(t.device, &t.config, strcmp(t.s->dtype, "bf16") ? DT_F32 : DT_BF16, comm_ranks(t.comm));
-    const Plan plan = { t.s->batch_size, t.T, .train = true, .recompute = t.s->recompute };
+    const Plan plan = { t.s->batch_size, t.data.T, .train = true, .recompute = t.s->recompute };
     if (t.s->plan) {
         if (root(&t)) print_plan(t.model, plan);
         return 0;

@@ -22,7 +22,7 @@ static FILE *open_log(const char *folder, const char *name)
     return f;
 }
 
-/* Locks end with the program, however it ends. */
+/* Locks end with the program, however it ends. File systems that know none (some of networks) do without. */
 static void lock_folder(Run *r)
 {
     r->lock = open(r->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -44,7 +44,6 @@ static void start_folder(const Settings *s, Run *r)
     const bool there = path_exists(config);
     CHECK(!same_folder(s->run, s->data), "--run %s is the folder of the data; give the run one of its own", s->run);
     if (s->resume) {
-        CHECK(there, "--resume: there is no run at %s (no config.json in it)", s->run);
         lock_folder(r);
         return;
     }

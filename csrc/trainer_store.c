@@ -124,12 +124,22 @@ void trainer_save(Trainer *t, const char *folder)
     safetensors_finish(&w);
 }
 
+/* Other weights would do for a start, but not to go on exactly. */
+static void check_dtype(const char *path, DType wanted)
+{
+    Safetensors *file AUTO(safetensors_close) = safetensors_open(path);
+    const DType found = safetensors_tensor(file, 0).dtype;
+    CHECK(found == wanted, "%s: trained in %s, but --dtype is %s; leave --dtype out when resuming", path,
+          dtype_name(found), dtype_name(wanted));
+}
+
 void trainer_load(Trainer *t, const char *folder, int64_t updates)
 {
     char *weights AUTO(auto_free) = text_format("%s/model.safetensors", folder);
     OptimizerFiles *files AUTO(optimizer_close) = optimizer_open(folder);
     void *host AUTO(auto_free) = xcalloc(CHUNK, sizeof(float), "optimizer state on its way from a file");
     params_load(t->params, weights);
+    check_dtype(weights, t->params->dtype);
     for (int kind = 0; kind < t->kinds; kind++)
         for (int i = 0; i < t->params->count; i++) {
             const Param *p = &t->params->list[i];

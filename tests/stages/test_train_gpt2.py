@@ -242,6 +242,12 @@ def test_unknown_flags_name_the_nearest(data, tmp_path):
     assert "did you mean --batch_size" in refusal(command(data, tmp_path / "run", "--bathc_size", 4))
 
 
+@pytest.mark.parametrize("asked", [["-h"], ["--help"]])
+def test_help_lists_the_flags(data, tmp_path, asked):
+    out, _ = train(command(data, tmp_path / "run", *asked))
+    assert "--total_batch_size" in out and not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("flags, words", [
     (("--n_head", 3), ("n_embd 32", "n_head 3")),
     (("--seq_len", 64), ("64", "max_seq_len is 32")),
@@ -254,6 +260,9 @@ def test_unknown_flags_name_the_nearest(data, tmp_path):
     (("--schedule", "square"), ("square", "cosine")),
     (("--tied", "--head", "scalar"), ("scalar", "tied")),
     (("--no-tied", "--head", "scalar"), ("scalar", "--head lm")),
+    (("--seed", -1), ("-1", "9000000000000000")),
+    (("--run=",), ("--run is empty",)),
+    (("--help=1",), ("--help takes no value",)),
 ])
 def test_impossible_settings_are_refused_in_a_sentence(data, tmp_path, flags, words):
     sentence = refusal(command(data, tmp_path / "run", *flags))
@@ -282,6 +291,15 @@ def test_damaged_shards_are_refused_in_a_sentence(data, tmp_path, change, words)
         assert word in sentence
 
 
+def test_damaged_validation_shards_are_refused_before_training(data, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(data, folder)
+    path = folder / "walk_val_000001.bin"
+    path.write_bytes(path.read_bytes()[:1024 + 2 * 100] + b"\xff\xff" + path.read_bytes()[1024 + 2 * 101:])
+    sentence = refusal(command(folder, tmp_path / "run"))
+    assert "walk_val_000001.bin: token 100" in sentence and not (tmp_path / "run").exists()
+
+
 def test_missing_shards_are_refused(tmp_path):
     assert "nowhere" in refusal(command(tmp_path / "nowhere", tmp_path / "run"))
 
@@ -306,6 +324,7 @@ def test_resuming_nothing_is_refused(data, tmp_path):
 
 @pytest.mark.parametrize("flags, words", [
     (("--n_layer", 3), "another model"),
+    (("--dtype", "bf16"), "trained in f32, but --dtype is bf16"),
     (("--steps", 20), "the run has made 60 steps and steps is 20"),
 ])
 def test_a_refused_resume_leaves_the_run_as_it_was(whole, data, tmp_path, flags, words):
@@ -394,7 +413,9 @@ def test_a_damaged_checkpoint_is_refused_by_name(whole, data, tmp_path, name, ch
     shutil.copytree(whole, run, symlinks=True)
     path = latest(run) / name
     path.write_bytes(change(path.read_bytes()))
-    assert name in refusal(command(data, run, "--resume", "--steps", 70))
+    sentence = refusal(command(data, run, "--resume", "--steps", 70))
+    assert name in sentence
+    assert name == "state.json" or sentence.endswith(f"to resume from {run}/checkpoints/step_00000040"), sentence
 
 
 def test_a_full_disk_is_a_sentence_and_the_old_checkpoint_stays(data, tmp_path):
