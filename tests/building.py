@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path(os.environ.get("LLMC_BUILD", ROOT / "build"))
@@ -36,3 +39,20 @@ def configure(folder: Path, *flags: str) -> None:
     ]
     generator = cached(BUILD, "CMAKE_GENERATOR")
     run(cached(BUILD, "CMAKE_COMMAND"), "-S", ROOT, "-B", folder, "-G", generator, *same, *flags)
+
+
+def sanitized(target: str) -> Path:
+    """A target built with the address and undefined-behaviour sanitizers. Its folder is kept: the next time is fast."""
+    folder = ROOT / "build-sanitize"
+    flags = [f"-DCMAKE_{language}_FLAGS_RELEASE=-O1 -g1" for language in ("C", "CXX")]
+    configure(folder, "-DLLMC_SANITIZE=ON", "-DLLMC_PYTHON=OFF", *flags)
+    build(target, folder)
+    return folder
+
+
+def need_mpi() -> None:
+    """Skips a test where there is no MPI; where it is installed, and the build passed over it, the test fails."""
+    if not (BUILD / "libllmc_mpi.so").exists():
+        mpirun = Path(sys.executable).with_name("mpirun")
+        assert not mpirun.exists(), f"{mpirun} is there, but libllmc_mpi.so was not built; run `make setup`"
+        pytest.skip("skipped: no MPI was found when llmc was built")

@@ -7,8 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-from building import BUILD, build
+from building import BUILD, build, need_mpi
 
 from llmc.launch import mpirun
 
@@ -22,8 +21,7 @@ class Ended:
 
 def program() -> list[str]:
     """The path of comm_test, brought up to date; its test is skipped where there is no MPI."""
-    if not (BUILD / "libllmc_mpi.so").exists():
-        pytest.skip("skipped: built without MPI")
+    need_mpi()
     build("llmc_mpi")
     build("comm_test")
     return [str(BUILD / "comm_test")]

@@ -10,21 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from building import ROOT, build, configure
+from building import sanitized
 from llmc.shards import ShardWriter
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-SANITIZED = ROOT / "build-sanitize"
 Files = dict[str, bytes]
 
 
 @pytest.fixture(scope="session")
 def fuzzer() -> Path:
     """The program that fuzzes, with the readers in it, brought up to date."""
-    flags = [f"-DCMAKE_{language}_FLAGS_RELEASE=-O1 -g1" for language in ("C", "CXX")]
-    configure(SANITIZED, "-DLLMC_SANITIZE=ON", "-DLLMC_PYTHON=OFF", *flags)
-    build("fuzz", SANITIZED)
-    return SANITIZED / "fuzz"
+    return sanitized("fuzz") / "fuzz"
 
 
 # ---- files each reader accepts ------------------------------------------------------------------

@@ -1,6 +1,6 @@
 /* exact_memory.c -- every op that takes scratch, in memory of exactly the size it asked for.
  *
- * Built with the address sanitizer by test_exact_memory.py: a tensor or a scratch read or written past its end is an
+ * Built with the sanitizers by test_exact_memory.py: a tensor or a scratch read or written past its end is an
  * error there. Values are the other tests' affair. */
 #include <stdio.h>
 #include <stdlib.h>

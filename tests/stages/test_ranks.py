@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from building import need_mpi
 from llmc import launch
 from training import command, latest, metrics, train, write_data
 
-pytestmark = pytest.mark.skipif(not Path(command(Path(), Path())[0]).parent.joinpath("libllmc_mpi.so").exists(),
-                                reason="skipped: no MPI was found when llmc was built")
 
+@pytest.fixture(scope="module", autouse=True)
+def mpi() -> None:
+    need_mpi()
 
 
 def train_ranks(argv: list[str], ranks: int, status: int = 0) -> tuple[str, str]:
