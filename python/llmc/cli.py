@@ -11,17 +11,34 @@ import dataclasses
 import difflib
 import inspect
 import io
+import math
 import os
 import re
+import signal
 import sys
 import tokenize
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
+
+from llmc import disk
 
 POSITIONAL, REST = "positional", "rest"
+
+
+class Range(NamedTuple):
+    """What a number may be, in the type of a field: `Annotated[int, Range(1, 9)]`."""
+    least: float
+    most: float
+
+
+Count = Annotated[int, Range(1, 2**31 - 1)]
+CountOrZero = Annotated[int, Range(0, 2**31 - 1)]
+Threads = Annotated[int, Range(0, 4096)]
+Seed = Annotated[int, Range(0, 9 * 10**15)]
 
 
 def positional(default: Any = dataclasses.MISSING) -> Any:
@@ -40,28 +57,33 @@ def main(run: Callable[[Any], None], argv: Sequence[str] | None = None) -> NoRet
 
 
 def guarded(function: Callable[[], None]) -> int:
-    """Call it; the exit status: 0, 1 after one line about what is wrong, 130 after Ctrl-C."""
+    """Call it; the exit status: 0, 1 after one line about what is wrong, 130 after Ctrl-C. Asked to
+    end by SIGTERM, or SIGHUP, it leaves as an exception does: what is unfinished is removed."""
+    _open_streams()
     try:
-        function()
-        sys.stdout.flush()
+        with _signals_raise():
+            function()
+            with disk.naming("standard output"):
+                sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
         print("llmc: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:             # the reader of our output left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
     except Exception as error:
         if os.environ.get("LLMC_DEBUG") or not _is_users(error):
             raise
         print(f"llmc: {sentence(error)}", file=sys.stderr)
+        _drop_output()
         return 1
 
 
 def sentence(error: Exception) -> str:
     """What went wrong in one line."""
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        text = f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     elif isinstance(error, ImportError) and "_core" in str(error):
         text = f"the engine is not built; run `make setup` ({error})"
     else:
@@ -87,13 +109,14 @@ def parse(config: type, argv: Sequence[str] | None = None, prog: str | None = No
                      formatter_class=_Formatter)
     parser.more_help = getattr(config, "more_help", None)
     fields = dataclasses.fields(config)
-    hints, comments = typing.get_type_hints(config), field_comments(config)
+    hints = typing.get_type_hints(config, include_extras=True)
+    comments = field_comments(config)
     for field in fields:
         if REST not in field.metadata:
             _add(parser, field, hints[field.name], comments.get(field.name, ""))
     takes_rest = next((field.name for field in fields if REST in field.metadata), None)
     known = [flag for flag in parser._option_string_actions if flag.startswith("--")]
-    args = list(_spelled_alike(sys.argv[1:] if argv is None else argv, known))
+    args = _for_argparse(sys.argv[1:] if argv is None else argv, parser)
     if takes_rest is None:
         for flag in _flags(args):
             if flag not in known:
@@ -103,6 +126,10 @@ def parse(config: type, argv: Sequence[str] | None = None, prog: str | None = No
         setattr(values, takes_rest, left)
     elif left:
         raise ValueError(f"unexpected argument {left[0]!r}; see {parser.prog} --help")
+    for name, value in vars(values).items():
+        limits = next(iter(getattr(hints[name], "__metadata__", ())), None)
+        if limits and not limits.least <= value <= limits.most:
+            raise ValueError(f"--{name} is {value}, wanted {limits.least} to {limits.most}")
     return config(**vars(values))
 
 
@@ -145,6 +172,24 @@ def whole_number(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
 
 
+def real_number(text: str) -> float:
+    """A float that is finite."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number")
+    return number
+
+
+def path(text: str) -> Path:
+    """A path; an empty one, as an unset variable of a shell gives, would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
+
+
 class _Formatter(argparse.HelpFormatter):
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=32)
@@ -155,6 +200,12 @@ class _Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         return super().format_help() + (f"\n{self.more_help()}" if self.more_help else "")
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        if action.option_strings and action.type is str and arg_strings == ["--"]:
+            self._check_value(action, "--")
+            return "--"                 # of --flag=--; argparse itself would take it for no value
+        return super()._get_values(action, arg_strings)
 
     def error(self, message: str) -> NoReturn:
         message = message.removeprefix("argument ")
@@ -188,9 +239,9 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field, hint: Any, t
     if typing.get_origin(kind) is typing.Literal:
         options.update(choices=typing.get_args(kind), type=type(typing.get_args(kind)[0]))
     else:
-        names = {int: "N", float: "X", Path: "PATH"}
-        options.update(type=whole_number if kind is int else kind,
-                       metavar=names.get(kind, field.name.upper()))
+        read, shown = {int: (whole_number, "N"), float: (real_number, "X"),
+                       Path: (path, "PATH")}.get(kind, (kind, field.name.upper()))
+        options.update(type=read, metavar=shown)
     if POSITIONAL in field.metadata:
         options["metavar"] = field.name.upper()
         options["nargs"] = ("+" if required else "*") if many else (None if required else "?")
@@ -203,6 +254,8 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field, hint: Any, t
 
 def _kind(hint: Any) -> tuple[Any, bool]:
     """The type of one value, and whether there may be many: list[str] -> (str, True)."""
+    if typing.get_origin(hint) is Annotated:
+        hint = typing.get_args(hint)[0]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):      # X | None
         hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
     if typing.get_origin(hint) is list:
@@ -218,16 +271,63 @@ def _flags(args: Iterable[str]) -> Iterable[str]:
             yield arg.split("=", 1)[0]
 
 
-def _spelled_alike(args: Iterable[str], known: Iterable[str]) -> Iterable[str]:
-    """Flags as they are defined, where they are given with dashes for underscores or otherwise."""
-    spelling = {flag.replace("_", "-"): flag for flag in known}
-    for arg in args:
+def _for_argparse(args: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Flags as they are defined, where they are given with dashes for underscores or otherwise; and
+    a value such as -x, which argparse would take for a flag, joined to the flag it follows."""
+    flags = parser._option_string_actions
+    spelling = {flag.replace("_", "-"): flag for flag in flags}
+    result: list[str] = []
+    for at, arg in enumerate(args):
+        if arg == "--":
+            return [*result, *args[at:]]
+        if re.match("-[^-]", arg) and result and getattr(flags.get(result[-1]), "nargs", 0) is None:
+            result[-1] += f"={arg}"
+            continue
         name, equals, value = arg.partition("=")
-        yield spelling.get(name.replace("_", "-"), name) + equals + value
+        result.append(spelling.get(name.replace("_", "-"), name) + equals + value)
+    return result
+
+
+def _open_streams() -> None:
+    """Where the shell closed a standard stream nothing is read and what is said is lost, rather than
+    written into the next file that is opened, which would get its number. What a stream's encoding
+    cannot say is escaped."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """SIGTERM, and SIGHUP where it is not ignored, are SystemExit with a shell's status for them."""
+    def leave(number: int, frame: object) -> NoReturn:
+        signal.signal(number, signal.SIG_IGN)           # cleaning up is not to be interrupted
+        raise SystemExit(128 + number)
+
+    ends = [number for number in (signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ends:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in ends:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _drop_output() -> None:
+    """If what was printed cannot be written, Python shall not try again and complain at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_users(error: Exception) -> bool:
     """Whether an error is about what the user gave, and not about this program."""
     core = sys.modules.get("llmc._core")
     engine = (core.LlmcError,) if core else ()
-    return isinstance(error, (ValueError, OSError, ImportError, *engine))
+    return isinstance(error, (ValueError, OSError, ImportError, MemoryError, *engine))

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 
@@ -31,9 +31,12 @@ class Bake(Base):
     out: Path = field(kw_only=True)     # where the loaf goes, 100% sure
     toppings: list[str] = cli.positional([])    # what lies on top
     oven: Literal["gas", "wood"] = "wood"       # what burns
+    flavour: str = ""
     top_heat: float = 0.5           # share from above
     # a comment of the next field's, not of top_heat's
     loaves: int | None = None       # how many
+    heat: Annotated[float, cli.Range(0, 0.5)] = 0.25    # how hot
+    sold: cli.Count = 1             # how many were sold
     crust: bool = True
     salts: list[float] = field(default_factory=list)    # grams, "#" and all
 
@@ -83,6 +86,31 @@ def test_what_is_no_whole_number_is_refused(text):
 
 
 @pytest.mark.parametrize("args, message", [
+    (["--sold", "0"], "--sold is 0, wanted 1 to 2147483647"),
+    (["--sold=1e20"], "--sold is 100000000000000000000, wanted 1 to 2147483647"),
+    (["--sold", "-1"], "--sold is -1, wanted 1 to"),
+    (["--heat", "0.6"], "--heat is 0.6, wanted 0 to 0.5"),
+    (["--top_heat", "nan"], "--top_heat: 'nan' is no number"),
+    (["--heat", "inf"], "--heat: 'inf' is no number"),
+    (["--salts", "1", "infinity"], "--salts: 'infinity' is no number"),
+    (["--out", ""], "--out: the path is empty")])
+def test_values_that_cannot_be_are_refused(args, message):
+    with pytest.raises(ValueError) as error:
+        bake(*args)
+    assert str(error.value).startswith(message)
+
+
+def test_a_range_holds_its_ends():
+    assert (bake("--heat", "0.5").heat, bake("--sold=2147483647").sold) == (0.5, 2**31 - 1)
+
+
+def test_a_value_may_begin_with_a_dash():
+    assert bake("--flavour", "-x").flavour == bake("--flavour=-x").flavour == "-x"
+    assert bake("--flavour=--").flavour == "--"
+    assert bake("--flavour", "-x", "--", "-y", "--top-heat").toppings == ["-y", "--top-heat"]
+
+
+@pytest.mark.parametrize("args, message", [
     (["--top_haet", "1"], "unknown flag --top_haet; did you mean --top_heat?"),
     (["--top-haet=1"], "unknown flag --top-haet; did you mean --top_heat?"),
     (["--no-crusts"], "unknown flag --no-crusts; did you mean --no-crust?"),
@@ -91,7 +119,7 @@ def test_what_is_no_whole_number_is_refused(text):
     (["-x"], "unexpected argument '-x'; see llmc bake --help"),
     (["--oven", "coal"], "--oven: invalid choice: 'coal'"),
     (["--top_heat"], "--top_heat: expected one argument; see llmc bake --help"),
-    (["--top_heat", "hot"], "--top_heat: invalid float value: 'hot'")])
+    (["--top_heat", "hot"], "--top_heat: 'hot' is no number")])
 def test_wrong_flags_are_named(args, message):
     with pytest.raises(ValueError) as error:
         bake(*args)
@@ -172,6 +200,66 @@ def llmc(*args: str, **more) -> subprocess.CompletedProcess:
     env = {**os.environ, "PYTHONPATH": str(package)}
     return subprocess.run([sys.executable, "-m", "llmc", *args], capture_output=True, text=True,
                           env=env, **more)
+
+
+STREAMS = """
+import os, sys
+from llmc import cli
+def function():
+    print("naïve \\udcff")
+    print("✓", file=sys.stderr)
+    print(len(sys.stdin.read()), os.open("file", os.O_CREAT))
+sys.exit(cli.guarded(function))
+"""
+
+
+def shell(code: str, redirected: str, cwd: Path, **env: str) -> tuple[int, str, str]:
+    """A Python program under a shell's redirections."""
+    package = Path(cli.__file__).parent.parent
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'"$0" -c "$1" {redirected}', sys.executable, code], cwd=cwd,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(package), "PYTHONUNBUFFERED": "", **env})
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.mark.parametrize("redirected, out, err", [
+    ("</dev/null", "naïve \\udcff\n0 3\n", "✓\n"), ("<&-", "naïve \\udcff\n0 3\n", "✓\n"),
+    ("</dev/null >&-", "", "✓\n"), ("</dev/null 2>&-", "naïve \\udcff\n0 3\n", ""),
+    ("<&- >&- 2>&-", "", ""), ("</dev/null | true", "", "✓\n"),
+    ("</dev/null >/dev/full", "", "✓\nllmc: standard output: No space left on device\n")])
+def test_streams_may_be_closed_left_or_full(redirected, out, err, tmp_path):
+    status, *said = shell(STREAMS, redirected, tmp_path)
+    assert (said, status) == ([out, err], int("full" in redirected))
+
+
+def test_an_encoding_that_lacks_a_character_escapes_it(tmp_path):
+    status, out, err = shell(STREAMS, "</dev/null", tmp_path, PYTHONIOENCODING="ascii")
+    assert (status, out, err) == (0, "na\\xefve \\udcff\n0 3\n", "\\u2713\n")
+
+
+SIGNALS = """
+import os, signal, sys, time
+from llmc import cli
+{first}
+def function():
+    try:
+        os.kill(os.getpid(), signal.{name})
+        print("went on")
+    finally:
+        print("cleaned up")
+sys.exit(cli.guarded(function))
+"""
+
+
+@pytest.mark.parametrize("name, status", [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_to_end_cleans_up_first(name, status, tmp_path):
+    assert shell(SIGNALS.format(first="", name=name), "", tmp_path) == (status, "cleaned up\n", "")
+
+
+def test_a_hangup_that_is_ignored_stays_ignored(tmp_path):
+    code = SIGNALS.format(first="signal.signal(signal.SIGHUP, signal.SIG_IGN)", name="SIGHUP")
+    assert shell(code, "", tmp_path) == (0, "went on\ncleaned up\n", "")
 
 
 def test_llmc_lists_its_stages_without_importing_them():

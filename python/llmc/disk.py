@@ -1,0 +1,81 @@
+"""Files as the commands leave them: whole or not there, named when they are damaged, and one
+program at a time in a folder."""
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path, wanted: dict[str, type], advice: str) -> dict[str, Any]:
+    """The object in a JSON file, which has the keys wanted, each of its type. Otherwise a
+    ValueError names the file, says what was found and gives the advice."""
+    try:
+        return parse_json(path.read_bytes(), str(path), wanted)
+    except ValueError as error:
+        raise ValueError(f"{error}; {advice}") from error
+
+
+def parse_json(raw: bytes, where: str, wanted: dict[str, type]) -> dict[str, Any]:
+    """The same of bytes; `where` names their place."""
+    try:
+        data = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is no JSON: {error}") from error
+    if type(data) is not dict:
+        raise ValueError(f"{where} holds {type(data).__name__}, wanted an object")
+    for key, kind in wanted.items():
+        if type(data.get(key)) is not kind:
+            found = type(data[key]).__name__ if key in data else "missing"
+            raise ValueError(f"{where}: {key!r} is {found}, wanted {kind.__name__}")
+    return data
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """The file with this in it, or what was there before."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with naming(path), unfinished.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: object) -> Iterator[None]:
+    """An OSError that names no file names this one: a full disk does not say what was written."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """A folder, made if it is missing, that no other program writes to meanwhile; one that was made
+    in vain goes again. The lock ends with the program, however that ends."""
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:                # not every file system has locks
+            if error.errno == errno.EWOULDBLOCK:
+                raise ValueError(f"{folder}: another program is writing there; wait for it, or "
+                                 "give another --out") from error
+        yield
+    finally:
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+        os.close(handle)
