@@ -4,15 +4,15 @@ Reads RUN/metrics.jsonl: one JSON object a line, with step and loss, lr, … or 
 """
 from __future__ import annotations
 
-import json
-import math
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from llmc import cli
+from llmc import cli, disk
 
+LARGEST = 1e30                  # sums and axes of larger numbers overflow; a loss is none of them
 COLOURS = ("#1f6fb4", "#d1495b", "#2a9d63", "#8a5fbf", "#e08e1b", "#3aa6b9", "#7a6a58", "#c8579b")
 
 
@@ -21,43 +21,46 @@ class Plot:
     """Draw the loss curves of one or more runs."""
     runs: list[Path] = cli.positional()     # folders of runs, or their metrics.jsonl
     out: Path | None = None     # the PNG; without it, plots/loss.png in the first run
-    smooth: int = 0             # updates that training loss is averaged over; 0: a fiftieth of all
+    smooth: cli.CountOrZero = 0     # updates that training loss is averaged over; 0: a fiftieth of all
 
 
 def run(config: Plot) -> None:
     """Draw, save, and say where."""
     runs = {_name(path, config.runs): read_metrics(path) for path in config.runs}
     out = config.out or _folder(config.runs[0]) / "plots" / "loss.png"
-    figure = draw(runs, config.smooth)
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out is {out}, but a PNG is written; wanted a name that ends in .png")
+    image = io.BytesIO()
+    draw(runs, config.smooth).savefig(image, dpi=150, format="png")
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=150, format="png")
+    disk.write_whole(out, image.getvalue())
     print(f"saved {out}")
 
 
 def read_metrics(run: Path) -> dict[str, np.ndarray]:
-    """Every number of a run's metrics: name -> (n, 2) of step and value, NaN where it was not
-    finite. A last line that is not whole, as a killed program leaves, is passed over."""
+    """Every number of a run's metrics: name -> (n, 2) of step and value, NaN where that is none or
+    has no end. A last line that is not whole, as a killed program leaves, is passed over."""
     path = run / "metrics.jsonl" if run.is_dir() else run
     lines = path.read_bytes().split(b"\n")
     series: dict[str, dict[int, float]] = {}
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
-            values = json.loads(line) if line.strip() else {"step": 0}
-            step = int(values.pop("step"))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            values = disk.parse_json(line, f"{path}:{number}", {"step": int})
+            if not 0 <= values["step"] < 2**53:
+                raise ValueError(f"{path}:{number}: 'step' is no number of updates")
+        except ValueError:
             if number == len(lines):
                 break
-            raise ValueError(f"{path}:{number} is no line of metrics ({error}); wanted a JSON "
-                             'object with "step"') from error
+            raise
+        step = values.pop("step")
         for key, value in values.items():
-            if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
-                finite = value is not None and math.isfinite(value)
-                series.setdefault(key, {})[step] = float(value) if finite else math.nan
-    for key in ("loss", "val_loss"):
-        if not np.isfinite(list(series.get(key, {}).values())).any():
-            series.pop(key, None)
+            if value is None or type(value) in (int, float):
+                finite = value is not None and abs(value) < LARGEST
+                series.setdefault(key, {})[step] = float(value) if finite else np.nan
+    series = {key: points for key, points in series.items()
+              if np.isfinite(list(points.values())).any()}
     if not series.keys() & {"loss", "val_loss"}:
         raise ValueError(f"{path} holds no losses; has the run made its first update?")
     return {key: np.array(sorted(points.items())) for key, points in series.items()}

@@ -17,11 +17,12 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
 from llmc import cli, documents
+from llmc.cli import Range
 from llmc.documents import Block, Source
 from llmc.progress import progress
 from llmc.shards import ShardWriter
@@ -37,12 +38,12 @@ class PrepareText:
     input: list[Path]           # files and folders: .txt, .md, .jsonl, .parquet, also compressed
     out: Path                   # folder for the shards, tokenizer.json and prepared.json
     tokenizer: str = "gpt2"     # gpt2, cl100k_base, …, or a tokenizer.json or folder with one
-    val_fraction: float = 0.01  # share set aside for validation
+    val_fraction: Annotated[float, Range(0, 0.5)] = 0.01    # share set aside for validation
     val: list[Path] | None = None   # files and folders to validate on, instead of a share
     text_key: str = "text"      # key of a JSON line, or column of parquet, that holds the text
     name: str = ""              # what the shards are called; the folder's name if not given
-    shard_tokens: int = 100_000_000     # tokens in one shard
-    workers: int = 0            # threads that cut text; 0: one for each core
+    shard_tokens: Annotated[int, Range(1, 10**12)] = 100_000_000    # tokens in one shard
+    workers: cli.Threads = 0    # threads that cut text; 0: one for each core
     skip_bad: bool = False      # leave out rows and lines that cannot be read, and count them
     overwrite: bool = False     # replace the shards that are there
 
@@ -64,10 +65,6 @@ def run(config: PrepareText) -> None:
     name = config.name or config.out.resolve().name
     if not name or Path(name).name != name:
         raise ValueError(f"--name {name!r} can be no part of a file's name; give another")
-    if not 0 <= config.val_fraction <= 0.5:
-        raise ValueError(f"--val_fraction is {config.val_fraction}, wanted 0 to 0.5")
-    if config.workers < 0:
-        raise ValueError(f"--workers is {config.workers}, wanted 1 or more, or 0 for every core")
     tokenizer = Tokenizer.load(config.tokenizer)
     train = documents.find(config.input)
     val = documents.find(config.val) if config.val else []
@@ -91,7 +88,7 @@ def plan(sources: list[Source], fraction: float, text_key: str) -> Plan:
     """Whole documents where there are enough that at least one of them is a share."""
     if fraction == 0:
         return Plan(0, True)
-    enough, have = ceil(1 / fraction), 0
+    enough, have = ceil(1 / max(fraction, 1e-15)), 0
     for source in sources:
         have += documents.count(source, enough - have, text_key)
         if have >= enough:

@@ -15,24 +15,21 @@ class Sample:
     """Let a model continue a text. The same seed gives the same text."""
     model: str = cli.positional()   # a run's folder (its newest checkpoint) or a checkpoint's
     prompt: str = ""            # what to continue; without it the model begins a document
-    max_tokens: int = 200       # longest continuation
+    max_tokens: cli.Count = 200     # longest continuation
     temperature: float = 0.8    # 0: the likeliest token every time; 1: as the model has learned
-    top_k: int = 0              # draw from the k likeliest tokens; 0: all
+    top_k: cli.CountOrZero = 0  # draw from the k likeliest tokens; 0: all
     top_p: float = 1.0          # draw from the likeliest tokens that make up this probability
     min_p: float = 0.0          # drop tokens less likely than this share of the likeliest
-    seed: int = 1337            # another seed, another text
+    seed: cli.Seed = 1337       # another seed, another text
     stop: list[str] = field(default_factory=list)   # end before any of these texts
-    n: int = 1                  # texts, each drawn for itself
+    n: cli.Count = 1            # texts, each drawn for itself
     stream: bool = True         # show the text as it grows
     device: str = "cpu"         # or cpu:amx, cpu:avx512, cpu:avx2, cpu:generic, cpu:plain
-    threads: int = 0            # 0: one for each processor
+    threads: cli.Threads = 0    # 0: one for each processor
 
 
 def check(config: Sample) -> None:
     """A ValueError for settings that contradict each other or mean nothing."""
-    for name, least in (("max_tokens", 1), ("n", 1), ("seed", 0), ("threads", 0)):
-        if getattr(config, name) < least:
-            raise ValueError(f"--{name} is {getattr(config, name)}, wanted {least} or more")
     if "" in config.stop:
         raise ValueError("--stop is an empty text, which is everywhere; leave it out")
     if config.temperature == 0:

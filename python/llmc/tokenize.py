@@ -23,7 +23,7 @@ class Tokenize:
                                 # encodings to compare with
     special: bool = False       # names such as <|endoftext|> are special tokens, not text
     ids: bool = False           # print the ids and nothing else
-    limit: int = 400            # tokens shown; 0: all of them
+    limit: cli.CountOrZero = 400    # tokens shown; 0: all of them
 
 
 def run(config: Tokenize) -> None:
@@ -58,7 +58,7 @@ def _text(config: Tokenize) -> str:
     else:
         raw = sys.stdin.buffer.read()
     try:
-        return raw.decode()
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{config.file or 'standard input'} is not UTF-8: {error.reason} at "
                          f"byte {error.start}") from error

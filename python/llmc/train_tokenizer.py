@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from llmc import cli, documents, encodings
+from llmc import cli, disk, documents, encodings
 from llmc.documents import Source
 from llmc.encodings import EACH_CHARACTER, Encoding, byte_characters
 from llmc.progress import progress
@@ -22,6 +22,7 @@ from llmc.tokenizer import Tokenizer
 
 PATTERNS = {"gpt2": encodings.GPT2_PATTERN, "gpt4": encodings.GPT4_PATTERN,
             "gpt4o": encodings.GPT4O_PATTERN}
+VocabSize = Annotated[int, cli.Range(256, 1_000_000)]   # of more, the learner's tables burst
 MEASURED = 4_000_000            # characters that bytes a token are counted on
 
 
@@ -30,7 +31,7 @@ class TrainTokenizer:
     """Learn a vocabulary from text."""
     input: list[Path]           # files and folders: .txt, .md, .jsonl, .parquet, also compressed
     out: Path                   # folder for tokenizer.json
-    vocab_size: int = 2048      # tokens in all, the 256 bytes and <|endoftext|> included (bpe)
+    vocab_size: VocabSize = 2048    # tokens in all, the 256 bytes and <|endoftext|> included (bpe)
     kind: Literal["bpe", "bytes"] = "bpe"       # bytes: a token for each byte seen, no merges
     split: Literal["gpt2", "gpt4", "gpt4o"] = "gpt4"    # how text is cut before merging; gpt4:
                                 # words with the space before them, digits in groups of three
@@ -43,10 +44,9 @@ class TrainTokenizer:
 def run(config: TrainTokenizer) -> None:
     """Learn, save, and show what was learned."""
     path = config.out / "tokenizer.json"
-    least = 256 + config.eot
-    if config.kind == "bpe" and config.vocab_size < least:
-        raise ValueError(f"--vocab_size is {config.vocab_size}, wanted at least {least}: the 256 "
-                         f"bytes{' and <|endoftext|>' if config.eot else ''}")
+    if config.kind == "bpe" and config.vocab_size < 256 + config.eot:
+        raise ValueError(f"--vocab_size is {config.vocab_size}, wanted at least 257: the 256 bytes "
+                         "and <|endoftext|>")
     if path.exists() and not config.overwrite:
         raise ValueError(f"{path} is there already; --overwrite replaces it")
     sources = documents.find(config.input)
@@ -61,9 +61,7 @@ def run(config: TrainTokenizer) -> None:
     tokenizer = Tokenizer(str(config.out), encoding)
     raw = tokenizer.to_json()
     config.out.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name("tokenizer.json.tmp")
-    unfinished.write_bytes(raw)
-    unfinished.replace(path)
+    disk.write_whole(path, raw)
     _report(tokenizer, _texts(sources, config), config, path)
 
 

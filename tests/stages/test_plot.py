@@ -39,9 +39,10 @@ def test_each_series_has_its_steps(tmp_path):
 
 def test_a_step_that_was_repeated_counts_once_and_what_is_not_finite_is_a_gap(tmp_path):
     series = read_metrics(metrics(tmp_path, {"step": 2, "loss": 5}, {"step": 1, "loss": None},
-                                  {"step": 2, "loss": 4}, '{"step": 3, "loss": Infinity}', ""))
-    assert series["loss"][:, 0].tolist() == [1, 2, 3]
-    np.testing.assert_array_equal(series["loss"][:, 1], [np.nan, 4, np.nan])
+                                  {"step": 2, "loss": 4}, '{"step": 3, "loss": Infinity}', "",
+                                  {"step": 4, "loss": -1e308}, {"step": 5, "loss": 10**400}))
+    assert series["loss"][:, 0].tolist() == [1, 2, 3, 4, 5]
+    np.testing.assert_array_equal(series["loss"][:, 1], [np.nan, 4, np.nan, np.nan, np.nan])
 
 
 def test_a_torn_last_line_is_passed_over(tmp_path):
@@ -86,15 +87,31 @@ def test_the_png_is_written_where_asked_or_in_the_run(tmp_path, capsys):
 
 @pytest.mark.parametrize("text, message", [
     ("", "metrics.jsonl holds no losses"), ('{"step": 1, "lr": 2}\n', "holds no losses"),
-    ('{"step": 1, "loss": null}\n', "holds no losses"), ('{"loss": 1}\n', ":1 is no line"),
-    ('{"step": 1, "loss": 1}\noops\n', ":2 is no line of metrics"), ("[1]\n", ":1 is no line"),
-    ('{"step": null, "loss": 1}\n', ":1 is no line"), ("\x00\x00\n", ":1 is no line")])
+    ('{"step": 1, "loss": null}\n', "holds no losses"), ('{"loss": 1}\n', ":1: 'step' is missing"),
+    ('{"step": 1, "loss": 1}\noops\n', ":2 is no JSON"), ("[1]\n", ":1 holds list, wanted an ob"),
+    ('{"step": null, "loss": 1}\n', ":1: 'step' is NoneType"), ("\x00\x00\n", ":1 is no JSON"),
+    ('{"step": 1e300, "loss": 1}\n', ":1: 'step' is float, wanted int"),
+    ('{"step": %d, "loss": 1}\n' % 10**400, ":1: 'step' is no number of updates"),
+    ("[" * 100_000 + "\n", ":1 is no JSON")])
 def test_metrics_without_losses_are_one_line(text, message, tmp_path, capsys):
     (tmp_path / "metrics.jsonl").write_text(text)
     assert llmc(tmp_path) == 1
     err = capsys.readouterr().err
     assert message in err and err.startswith("llmc: ") and err.count("\n") == 1
     assert not (tmp_path / "plots").exists()
+
+
+def test_large_and_missing_numbers_draw_without_a_warning(tmp_path, recwarn):
+    assert llmc(metrics(tmp_path, {"step": 1, "loss": 1e29, "lr": -1e29}, {"step": 2, "loss": -1e29},
+                        {"step": 10**15, "val_loss": 3, "val_bits_per_byte": None})) == 0
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+@pytest.mark.parametrize("args", [["--smooth", "1e30"], ["--smooth", "-1"]])
+def test_numbers_out_of_range_are_one_line(args, tmp_path, capsys):
+    assert llmc(metrics(tmp_path, *updates(3)), *args) == 1
+    err = capsys.readouterr().err
+    assert "--smooth is" in err and ", wanted 0 to 2147483647\n" in err and err.count("\n") == 1
 
 
 def test_what_is_no_run_is_one_line(tmp_path, capsys):

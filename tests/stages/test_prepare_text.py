@@ -217,9 +217,11 @@ def test_a_tokenizer_that_lies_there_is_not_replaced(llmc, tmp_path, capsys):
 @pytest.mark.parametrize("args, message", [
     (["--tokenizer", "gpt9"], "gpt9 is no file or folder, and no encoding"),
     (["--val_fraction", "0.6"], "--val_fraction is 0.6, wanted 0 to 0.5"),
-    (["--val_fraction", "nan"], "--val_fraction is nan, wanted 0 to 0.5"),
+    (["--val_fraction", "nan"], "--val_fraction: 'nan' is no number"),
+    (["--val_fraction", "5e-324"], "no text is left to validate on"),
     (["--name", "a/b"], "--name 'a/b' can be no part of a file's name"),
-    (["--shard_tokens", "0"], "shards of 0 tokens, wanted at least 1"),
+    (["--shard_tokens", "0"], "--shard_tokens is 0, wanted 1 to"),
+    (["--workers", "3e9"], "--workers is 3000000000, wanted 0 to 4096"),
     (["--workers", "-1"], "--workers is -1"),
     (["--text_key", "body"], ":1: no key 'body' among 'text'"),
     (["--val", "none.txt"], "none.txt: No such file"),

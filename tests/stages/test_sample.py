@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llmc import Config, Device, Model, Sampling, generate
+from llmc import Config, Device, Model, Sampling, cli, generate
 from llmc.encodings import EOT, GPT2_PATTERN, Encoding
 from llmc.generate import (decode_pieces, encode_prompt, find_checkpoint, generate_tokens,
                            open_checkpoint, until_stop)
@@ -178,9 +178,6 @@ def test_a_run_gives_its_newest_checkpoint(tmp_path):
     (dict(temperature=0.0, min_p=0.1), "--min_p means nothing with --temperature 0"),
     (dict(temperature=-1.0), "temperature is -1; wanted 0"),
     (dict(top_p=1.5), "top_p is 1.5; wanted 0 to 1"),
-    (dict(max_tokens=0), "--max_tokens is 0, wanted 1 or more"),
-    (dict(n=0), "--n is 0, wanted 1 or more"),
-    (dict(seed=-1), "--seed is -1, wanted 0 or more"),
     (dict(stop=[""]), "--stop is an empty text"),
 ])
 def test_what_cannot_be_done_is_said_in_a_sentence(folder, tmp_path, monkeypatch, capsys, settings,
@@ -195,3 +192,13 @@ def test_what_cannot_be_done_is_said_in_a_sentence(folder, tmp_path, monkeypatch
         run(Sample(**({"model": str(folder)} | settings)))
     assert sentence in str(failure.value) and "\n" not in str(failure.value)
     assert capsys.readouterr().out == "", "something was written before it failed"
+
+
+@pytest.mark.parametrize("flag, value, wanted", [
+    ("max_tokens", "0", "1 to"), ("n", "0", "1 to"), ("seed", "-1", "0 to 9000000000000000"),
+    ("seed", "1e20", "0 to"), ("top_k", "1e20", "0 to"), ("threads", "3e9", "0 to 4096")])
+def test_numbers_out_of_range_are_one_line(folder, capsys, flag, value, wanted):
+    command = [str(folder), f"--{flag}", value]
+    assert cli.guarded(lambda: run(cli.parse(Sample, command))) == 1
+    err = capsys.readouterr().err
+    assert f"--{flag} is " in err and f", wanted {wanted}" in err and err.count("\n") == 1

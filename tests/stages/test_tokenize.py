@@ -82,6 +82,8 @@ def test_text_comes_from_a_file_or_standard_input(tmp_path, capsys, monkeypatch)
     (["x", "--file", "y"], "give either a text or --file, not both"),
     (["--file", "nowhere"], "nowhere: No such file"),
     (["--file", sys.executable], "is not UTF-8"),
+    (["x", "--limit", "-1"], "--limit is -1, wanted 0 to"),
+    (["x", "--limit", "1e20"], "wanted 0 to 2147483647"),
     (["--promt", "x"], "unknown flag --promt")])
 def test_wrong_use_is_one_line(args, message, capsys):
     assert llmc(*args) == 1

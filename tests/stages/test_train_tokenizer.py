@@ -135,7 +135,8 @@ def test_shakespeare_has_65_characters(shared, tmp_path):
 
 @pytest.mark.parametrize("args, message", [
     (["--vocab_size", "256"], "--vocab_size is 256, wanted at least 257: the 256 bytes and"),
-    (["--vocab_size", "255", "--no-eot"], "wanted at least 256: the 256 bytes\n"),
+    (["--vocab_size", "255", "--no-eot"], "--vocab_size is 255, wanted 256 to 1000000"),
+    (["--vocab_size", "1e20"], "--vocab_size is 100000000000000000000, wanted 256 to 1000000"),
     (["--vocab_size", "big"], "'big' is no whole number"),
     (["--kind", "words"], "invalid choice: 'words'"),
     (["--vocabsize", "300"], "unknown flag --vocabsize; did you mean --vocab_size?")])
