@@ -30,6 +30,7 @@ GPT4O_PATTERN = (               # words also end where a capital begins
     r"""\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
 )
 EACH_CHARACTER = r"[\s\S]"      # a piece is a character: for vocabularies without merges
+MATCH_ALL = (GPT2_PATTERN, GPT4_PATTERN, GPT4O_PATTERN, EACH_CHARACTER)     # any character
 
 
 class Encoding(NamedTuple):

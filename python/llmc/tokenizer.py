@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -62,18 +61,23 @@ class Tokenizer:
         if unknown := allowed - self.special.keys():
             raise ValueError(f"{self.name} has no special token {sorted(unknown)[0]}; "
                              f"it has {', '.join(self.special) or 'none'}")
+        try:
+            raw = text.encode()
+        except UnicodeEncodeError:                  # halves of surrogate pairs: joined, or U+FFFD
+            raw = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+            text = raw.decode()
         if self._known_bytes is not None:
-            self._check_bytes(text)
+            self._check_bytes(raw)
         ids: list[int] = []
         for part in _without_long_space(text):
             ids += (self._tiktoken.encode(part, allowed_special=allowed, disallowed_special=())
                     if allowed else self._tiktoken.encode_ordinary(part))
+        # tiktoken drops what the pattern does not match
+        if (self.pattern not in encodings.MATCH_ALL
+                and sum(len(self._bytes_of[id]) for id in ids) != len(raw)):
+            raise ValueError(f"{self.name} loses some of the text: its pattern, {self.pattern!r}, "
+                             "does not match every character; choose another tokenizer")
         return ids
-
-    def encode_batch(self, texts: Iterable[str], threads: int = 8) -> list[list[int]]:
-        """The ids of many texts, on several threads (tiktoken releases Python's lock)."""
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(self.encode, texts))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; bytes that are no whole character become U+FFFD."""
@@ -117,10 +121,9 @@ class Tokenizer:
             table[id] = token.encode()
         return table
 
-    def _check_bytes(self, text: str) -> None:
+    def _check_bytes(self, raw: bytes) -> None:
         """A vocabulary without merges may lack bytes; tiktoken would panic at them."""
-        whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        strange = whole.encode().translate(None, self._known_bytes)
+        strange = raw.translate(None, self._known_bytes)
         if strange:
             raise ValueError(f"byte 0x{strange[0]:02X} is not in the tokenizer {self.name}, which "
                              f"knows only the {len(self._known_bytes)} bytes it was trained on")

@@ -8,9 +8,11 @@ merges any two neighbours whose bytes together are a token, finds the pair that 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
+from llmc import disk
 from llmc.encodings import GPT2_PATTERN, Encoding, byte_characters
 
 SPELLING = byte_characters()
@@ -18,14 +20,10 @@ SPELLING = byte_characters()
 
 def read_json(raw: bytes, where: str) -> Encoding:
     """The encoding of a tokenizer.json; `where` names it in a ValueError's sentence."""
+    data = disk.parse_json(raw, where, {"model": dict})
     try:
-        data = json.loads(raw)
-        if not isinstance(data, dict) or not isinstance(data.get("model"), dict):
-            raise ValueError("it has no model")
         return _read(data)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{where} is no tokenizer.json: {error}") from error
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{where} is no whole tokenizer.json: {error!r}") from error
     except ValueError as error:
         raise ValueError(f"{where} is no byte-level BPE that llmc reads: {error}") from error
@@ -104,22 +102,29 @@ def _read(data: dict[str, Any]) -> Encoding:
     added = {token["content"]: token["id"] for token in data.get("added_tokens") or []}
     ids = {token: id for token, id in model["vocab"].items() if token not in added}
     taken = [*ids.values(), *added.values()]
-    if any(not isinstance(id, int) or id < 0 for id in taken) or len(set(taken)) < len(taken):
+    if any(type(id) is not int or id < 0 for id in taken) or len(set(taken)) < len(taken):
         raise ValueError("its ids are not distinct whole numbers")
     if not ids:
         raise ValueError("its vocabulary is empty")
-    _check_merges(model["merges"], ids)
+    # published vocabularies leave numbers out, but never more than they use; csrc/detokenizer.c
+    if max(taken) >= 2 * len(taken) + 64:
+        raise ValueError(f"it has {len(taken)} tokens, and one of them is number {max(taken)}")
+    for token in added:
+        if type(token) is not str or not token or re.search(r"[\ud800-\udfff]", token):
+            raise ValueError(f"{token!r} is no text, and is to be a special token")
     byte_of = {character: byte for byte, character in enumerate(SPELLING)}
     try:
         ranks = {bytes(byte_of[c] for c in token): id for token, id in ids.items()}
     except KeyError as error:
         raise ValueError(f"its vocabulary spells no bytes: it holds {error.args[0]!r}") from error
+    _check_merges(model["merges"], ids)
     return Encoding(_pattern(data.get("pre_tokenizer")), ranks, added)
 
 
 def _check_merges(listed: list[Any], ids: dict[str, int]) -> None:
-    """The merges make tokens in the order of their ids, which is what tiktoken merges by."""
-    last = -1
+    """The merges make tokens in the order of their ids, which is what tiktoken merges by, and they
+    make all tokens but the bytes: it merges to any token there is."""
+    last, unmade = -1, {token for token in ids if len(token) != 1}
     for merge in listed:
         first, second = merge.split(" ") if isinstance(merge, str) else merge
         made = ids.get(first + second)
@@ -127,6 +132,9 @@ def _check_merges(listed: list[Any], ids: dict[str, int]) -> None:
             raise ValueError(f"its merge of {first!r} and {second!r} makes "
                              f"{'no token' if made is None else 'an earlier token'}")
         last = made
+        unmade.discard(first + second)
+    if unmade:
+        raise ValueError(f"no merge makes its token {min(unmade, key=ids.get)!r}")
 
 
 def _pattern(pieces: dict[str, Any] | None) -> str:
@@ -143,4 +151,7 @@ def _pattern(pieces: dict[str, Any] | None) -> str:
     if (len(steps) != 2 or byte_level.get("use_regex", True) or split["type"] != "Split"
             or split["behavior"] != "Isolated" or split.get("invert")):
         raise ValueError(f"its pre_tokenizer is {json.dumps(pieces)}")
-    return split["pattern"]["Regex"]
+    pattern = split["pattern"]["Regex"]
+    if not isinstance(pattern, str) or not pattern:
+        raise ValueError(f"its pattern is {pattern!r}")
+    return pattern

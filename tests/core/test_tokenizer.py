@@ -122,8 +122,16 @@ def test_runs_of_space_below_the_limit_are_not_cut(gpt2):
     assert gpt2.encode(text) == gpt2.as_tiktoken().encode_ordinary(text)
 
 
-def test_a_batch_is_its_texts_one_by_one(published):
-    assert published.encode_batch(ODD_TEXT, threads=3) == [published.encode(t) for t in ODD_TEXT]
+@pytest.mark.parametrize("text, whole", [("a\ud83d\ude00", "a😀"), ("a\ud83d b", "a\ufffd b")])
+def test_halves_of_surrogate_pairs_are_joined_or_replaced(gpt2, text, whole):
+    assert gpt2.encode(text) == gpt2.encode(whole)
+
+
+def test_a_pattern_that_loses_text_is_refused_when_it_does():
+    lossy = Tokenizer("lossy", Encoding(r"\w+", BYTES, {"<|x|>": 256}))
+    assert lossy.encode("one<|x|>", "all") == [*b"one", 256]
+    with pytest.raises(ValueError, match="lossy loses some of the text: its pattern"):
+        lossy.encode("one two")
 
 
 def test_tokenizer_json_means_the_same_to_hugging_face(published, tmp_path):
@@ -202,6 +210,17 @@ def damaged(change) -> bytes:
     (lambda d: d["model"].update(type="Unigram"), "its model is Unigram"),
     (lambda d: d["model"].update(byte_fallback=True), "BPE with byte fallback"),
     (lambda d: d["model"].update(end_of_word_suffix="</w>"), "end_of_word_suffix, '</w>'"),
+    (lambda d: d["model"]["vocab"].update(a=10**9), "259 tokens, and one of them is number 10000"),
+    (lambda d: d["added_tokens"][0].update(id=2**40), "and one of them is number 1099511627776"),
+    (lambda d: d["added_tokens"].append(dict(id=259, content="")), "'' is no text"),
+    (lambda d: d["added_tokens"].append(dict(id=259, content="\ud800")), "is no text"),
+    (lambda d: d["added_tokens"].append(dict(id=259, content=3)), "3 is no text"),
+    (lambda d: d["model"].update(merges=[]), "no merge makes its token 'ab'"),
+    (lambda d: d["model"]["vocab"].update({"": 300}), "no merge makes its token ''"),
+    (lambda d: d["pre_tokenizer"].update(pretokenizers=[]), "no whole tokenizer.json: IndexError"),
+    (lambda d: d["pre_tokenizer"]["pretokenizers"][0].update(behavior="Removed"), '"Removed"'),
+    (lambda d: d["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=5), "pattern is 5"),
+    (lambda d: d["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=""), "pattern is ''"),
     (lambda d: d["model"].pop("vocab"), "no whole tokenizer.json: KeyError"),
     (lambda d: d["model"].update(vocab=[]), "no whole tokenizer.json"),
     (lambda d: d["model"].update(vocab={}), "vocabulary is empty"),
@@ -219,7 +238,7 @@ def damaged(change) -> bytes:
     (lambda d: d["pre_tokenizer"]["pretokenizers"][0].update(invert=True), "its pre_tokenizer is"),
     (lambda d: d["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex="("),
      "tiktoken cannot use it"),
-    (lambda d: d.pop("model"), "it has no model")])
+    (lambda d: d.pop("model"), "'model' is missing, wanted dict")])
 def test_a_foreign_or_damaged_tokenizer_json_is_a_sentence(change, sentence, tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_bytes(damaged(change))
@@ -228,7 +247,8 @@ def test_a_foreign_or_damaged_tokenizer_json_is_a_sentence(change, sentence, tmp
     assert sentence in str(error.value) and str(path) in str(error.value)
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff\xfe", b"null", b'{"model": 3}'])
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff\xfe", b"null", b'{"model": 3}',
+                                 b"[" * 100_000])
 def test_what_is_no_json_is_a_sentence(raw, tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_bytes(raw)
