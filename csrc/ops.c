@@ -106,6 +106,7 @@ SCRATCH_DOOR(attention_backward, (Device *d, Tensor dqkv, Tensor dout, Tensor ou
                                   Tensor first, int H, int G),
              (d, dqkv, dout, out, lse, qkv, first, H, G))
 SCRATCH_DOOR(sum_squares, (Device *d, Tensor out, Tensor x), (d, out, as_line(x)))
+SCRATCH_DOOR(orthogonalize, (Device *d, Tensor x), (d, x))
 #undef SCRATCH_DOOR
 
 /* ----------------------------------------------------------------------------------------------------- embedding */
@@ -366,4 +367,33 @@ void adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, 
     CHECK(!is_none(master) || w.dtype == DT_F32, "adamw: %s weights need an f32 master", dtype_name(w.dtype));
     RUN(adamw, 12.0 * (double)n, 2 * bytes_of(w) + 2 * bytes_of(master) + 4 * bytes_of(m) + bytes_of(grad),
         d, w, master, m, v, grad, a);
+}
+
+void nesterov(Device *d, Tensor grad, Tensor m, float momentum, float grad_scale)
+{
+    grad = as_line(grad), m = as_line(m);
+    WANT(grad, DT_F32, numel(grad));
+    WANT(m, DT_F32, numel(grad));
+    RUN(nesterov, 5.0 * (double)numel(m), 2 * bytes_of(m) + 2 * bytes_of(grad), d, grad, m, momentum, grad_scale);
+}
+
+void orthogonalize(Device *d, Tensor x)
+{
+    CHECK(x.ndim == 2 && numel(x) > 0, "orthogonalize: x has %d dimensions and %lld elements, wanted a matrix",
+          x.ndim, (long long)numel(x));
+    WANT(x, DT_F32, x.dim[0], x.dim[1]);
+    const double R = (double)x.dim[0], C = (double)x.dim[1], side = R < C ? R : C;
+    RUN_SCRATCH(orthogonalize, 5 * (3 * R * C * side + side * side * side),     /* half of the products x x^T, G G */
+                5 * 3 * bytes_of(x), d, x);
+}
+
+void descend(Device *d, Tensor w, Tensor master, Tensor direction, float lr, float scale, float weight_decay)
+{
+    WANT_FLOAT(w, 1);
+    w = as_line(w), master = as_line(master), direction = as_line(direction);
+    WANT_OPT(master, DT_F32, numel(w));
+    WANT(direction, DT_F32, numel(w));
+    CHECK(!is_none(master) || w.dtype == DT_F32, "descend: %s weights need an f32 master", dtype_name(w.dtype));
+    RUN(descend, 4.0 * (double)numel(w), 2 * bytes_of(w) + 2 * bytes_of(master) + bytes_of(direction),
+        d, w, master, direction, lr, scale, weight_decay);
 }

@@ -89,7 +89,17 @@ typedef struct { float lr, beta1, beta2, eps, weight_decay, grad_scale; int64_t 
      * w -= lr (m/(1-b1^step) / (sqrt(v/(1-b2^step)) + eps) + weight_decay w)
      * master? holds w in f32 when w is bf16: it is what is updated, and w is it rounded
      *                                                    w any shape, A; master?, m, v, grad the same shape, f32 */ \
-    PURE(adamw, (Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, AdamW a))
+    PURE(adamw, (Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, AdamW a)) \
+    /* Nesterov's momentum; g = grad * grad_scale:  m = momentum m + g;  grad = g + momentum m
+     *                                                    grad, m any shape, f32 */ \
+    PURE(nesterov, (Device *d, Tensor grad, Tensor m, float momentum, float grad_scale)) \
+    /* Of x = U S V^T about U V^T: x /= |x|, then five times x = 3.4445 x + (-4.775 G + 2.0315 G^2) x with G = x x^T.
+     * This Newton-Schulz iteration (K. Jordan et al., "Muon", 2024) brings singular values of |x| / 500 and more to
+     * 0.68 … 1.21 and leaves 0 where it is.                    x (R,C) f32 */ \
+    SCRATCH(orthogonalize, (Device *d, Tensor x)) \
+    /* w -= lr (scale direction + weight_decay w)               w any shape, A; master? as for adamw;
+     *                                                    master?, direction the same shape, f32 */ \
+    PURE(descend, (Device *d, Tensor w, Tensor master, Tensor direction, float lr, float scale, float weight_decay))
 
 #define DECLARE_PURE(name, args)    void name args;
 #define DECLARE_SCRATCH(name, args) void name args; size_t name##_scratch args;

@@ -126,6 +126,7 @@ static void run_tile(Step s, int64_t i, int64_t j)
     const Kind *kind = s.z->kind;
     const int64_t m = i * kind->rows, n = j * TILE_COLS;
     const int64_t rows = at_most(s.rows - m, kind->rows), cols = at_most(s.cols - n, TILE_COLS);
+    if (s.p->symmetric && s.n + n >= s.m + m + rows) return;
     float alone[MOST_ROWS * TILE_COLS], *sums = alone;
     if (s.sums) sums = s.sums + (i * whole(s.cols, TILE_COLS) + j) * kind->rows * TILE_COLS;
     kind->multiply(s.p, s.a + (size_t)i * s.z->a_panel, s.b + (size_t)j * kind->b_bytes, rows, s.depth, sums, s.k > 0);

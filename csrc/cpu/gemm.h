@@ -53,6 +53,7 @@ typedef struct Product {
     bool       a_turned, b_turned;      /* a(m,k) is a[m][k], or a[k][m] when turned; b(k,n) is b[k][n], or b[n][k] */
     Tensor     out;                     /* (M,N) */
     bool       accumulate;
+    bool       symmetric;               /* what is above the diagonal of out need not be computed */
     Tensor     bias, keep, slope_at;    /* (N); (M,N); (M,N) */
     Activation act;
 } Product;

@@ -1,4 +1,4 @@
-/* optim.c -- the norm of a gradient, and AdamW. Every number is read and written once. */
+/* optim.c -- the norm of a gradient, and the steps along it. Every number is read and written once. */
 #include "vec.h"
 
 enum { BLOCK = 1 << 15 };   /* elements one thread takes at a time; what bits depend on is this, not the threads */
@@ -61,5 +61,42 @@ void CPU(adamw)(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor g
     for (int64_t b = 0; b < blocks; b++) {
         const int64_t end = (b + 1) * BLOCK < length ? (b + 1) * BLOCK : length;
         FLOAT_SWITCH(w.dtype, A, adamw_block(A, w, truth, m.data, v.data, grad.data, s, b * BLOCK, end));
+    }
+}
+
+void CPU(nesterov)(Device *d, Tensor grad, Tensor m, float momentum, float grad_scale)
+{
+    const int64_t length = numel(m);
+    PARALLEL_FOR(d, length)
+    for (int64_t i = 0; i < length; i += WIDTH) {
+        const int count = vec_left(length, i);
+        const Vec g = grad_scale * vec_load(grad.data, DT_F32, i, count);
+        const Vec new = momentum * vec_load(m.data, DT_F32, i, count) + g;
+        vec_store(m.data, DT_F32, i, count, new);
+        vec_store(grad.data, DT_F32, i, count, g + momentum * new);
+    }
+}
+
+INLINE void descend_block(int A, Tensor w, float *truth, const float *direction, float lr, float scale,
+                          float weight_decay, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i += WIDTH) {
+        const int count = vec_left(end, i);
+        const Vec old = vec_load(truth, DT_F32, i, count);
+        const Vec new = old - lr * (scale * vec_load(direction, DT_F32, i, count) + weight_decay * old);
+        vec_store(truth, DT_F32, i, count, new);
+        if (truth != w.data) vec_store(w.data, A, i, count, new);
+    }
+}
+
+void CPU(descend)(Device *d, Tensor w, Tensor master, Tensor direction, float lr, float scale, float weight_decay)
+{
+    const int64_t length = numel(w), blocks = blocks_of(length);
+    float *truth = is_none(master) ? w.data : master.data;
+    PARALLEL_FOR(d, length)
+    for (int64_t b = 0; b < blocks; b++) {
+        const int64_t end = (b + 1) * BLOCK < length ? (b + 1) * BLOCK : length;
+        FLOAT_SWITCH(w.dtype, A,
+                     descend_block(A, w, truth, direction.data, lr, scale, weight_decay, b * BLOCK, end));
     }
 }

@@ -276,3 +276,22 @@ void plain_adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor 
         if (!is_none(master)) put(w, i, get(master, i));
     }
 }
+
+void plain_nesterov(Device *d, Tensor grad, Tensor m, float momentum, float grad_scale)
+{
+    for (int64_t i = 0; i < numel(m); i++) {
+        const double g = (double)get(grad, i) * grad_scale, new = (double)momentum * get(m, i) + g;
+        put(m, i, new);
+        put(grad, i, g + momentum * new);
+    }
+}
+
+void plain_descend(Device *d, Tensor w, Tensor master, Tensor direction, float lr, float scale, float weight_decay)
+{
+    const Tensor truth = is_none(master) ? w : master;
+    for (int64_t i = 0; i < numel(w); i++) {
+        const double old = get(truth, i);
+        put(truth, i, old - lr * ((double)scale * get(direction, i) + weight_decay * old));
+        if (!is_none(master)) put(w, i, get(master, i));
+    }
+}

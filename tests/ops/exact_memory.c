@@ -92,6 +92,12 @@ static void squares(Device *d, Call c, int64_t count)
     drop(d, &c);
 }
 
+static void matrix(Device *d, Call c, int64_t R, int64_t C)
+{
+    EXACTLY(orthogonalize, tensor(&c, DT_F32, R, C));
+    drop(d, &c);
+}
+
 static void every_op(Device *d, Call c)
 {
     static const int64_t products[][3] = {
@@ -106,6 +112,8 @@ static void every_op(Device *d, Call c)
         attention(d, c, heads[i][0], heads[i][1], (int)heads[i][2], (int)heads[i][3], heads[i][4]);
     static const int64_t rows_cols[][2] = { { 1, 1 }, { 3, 5 }, { 133, 67 }, { 17, 1031 } };
     for (size_t i = 0; i < COUNT_OF(rows_cols); i++) norm(d, c, rows_cols[i][0], rows_cols[i][1]);
+    static const int64_t matrices[][2] = { { 1, 1 }, { 1, 67 }, { 67, 1 }, { 33, 259 }, { 259, 33 }, { 130, 131 } };
+    for (size_t i = 0; i < COUNT_OF(matrices); i++) matrix(d, c, matrices[i][0], matrices[i][1]);
     for (int64_t count = 1; count < 200000; count = count * 7 + 3) squares(d, c, count);
 }
 

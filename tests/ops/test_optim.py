@@ -1,10 +1,10 @@
-"""sum_squares and adamw: the norm of a gradient, and the step it takes."""
+"""The norm of a gradient, and the steps it takes: adamw; and Muon's nesterov, orthogonalize and descend."""
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from common import BF16, F32, Out, numbers, run, same_bits_for_any_threads, within_budget
+from common import BF16, F32, Out, device, numbers, run, same_bits_for_any_threads, within_budget
 
 from llmc import _core
 
@@ -101,8 +101,100 @@ def test_adamw_leaves_a_weight_without_gradient_alone(on):
     assert np.array_equal(w.array, before)
 
 
+@pytest.mark.parametrize("shape", SIZES[:5])
+def test_nesterov_is_the_formula(on, shape):
+    grad, m = numbers(*shape, seed=1), numbers(*shape, seed=2)
+
+    def nesterov(grad, m, momentum, grad_scale):
+        m = momentum * m + grad * grad_scale
+        return grad * grad_scale + momentum * m, m
+
+    settings = as_stored(momentum=0.95, grad_scale=0.3)
+    got = run(on, "nesterov", Out(*shape, fill=grad), Out(*shape, fill=m), *settings)
+    within_budget(got, nesterov, grad, m, *settings)
+
+
+def descend(w, direction, lr, scale, weight_decay):
+    return w - lr * (scale * direction + weight_decay * w)
+
+
+@pytest.mark.parametrize("shape", SIZES[:5])
+def test_descend_is_the_formula(on, shape):
+    w, direction = numbers(*shape, seed=1), numbers(*shape, seed=2)
+    settings = as_stored(lr=3e-2, scale=5.5, weight_decay=0.1)
+    within_budget(run(on, "descend", Out(*shape, fill=w), None, direction, *settings), descend, w, direction, *settings)
+
+
+def test_descend_keeps_the_master_and_rounds_the_weight(on):
+    start, direction, settings = numbers(131).astype(BF16), numbers(131, seed=1), as_stored(lr=1e-4, scale=1, weight_decay=0)
+    w, master = Out(131, dtype=BF16, fill=start), Out(131, fill=start)
+    for _ in range(3):
+        before = master.array.copy()
+        run(on, "descend", w, master, direction, *settings)
+        within_budget(master.array, descend, before, direction, *settings)
+        assert np.array_equal(w.array, master.array.astype(BF16))
+
+
+def orthogonal(x):
+    y = x / x.norm()
+    for _ in range(5):
+        gram = y @ y.T
+        y = 3.4445 * y + (-4.7750 * gram + 2.0315 * gram @ gram) @ y
+    return y
+
+
+MATRICES = [(1, 1), (1, 7), (7, 1), (2, 3), (31, 31), (64, 32), (67, 131), (131, 67), (96, 257), (257, 96), (48, 48)]
+
+
+@pytest.mark.parametrize("shape", MATRICES)
+def test_orthogonalize_is_the_iteration(on, shape):
+    x = numbers(*shape)
+    within_budget(run(on, "orthogonalize", Out(*shape, fill=x)), orthogonal, x)
+
+
+@pytest.mark.parametrize("shape", [(521, 523), (1100, 259)])
+def test_orthogonalize_is_the_iteration_for_large_matrices(shape):
+    x = numbers(*shape)
+    within_budget(run(device("cpu"), "orthogonalize", Out(*shape, fill=x)), orthogonal, x)
+
+
+@pytest.mark.slow
+def test_orthogonalize_is_the_iteration_for_more_than_one_block_of_sums():
+    x = numbers(1361, 2111)
+    within_budget(run(device("cpu"), "orthogonalize", Out(*x.shape, fill=x)), orthogonal, x)
+
+
+def test_orthogonalize_brings_singular_values_together(on):
+    """Down to one in 500 of the norm, and whatever the scale."""
+    left, right = (np.linalg.qr(numbers(37, 37, seed=i).astype(np.float64))[0] for i in (1, 2))
+    values = np.geomspace(1 / 499, 1, 37)
+    values[:-1] *= np.sqrt((1 - values[-1] ** 2 / 2) / 40)      # the norm stays that of the largest
+    values = np.maximum(values, np.linalg.norm(values) / 499)
+    for scale in (1e-15, 1, 1e15):
+        x = (scale * left * values @ right).astype(F32)
+        found = np.linalg.svd(run(on, "orthogonalize", Out(37, 37, fill=x)).astype(np.float64))
+        assert 0.67 < found.S.min() and found.S.max() < 1.21
+
+
+def test_orthogonalize_leaves_zeros_alone(on):
+    assert not run(on, "orthogonalize", Out(5, 7, fill=0)).any()
+    x = numbers(9, 5)
+    x[3], x[:, 1] = 0, 0
+    got = run(on, "orthogonalize", Out(9, 5, fill=x))
+    assert np.isfinite(got).all() and not got[3].any() and not got[:, 1].any()
+
+
+def test_orthogonalize_wants_a_matrix(on):
+    with pytest.raises(RuntimeError, match="orthogonalize: x has 1 dimensions"):
+        run(on, "orthogonalize", Out(5))
+
+
 def test_bits_do_not_depend_on_threads(name, dtype):
     x = numbers(100003)
+    for shape in ((131, 307), (307, 131)) if name != "cpu:plain" else ((31, 37),):
+        same_bits_for_any_threads(name, "orthogonalize", lambda: (Out(*shape, fill=numbers(*shape)),))
+    same_bits_for_any_threads(name, "nesterov", lambda: (Out(x.size, fill=x), Out(x.size, fill=x), 0.95, 0.5))
+    same_bits_for_any_threads(name, "descend", lambda: (Out(x.size, dtype=dtype, fill=x), Out(x.size, fill=x), x, 0.1, 2, 0.1))
     same_bits_for_any_threads(name, "sum_squares", lambda: (Out(1), x))
     same_bits_for_any_threads(name, "adamw", lambda: (
         Out(x.size, dtype=dtype, fill=x), Out(x.size, fill=x), Out(x.size, fill=0), Out(x.size, fill=0), x,

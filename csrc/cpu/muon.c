@@ -1,0 +1,119 @@
+/* muon.c -- Newton-Schulz: the three products of a step, of whichever of x x^T and x^T x is smaller. See ops.h.
+ *
+ * A tall x is not turned: the products read it as it lies. Both x x^T and its square equal their transposes, bit for
+ * bit, so that only what is on and below their diagonal is computed, and mirrored: a third of a square x's work. */
+#include "gemm.h"
+
+static int64_t smaller_side(Tensor x) { return x.dim[0] < x.dim[1] ? x.dim[0] : x.dim[1]; }
+static bool tall(Tensor x) { return x.dim[0] > x.dim[1]; }
+
+/* gram = x x^T, or x^T x */
+static Product gram_product(Tensor gram, Tensor x)
+{
+    const int64_t side = smaller_side(x);
+    return (Product){ .M = side, .N = side, .K = numel(x) / side, .a = x, .a_turned = tall(x), .b = x,
+                      .b_turned = !tall(x), .out = gram, .symmetric = true };
+}
+
+static Product square_product(Tensor square, Tensor gram)
+{
+    const int64_t side = gram.dim[0];
+    return (Product){ .M = side, .N = side, .K = side, .a = gram, .b = gram, .out = square, .symmetric = true };
+}
+
+/* out = poly x, or x poly */
+static Product step_product(Tensor out, Tensor poly, Tensor x)
+{
+    return (Product){ .M = x.dim[0], .N = x.dim[1], .K = smaller_side(x), .a = tall(x) ? x : poly,
+                      .b = tall(x) ? poly : x, .out = out };
+}
+
+/* What the workspace holds, after the products' own scratch */
+typedef struct { Tensor other, gram, poly; size_t bytes; } Work;
+
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+static Work lay_out(Tensor x, char *workspace)
+{
+    const int64_t side = smaller_side(x);
+    const Tensor square = { NULL, NULL, DT_F32, 2, { side, side } };
+    Work w = { .other = x, .gram = square, .poly = square };
+    const Product gram = gram_product(w.gram, x), poly = square_product(w.poly, w.gram),
+                  step = step_product(x, w.poly, x);
+    const Tensor norm = { NULL, NULL, DT_F32, 1, { 1 } };
+    size_t at = larger(larger(CPU(gemm_scratch)(&gram), CPU(gemm_scratch)(&poly)),
+                       larger(CPU(gemm_scratch)(&step), CPU(sum_squares_scratch)(NULL, norm, x)));
+    Tensor *const all[] = { &w.other, &w.gram, &w.poly };
+    for (size_t i = 0; i < COUNT_OF(all); i++) {
+        at = (at + 63) / 64 * 64;
+        all[i]->data = workspace + at;
+        at += tensor_bytes(*all[i]);
+    }
+    w.bytes = at;
+    return w;
+}
+
+size_t CPU(orthogonalize_scratch)(Device *d, Tensor x) { return lay_out(x, NULL).bytes; }
+
+/* to = x / |x|; a norm that f32 cannot hold counts as 0 */
+static void normalize(Device *d, Tensor to, Tensor x)
+{
+    const int64_t length = numel(x);
+    float squares;
+    CPU(sum_squares)(d, (Tensor){ &squares, NULL, DT_F32, 1, { 1 } }, x);
+    const float scale = squares > 0 ? 1 / sqrtf(squares) : 0;
+    PARALLEL_FOR(d, length)
+    for (int64_t i = 0; i < length; i += WIDTH) {
+        const int count = vec_left(length, i);
+        vec_store(to.data, DT_F32, i, count, scale * vec_load(x.data, DT_F32, i, count));
+    }
+}
+
+enum { MIRROR, POLYNOMIAL };
+
+/* A square block at (i,j), on or below the diagonal of s, and its mirror image */
+INLINE void mirror_block(const int what, float *s, const float *gram, int64_t side, int64_t i, int64_t j)
+{
+    const int down = vec_left(side, i), across = vec_left(side, j);
+    Vec low[WIDTH], high[WIDTH];
+    for (int r = 0; r < WIDTH; r++) {
+        low[r] = r < down ? vec_load(s, DT_F32, (i + r) * side + j, across) : (Vec){0};
+        if (what == POLYNOMIAL && r < down)
+            low[r] = -4.7750f * vec_load(gram, DT_F32, (i + r) * side + j, across) + 2.0315f * low[r];
+        if (what == POLYNOMIAL && i == j) low[r][r] += 3.4445f;
+    }
+    memcpy(high, low, sizeof high);
+    vec_transpose(high);
+    for (int r = 0; r < WIDTH; r++) {
+        if (i == j) high[r] = vec_keep(low[r], r + 1, high[r]);
+        else if (r < down) vec_store(s, DT_F32, (i + r) * side + j, across, low[r]);
+        if (r < across) vec_store(s, DT_F32, (j + r) * side + i, down, high[r]);
+    }
+}
+
+/* What is above the diagonal of s becomes what is below it.  POLYNOMIAL: and s = 3.4445 - 4.775 gram + 2.0315 s */
+static void mirror(Device *d, const int what, Tensor s, Tensor gram)
+{
+    const int64_t side = s.dim[0];
+    OMP(parallel for schedule(dynamic) num_threads(team(d, side * side)))
+    for (int64_t i = 0; i < side; i += WIDTH)
+        for (int64_t j = 0; j <= i; j += WIDTH) mirror_block(what, s.data, gram.data, side, i, j);
+}
+
+void CPU(orthogonalize)(Device *d, Tensor x)
+{
+    const Work w = lay_out(x, d->workspace);
+    Tensor from = w.other, to = x;
+    normalize(d, from, x);
+    for (int step = 0; step < 5; step++) {                      /* an odd number: the last one writes x */
+        const Product gram = gram_product(w.gram, from), square = square_product(w.poly, w.gram),
+                      next = step_product(to, w.poly, from);
+        CPU(gemm)(d, &gram);
+        mirror(d, MIRROR, w.gram, none());
+        CPU(gemm)(d, &square);
+        mirror(d, POLYNOMIAL, w.poly, w.gram);
+        CPU(gemm)(d, &next);
+        const Tensor swap = from;
+        from = to, to = swap;
+    }
+}
