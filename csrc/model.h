@@ -32,6 +32,7 @@ typedef struct Plan {
     int64_t B, T;               /* the largest batch */
     bool train;                 /* room for gradients; otherwise only model_score and model_logits */
     bool recompute;             /* keep only each block's input and compute the rest again on the way back */
+    size_t scratch;             /* workspace that the caller's own ops need */
 } Plan;
 
 typedef void SeenTensor(void *context, Tensor t, size_t bytes);

@@ -145,7 +145,7 @@ static void measure_scratch(Model *m)
     static const float slope;
     const Slopes all = { &slope, &slope, &slope, &slope };
     Device *d AUTO(stop_measuring) = m->dev;
-    d->scratch_needed = 0;
+    d->scratch_needed = m->plan.scratch;
     d->measuring = true;
     model_trunk_forward(m);
     model_head(m, true, true, m->train ? &all : NULL, false);

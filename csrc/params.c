@@ -36,6 +36,12 @@ static Pair add_norm(Params *all, const Config *c, int bucket, const char *prefi
     return p;
 }
 
+static void packs(Param *p, int matrices, int64_t first, int64_t second, int64_t third)
+{
+    p->matrices = matrices;
+    p->matrix_rows[0] = first, p->matrix_rows[1] = second, p->matrix_rows[2] = third;
+}
+
 /* The one list of parameters: names, shapes, initial values and buckets stand here and nowhere else. */
 static void list_params(Params *all, const Config *c)
 {
@@ -55,6 +61,10 @@ static void list_params(Params *all, const Config *c)
         w->ln_2 = add_norm(all, c, L - l, at, "ln_2");
         w->up   = add_linear(all, c, L - l, at, "mlp.up", INIT_NORMAL, up, C);
         w->down = add_linear(all, c, L - l, at, "mlp.down", INIT_RESIDUAL, C, F);
+        packs(w->qkv.w, 3, HD, (P - HD) / 2, (P - HD) / 2);
+        packs(w->proj.w, 1, C, 0, 0);
+        packs(w->up.w, (int)(up / F), F, F, 0);
+        packs(w->down.w, 1, C, 0, 0);
     }
     all->ln_f = add_norm(all, c, head_bucket, "", "ln_f");
     if (c->head == HEAD_SCALAR) all->head.w = add_param(all, head_bucket, "", "value", "weight", INIT_ZERO, 2, 1, C);
@@ -176,10 +186,4 @@ void params_owned(const Params *all, const Param *p, int rank, int64_t *begin, i
     const int64_t slice = b.length / all->ranks, from = b.offset + rank * slice, n = numel(p->value);
     *begin = clamp(from - p->offset, 0, n);
     *end = clamp(from + slice - p->offset, 0, n);
-}
-
-int64_t params_slice_offset(const Params *all, const Param *p, int rank, int64_t begin)
-{
-    const Bucket b = all->bucket[p->bucket];
-    return b.offset / all->ranks + (p->offset + begin - (b.offset + rank * (b.length / all->ranks)));
 }

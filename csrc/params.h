@@ -21,6 +21,8 @@ typedef struct Param {
     bool     decay;             /* weight decay applies: matrices only */
     int      bucket;
     int64_t  offset;            /* first element in both flat blocks */
+    int      matrices;          /* of a block's weight: how many are packed in it, one below the other; otherwise 0 */
+    int64_t  matrix_rows[3];    /* of each */
 } Param;
 
 typedef struct { Param *w, *b; } Pair;      /* a weight and its bias; b is NULL where there is none */
@@ -50,8 +52,6 @@ Param  *params_find(Params *p, const char *name);           /* NULL if there is 
 
 /* Elements of p that rank owns: [*begin, *end) of the flattened parameter; empty when equal. */
 void    params_owned(const Params *all, const Param *p, int rank, int64_t *begin, int64_t *end);
-/* Where element `begin` of p (owned by rank) stands in the rank's flat slice, which holds its parts of all buckets. */
-int64_t params_slice_offset(const Params *all, const Param *p, int rank, int64_t begin);
 
 #ifdef __cplusplus
 }

@@ -375,6 +375,11 @@ void optimizer_close(OptimizerFiles **files)
 
 int optimizer_ranks(const OptimizerFiles *files) { return files->ranks; }
 
+const char *optimizer_metadata(const OptimizerFiles *files, const char *key)
+{
+    return safetensors_metadata(files->file[0], key);
+}
+
 /* Copies what file holds of stem from `at` on, up to end; returns how far it came. */
 static int64_t read_from(const Safetensors *file, const char *stem, int64_t at, int64_t end, float *out)
 {

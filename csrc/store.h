@@ -49,6 +49,7 @@ typedef struct OptimizerFiles OptimizerFiles;
 OptimizerFiles *optimizer_open(const char *folder);
 void            optimizer_close(OptimizerFiles **files);                           /* AUTO(optimizer_close) */
 int             optimizer_ranks(const OptimizerFiles *files);
+const char     *optimizer_metadata(const OptimizerFiles *files, const char *key);  /* NULL if it is missing */
 
 /* out (end - begin): elements begin..end of GROUP/PARAMETER, gathered from all files. Fails if one is in none. */
 void optimizer_read(const OptimizerFiles *files, const char *group, const char *parameter, int64_t begin, int64_t end,

@@ -338,12 +338,18 @@ static void train(Train *t)
 
 /* --------------------------------------------------------------------------------------------------- start and end */
 
+static OptimizerKind optimizer_kind(const Settings *s)
+{
+    return strcmp(s->optimizer, "muon") ? OPTIMIZER_ADAMW : OPTIMIZER_MUON;
+}
+
 static void start_or_resume(Train *t)
 {
     char *config AUTO(auto_free) = text_format("%s/config.json", t->s->run),
          *tokenizer AUTO(auto_free) = text_format("%s/tokenizer.json", t->s->run);
     params_init(model_params(t->model), (uint64_t)t->s->seed);
-    const TrainerConfig c = { t->s->beta1, t->s->beta2, t->s->eps, t->s->weight_decay, t->s->grad_clip };
+    const TrainerConfig c = { t->s->beta1, t->s->beta2, t->s->eps, t->s->weight_decay, t->s->grad_clip,
+                              optimizer_kind(t->s), t->s->muon_momentum };
     t->trainer = trainer_create(t->model, t->comm, c);
     t->progress.guard.z = t->s->spike_z;
     t->run = run_open(t->s, t->comm);                   /* last of what may fail: it may remove the run that is there */
@@ -393,7 +399,7 @@ int main(int argc, char **argv)
     t.model = model_create(t.device, &t.config, strcmp(t.s->dtype, "bf16") ? DT_F32 : DT_BF16, comm_ranks(t.comm));
     const Plan plan = { t.s->batch_size, t.data.T, .train = true, .recompute = t.s->recompute };
     if (t.s->plan) {
-        if (root(&t)) print_plan(t.model, plan);
+        if (root(&t)) print_plan(t.model, plan, optimizer_kind(t.s));
         return 0;
     }
     model_plan(t.model, plan);

@@ -28,6 +28,8 @@ static const Flag train_table[] = {
               "work"),
 
     INT_FLAG(S, steps, "1000", 1, 1LL << 40, "optimizer", "updates"),
+    CHOICE_FLAG(S, optimizer, "adamw", "adamw muon", "optimizer",
+                "muon: momentum made orthogonal for the blocks' matrices, AdamW for all else, with one lr"),
     REAL_FLAG(S, lr, "6e-4", 0, 100, "optimizer", "peak learning rate"),
     CHOICE_FLAG(S, schedule, "cosine", "cosine linear wsd constant", "optimizer",
                 "how the learning rate falls after the warm-up"),
@@ -37,11 +39,13 @@ static const Flag train_table[] = {
     REAL_FLAG(S, beta1, "0.9", 0, 0.999999, "optimizer", "AdamW: memory of the gradient"),
     REAL_FLAG(S, beta2, "0.95", 0, 0.999999999, "optimizer", "AdamW: memory of its square"),
     REAL_FLAG(S, eps, "1e-8", 0, 1, "optimizer", "AdamW: added to the root"),
-    REAL_FLAG(S, weight_decay, "0.1", 0, 100, "optimizer", "AdamW: decoupled, on matrices only"),
+    REAL_FLAG(S, muon_momentum, "0.95", 0, 0.999999, "optimizer", "Muon: memory of the gradient"),
+    REAL_FLAG(S, weight_decay, "0.1", 0, 100, "optimizer", "decoupled, on matrices only"),
     REAL_FLAG(S, grad_clip, "1", 0, 1e9, "optimizer", "largest gradient norm; 0: no clipping"),
     REAL_FLAG(S, spike_z, "8", 0, 1e9, "optimizer",
-              "skip an update whose loss or gradient norm lies this many standard deviations above the last 128; "
-              "0: only those not finite"),
+              "skip an update whose loss or gradient norm lies this many standard deviations above the mean of the "
+              "last 128, each at least 1 % of a mean loss and half of a mean norm (at 8: five times it); 0: only those "
+              "not finite"),
     INT_FLAG(S, max_skips, "3", 1, 1 << 20, "optimizer",
              "skips in a row after which the run goes back to its last checkpoint and passes over that data"),
 

@@ -23,9 +23,9 @@ typedef struct Settings {
     bool    recompute;
     /* optimizer */
     int64_t steps, warmup_steps;
-    double  lr, final_lr, decay_fraction, beta1, beta2, eps, weight_decay, grad_clip, spike_z;
+    double  lr, final_lr, decay_fraction, beta1, beta2, eps, weight_decay, grad_clip, spike_z, muon_momentum;
     int64_t max_skips;
-    const char *schedule;
+    const char *schedule, *optimizer;
     /* run */
     const char *run;
     bool    resume, overwrite;

@@ -1,6 +1,7 @@
 /* trainer.c -- see trainer.h */
 #include "trainer.h"
 #include "trainer_impl.h"
+#include "arena.h"
 #include "ops.h"
 
 #include <math.h>
@@ -8,13 +9,58 @@
 
 static void free_slot(Trainer **t) { trainer_free(*t); }
 
-size_t trainer_state_bytes(const Model *m)
+/* ---------------------------------------------------------------------------------------------------------- state */
+
+static bool keeps(const Params *all, OptimizerKind optimizer, const Param *p, int kind)
 {
-    const Params *p = model_params((Model *)m);
-    return (size_t)(p->elements / p->ranks) * sizeof(float) * (p->dtype == DT_F32 ? 2 : 3);
+    const bool muon = optimizer == OPTIMIZER_MUON && p->matrices;
+    return kind == STATE_MASTER ? all->dtype != DT_F32 : kind == STATE_MOMENTUM ? muon : !muon;
 }
 
-static float *trainer_state(const Trainer *t, int kind) { return (float *)t->state + kind * t->slice; }
+/* state may be NULL */
+static void lay_out_state(const Params *all, OptimizerKind optimizer, int rank, Arena *a, ParamState *state)
+{
+    for (int kind = 0; kind < STATE_KINDS; kind++)
+        for (int i = 0; i < all->count; i++) {
+            const Param *p = &all->list[i];
+            int64_t begin, end;
+            params_owned(all, p, rank, &begin, &end);
+            if (begin == end || !keeps(all, optimizer, p, kind)) continue;
+            const Tensor t = TAKE(a, p->value.name, DT_F32, end - begin);
+            if (state) state[i].kind[kind] = t;
+        }
+}
+
+static size_t state_bytes(const Params *all, OptimizerKind optimizer, int rank)
+{
+    Arena a = {0};
+    lay_out_state(all, optimizer, rank, &a, NULL);
+    return a.used;
+}
+
+size_t trainer_state_bytes(const Model *m, OptimizerKind kind)
+{
+    const Params *all = model_params((Model *)m);
+    size_t most = 0;
+    for (int rank = 0; rank < all->ranks; rank++) {
+        const size_t bytes = state_bytes(all, kind, rank);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+size_t trainer_scratch(const Model *m, OptimizerKind kind)
+{
+    const Params *all = model_params((Model *)m);
+    size_t most = 0;
+    for (int i = 0; i < all->count && kind == OPTIMIZER_MUON; i++)
+        for (int k = 0; k < all->list[i].matrices; k++) {
+            const Tensor x = { NULL, NULL, DT_F32, 2, { all->list[i].matrix_rows[k], all->list[i].value.dim[1] } };
+            const size_t bytes = orthogonalize_scratch(model_device(m), x);
+            most = bytes > most ? bytes : most;
+        }
+    return most;
+}
 
 /* The part of a parameter that this rank owns, inside the flat block `base` of elements of `dtype`. */
 static Tensor owned(void *base, DType dtype, const Param *p, int64_t at, int64_t count)
@@ -24,7 +70,10 @@ static Tensor owned(void *base, DType dtype, const Param *p, int64_t at, int64_t
 
 Tensor trainer_owned_state(const Trainer *t, int kind, const Param *p, int64_t begin, int64_t end)
 {
-    return owned(trainer_state(t, kind), DT_F32, p, params_slice_offset(t->params, p, t->rank, begin), end - begin);
+    const Tensor whole = t->state[p - t->params->list].kind[kind];
+    int64_t from, to;
+    params_owned(t->params, p, t->rank, &from, &to);
+    return is_none(whole) ? whole : owned(whole.data, DT_F32, p, begin - from, end - begin);
 }
 
 /* bf16 weights as they are now become the f32 masters: after weights were drawn or read without masters. */
@@ -49,11 +98,14 @@ Trainer *trainer_create(Model *m, Comm *comm, TrainerConfig c)
     CHECK(p->ranks == comm_ranks(comm), "a model laid out for %d ranks, trained by %d", p->ranks, comm_ranks(comm));
     Trainer *t AUTO(free_slot) = xcalloc(1, sizeof *t, "a trainer");
     *t = (Trainer){ .model = m, .params = p, .device = p->device, .comm = comm, .config = c, .rank = comm_rank(comm),
-                    .slice = p->elements / p->ranks, .kinds = p->dtype == DT_F32 ? 2 : 3 };
-    t->state = device_alloc(t->device, (size_t)t->kinds * (size_t)t->slice * sizeof(float), "optimizer state");
+                    .state = xcalloc((size_t)p->count, sizeof *t->state, "optimizer state") };
+    Arena a = { .size = state_bytes(p, c.optimizer, t->rank) };
+    a.block = t->memory = device_alloc(t->device, a.size, "optimizer state");
+    lay_out_state(p, c.optimizer, t->rank, &a, t->state);
+    device_reserve(t->device, trainer_scratch(m, c.optimizer));
     t->norm = device_alloc(t->device, sizeof(float), "the gradient norm");
     params_allocate(p, true);
-    if (t->kinds > STATE_MASTER) masters_from_weights(t);
+    if (p->dtype != DT_F32) masters_from_weights(t);
     Trainer *made = t;
     t = NULL;
     return made;
@@ -62,8 +114,9 @@ Trainer *trainer_create(Model *m, Comm *comm, TrainerConfig c)
 void trainer_free(Trainer *t)
 {
     if (!t) return;
-    device_free(t->device, t->state);
+    device_free(t->device, t->memory);
     device_free(t->device, t->norm);
+    free(t->state);
     free(t);
 }
 
@@ -109,31 +162,77 @@ double trainer_reduce(Trainer *t)
     return t->grad_norm;
 }
 
-void trainer_apply(Trainer *t, double lr)
+/* A part of a parameter in this rank's slice. */
+typedef struct { Tensor w, master, grad; } Part;
+
+static Part part_of(const Trainer *t, const Param *p, int64_t begin, int64_t end)
 {
-    CHECK(t->reduced, "trainer_apply without trainer_reduce before it");
+    return (Part){ owned(t->params->values, t->params->dtype, p, p->offset + begin, end - begin),
+                   trainer_owned_state(t, STATE_MASTER, p, begin, end),
+                   owned(t->params->grads, DT_F32, p, p->offset + begin, end - begin) };
+}
+
+static double decay(const Trainer *t, const Param *p) { return p->decay ? t->config.weight_decay : 0; }
+
+/* All that a slice can do by itself: AdamW's step, or the momentum that becomes Muon's direction. */
+static void apply_slices(Trainer *t, double lr, double grad_scale)
+{
     const TrainerConfig *c = &t->config;
-    const double scale = c->grad_clip > 0 && t->grad_norm > c->grad_clip ? c->grad_clip / t->grad_norm : 1;
-    t->updates++;
     for (int i = 0; i < t->params->count; i++) {
         const Param *p = &t->params->list[i];
         int64_t begin, end;
         params_owned(t->params, p, t->rank, &begin, &end);
         if (begin == end) continue;
-        const AdamW a = { (float)lr, (float)c->beta1, (float)c->beta2, (float)c->eps,
-                          p->decay ? (float)c->weight_decay : 0, (float)scale, t->updates };
-        adamw(t->device, owned(t->params->values, t->params->dtype, p, p->offset + begin, end - begin),
-              t->kinds > STATE_MASTER ? trainer_owned_state(t, STATE_MASTER, p, begin, end) : none(),
-              trainer_owned_state(t, STATE_EXP_AVG, p, begin, end),
-              trainer_owned_state(t, STATE_EXP_AVG_SQ, p, begin, end),
-              owned(t->params->grads, DT_F32, p, p->offset + begin, end - begin), a);
+        const Part at = part_of(t, p, begin, end);
+        const ParamState *s = &t->state[i];
+        const AdamW a = { (float)lr, (float)c->beta1, (float)c->beta2, (float)c->eps, (float)decay(t, p),
+                          (float)grad_scale, t->updates };
+        if (is_none(s->kind[STATE_MOMENTUM]))
+            adamw(t->device, at.w, at.master, s->kind[STATE_EXP_AVG], s->kind[STATE_EXP_AVG_SQ], at.grad, a);
+        else
+            nesterov(t->device, at.grad, s->kind[STATE_MOMENTUM], (float)c->muon_momentum, (float)grad_scale);
     }
+}
+
+/* Of each matrix that this rank's slice touches, the direction; of what it owns, the step. */
+static void apply_matrices(Trainer *t, const Param *p, double lr)
+{
+    const int64_t C = p->value.dim[1];
+    int64_t owned_begin, owned_end, row = 0;
+    params_owned(t->params, p, t->rank, &owned_begin, &owned_end);
+    for (int k = 0; k < p->matrices; row += p->matrix_rows[k++]) {
+        const int64_t R = p->matrix_rows[k], from = row * C, to = from + R * C;
+        const int64_t begin = owned_begin > from ? owned_begin : from, end = owned_end < to ? owned_end : to;
+        if (begin >= end) continue;
+        orthogonalize(t->device, slice_rows(p->grad, row, R));
+        const Part at = part_of(t, p, begin, end);
+        descend(t->device, at.w, at.master, at.grad, (float)lr, (float)(0.2 * sqrt((double)(R > C ? R : C))),
+                (float)decay(t, p));
+    }
+}
+
+/* Each rank's slices of a flat block, to all. */
+static void gather(Trainer *t, void *block, DType dtype)
+{
     for (int b = 0; b < t->params->n_buckets && t->params->ranks > 1; b++) {
         const Bucket k = t->params->bucket[b];
-        const size_t width = dtype_size(t->params->dtype), slice = (size_t)(k.length / t->params->ranks) * width;
-        char *weights = (char *)t->params->values + (size_t)k.offset * width;
-        comm_all_gather(t->comm, weights + (size_t)t->rank * slice, weights, slice);
+        const size_t width = dtype_size(dtype), slice = (size_t)(k.length / t->params->ranks) * width;
+        char *at = (char *)block + (size_t)k.offset * width;
+        comm_all_gather(t->comm, at + (size_t)t->rank * slice, at, slice);
     }
+}
+
+void trainer_apply(Trainer *t, double lr)
+{
+    CHECK(t->reduced, "trainer_apply without trainer_reduce before it");
+    const double clip = t->config.grad_clip;
+    t->updates++;
+    apply_slices(t, lr, clip > 0 && t->grad_norm > clip ? clip / t->grad_norm : 1);
+    if (t->config.optimizer == OPTIMIZER_MUON) {
+        gather(t, t->params->grads, DT_F32);
+        for (int i = 0; i < t->params->count; i++) apply_matrices(t, &t->params->list[i], lr);
+    }
+    gather(t, t->params->values, t->params->dtype);
     t->reduced = false;
 }
 

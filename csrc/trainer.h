@@ -9,7 +9,12 @@
  *
  * Data parallel with the optimizer's state sharded (ZeRO-1): every rank holds all weights and gradients, owns a slice
  * of each bucket, and keeps moments (and f32 masters of bf16 weights) for that slice only. The slopes already divide by
- * the target count of the whole update over all ranks, so gradients are summed, not averaged. */
+ * the target count of the whole update over all ranks, so gradients are summed, not averaged.
+ *
+ * Muon (K. Jordan et al., 2024) is for the matrices of the blocks, each of q, k, v, gate and up by itself; AdamW does
+ * the rest. A matrix moves by its orthogonalized momentum times 0.2 sqrt(max(rows, columns)), so that its elements move
+ * as far as AdamW's do, and one learning rate and decay serve both (J. Liu et al., "Muon is scalable for LLM training",
+ * 2025). Every rank keeps momentum for its slice, and orthogonalizes the matrices that its slices touch. */
 #ifndef LLMC_TRAINER_H
 #define LLMC_TRAINER_H
 
@@ -20,20 +25,25 @@
 extern "C" {
 #endif
 
+typedef enum { OPTIMIZER_ADAMW, OPTIMIZER_MUON } OptimizerKind;
+
 typedef struct TrainerConfig {
-    double beta1, beta2, eps, weight_decay;     /* AdamW; the decay is for matrices only */
+    double beta1, beta2, eps, weight_decay;     /* AdamW; the decay is for matrices only, and Muon's as well */
     double grad_clip;                           /* largest gradient norm; 0: no clipping */
+    OptimizerKind optimizer;
+    double muon_momentum;
 } TrainerConfig;
 
 typedef struct Trainer Trainer;
 
 Trainer *trainer_create(Model *m, Comm *comm, TrainerConfig c);     /* after the model's weights were set */
 void     trainer_free(Trainer *t);
-size_t   trainer_state_bytes(const Model *m);                       /* of one rank */
+size_t   trainer_state_bytes(const Model *m, OptimizerKind kind);   /* the most that any rank keeps */
+size_t   trainer_scratch(const Model *m, OptimizerKind kind);       /* workspace that a step takes */
 
 bool     trainer_micro_batch(Trainer *t, int64_t index, int64_t count);     /* whether this one accumulates */
 double   trainer_reduce(Trainer *t);                /* the sum's global norm; the same on all ranks */
-void     trainer_apply(Trainer *t, double lr);      /* once after trainer_reduce */
+void     trainer_apply(Trainer *t, double lr);      /* once after trainer_reduce; the gradients are used up */
 int64_t  trainer_updates(const Trainer *t);         /* applied so far: AdamW's step */
 
 /* The first parameter, in the order backward reaches them, with a gradient that is not finite; NULL: none on this

@@ -4,7 +4,9 @@
 
 #include "trainer.h"
 
-enum { STATE_EXP_AVG, STATE_EXP_AVG_SQ, STATE_MASTER };
+enum { STATE_EXP_AVG, STATE_EXP_AVG_SQ, STATE_MOMENTUM, STATE_MASTER, STATE_KINDS };
+
+typedef struct { Tensor kind[STATE_KINDS]; } ParamState;    /* of the part that this rank owns; none(): not kept */
 
 struct Trainer {
     Model  *model;
@@ -12,15 +14,15 @@ struct Trainer {
     Device *device;
     Comm   *comm;
     TrainerConfig config;
-    int     rank, kinds;        /* kinds of state kept: 2, or 3 with masters */
-    int64_t slice;              /* elements this rank owns, over all buckets */
-    void   *state, *norm;       /* on the device: kinds x slice f32, and one f32 */
+    int     rank;
+    ParamState *state;          /* of each parameter */
+    void   *memory, *norm;      /* on the device: all state, and one f32 */
     int64_t updates;
     double  grad_norm;
     bool    reduced;
 };
 
-/* The owned part [begin, end) of a parameter in the rank's state of one kind. */
+/* [begin, end) of a parameter, owned by this rank, in its state of one kind; none() if that is not kept */
 Tensor trainer_owned_state(const Trainer *t, int kind, const Param *p, int64_t begin, int64_t end);
 
 #endif

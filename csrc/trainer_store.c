@@ -9,8 +9,10 @@
 enum { CHUNK = 1 << 20 };           /* elements on the host at a time */
 
 static const char *const state_group[] = {
-    [STATE_EXP_AVG] = "exp_avg", [STATE_EXP_AVG_SQ] = "exp_avg_sq", [STATE_MASTER] = "master"
+    [STATE_EXP_AVG] = "exp_avg", [STATE_EXP_AVG_SQ] = "exp_avg_sq", [STATE_MOMENTUM] = "momentum",
+    [STATE_MASTER] = "master"
 };
+static const char *const optimizer_names[] = { [OPTIMIZER_ADAMW] = "adamw", [OPTIMIZER_MUON] = "muon" };
 
 static Tensor elements(Tensor t, int64_t begin, int64_t count)
 {
@@ -90,13 +92,13 @@ void params_load(Params *p, const char *path)
 static int64_t list_state(const Trainer *t, Tensor *list)
 {
     int64_t n = 0;
-    for (int kind = 0; kind < t->kinds; kind++)
+    for (int kind = 0; kind < STATE_KINDS; kind++)
         for (int i = 0; i < t->params->count; i++) {
             const Param *p = &t->params->list[i];
             int64_t begin, end;
             params_owned(t->params, p, t->rank, &begin, &end);
-            if (begin == end) continue;
-            list[n] = trainer_owned_state(t, kind, p, begin, end);
+            if (is_none(t->state[i].kind[kind])) continue;
+            list[n] = t->state[i].kind[kind];
             list[n++].name = optimizer_name(state_group[kind], p->value.name, begin, end);
         }
     return n;
@@ -116,10 +118,11 @@ void trainer_save(Trainer *t, const char *folder)
     char *path AUTO(auto_free) = optimizer_path(folder, t->rank, t->params->ranks);
     void *host AUTO(auto_free) = xcalloc(CHUNK, sizeof(float), "optimizer state on its way to a file");
     StateList state AUTO(free_state_list) =
-        { xcalloc((size_t)(t->kinds * t->params->count), sizeof(Tensor), "a list of tensors"), 0 };
+        { xcalloc((size_t)(STATE_KINDS * t->params->count), sizeof(Tensor), "a list of tensors"), 0 };
     if (t->rank == 0) params_save(t->params, weights);
     state.n = list_state(t, state.list);
-    SafetensorsWriter *w AUTO(safetensors_discard) = safetensors_create(path, state.list, state.n, NULL);
+    const char *const kind[] = { "optimizer", optimizer_names[t->config.optimizer], NULL };
+    SafetensorsWriter *w AUTO(safetensors_discard) = safetensors_create(path, state.list, state.n, kind);
     for (int64_t i = 0; i < state.n; i++) put_tensor(w, i, t->device, state.list[i], host);
     safetensors_finish(&w);
 }
@@ -133,18 +136,27 @@ static void check_dtype(const char *path, DType wanted)
           dtype_name(found), dtype_name(wanted));
 }
 
+static void check_optimizer(const char *folder, const OptimizerFiles *files, const char *wanted)
+{
+    const char *written = optimizer_metadata(files, "optimizer"), *found = written ? written : "adamw";
+    CHECK(!strcmp(found, wanted), "%s: trained with %s, but --optimizer is %s; leave --optimizer out when resuming",
+          folder, found, wanted);
+}
+
 void trainer_load(Trainer *t, const char *folder, int64_t updates)
 {
     char *weights AUTO(auto_free) = text_format("%s/model.safetensors", folder);
     OptimizerFiles *files AUTO(optimizer_close) = optimizer_open(folder);
     void *host AUTO(auto_free) = xcalloc(CHUNK, sizeof(float), "optimizer state on its way from a file");
+    check_optimizer(folder, files, optimizer_names[t->config.optimizer]);
     params_load(t->params, weights);
     check_dtype(weights, t->params->dtype);
-    for (int kind = 0; kind < t->kinds; kind++)
+    for (int kind = 0; kind < STATE_KINDS; kind++)
         for (int i = 0; i < t->params->count; i++) {
             const Param *p = &t->params->list[i];
             int64_t begin, end;
             params_owned(t->params, p, t->rank, &begin, &end);
+            if (is_none(t->state[i].kind[kind])) continue;
             for (int64_t at = begin; at < end; at += CHUNK) {
                 const int64_t n = least(CHUNK, end - at);
                 optimizer_read(files, state_group[kind], p->value.name, at, at + n, host);

@@ -150,12 +150,12 @@ static void set_param(BoundModel &self, const std::string &name, py::handle arra
 
 static void plan_model(BoundModel &self, int64_t B, int64_t T, bool train, bool recompute)
 {
-    model_plan(self.model, { B, T, train, recompute });
+    model_plan(self.model, { B, T, train, recompute, 0 });
 }
 
 static size_t plan_bytes(BoundModel &self, int64_t B, int64_t T, bool train, bool recompute)
 {
-    return model_plan_bytes(self.model, { B, T, train, recompute }, nullptr, nullptr);
+    return model_plan_bytes(self.model, { B, T, train, recompute, 0 }, nullptr, nullptr);
 }
 
 static Batch batch_of(py::handle tokens, py::handle targets, py::handle pos, py::handle first)

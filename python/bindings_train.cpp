@@ -23,11 +23,16 @@ struct BoundTrainer {
 };
 
 static std::unique_ptr<BoundTrainer> create_trainer(BoundModel &model, double beta1, double beta2, double eps,
-                                                    double weight_decay, double grad_clip)
+                                                    double weight_decay, double grad_clip,
+                                                    const std::string &optimizer, double muon_momentum)
 {
+    CHECK(optimizer == "adamw" || optimizer == "muon", "optimizer %s is unknown; wanted adamw or muon",
+          optimizer.c_str());
+    const OptimizerKind kind = optimizer == "muon" ? OPTIMIZER_MUON : OPTIMIZER_ADAMW;
     auto made = std::make_unique<BoundTrainer>();
     made->comm = comm_open("single");
-    made->trainer = trainer_create(model.model, made->comm, { beta1, beta2, eps, weight_decay, grad_clip });
+    made->trainer = trainer_create(model.model, made->comm, { beta1, beta2, eps, weight_decay, grad_clip, kind,
+                                                               muon_momentum });
     return made;
 }
 
@@ -45,9 +50,9 @@ static double lr_at(int64_t step, const std::string &kind, double lr, double fin
 
 void bind_trainer(py::module_ &m)
 {
-    py::class_<BoundTrainer>(m, "Trainer", "AdamW over the gradients of a model; see trainer.h for a step's order.")
+    py::class_<BoundTrainer>(m, "Trainer", "AdamW or Muon over the gradients of a model; see trainer.h for a step's order.")
         .def(py::init(&create_trainer), "model"_a, "beta1"_a, "beta2"_a, "eps"_a, "weight_decay"_a, "grad_clip"_a,
-             py::keep_alive<1, 2>())
+             "optimizer"_a = "adamw", "muon_momentum"_a = 0.95, py::keep_alive<1, 2>())
         .def("micro_batch", [](BoundTrainer &t, int64_t index, int64_t count) {
             return trainer_micro_batch(t.trainer, index, count); }, "index"_a, "count"_a,
              "Whether this micro-batch of an update adds to the gradients.")

@@ -1,6 +1,6 @@
 """Steps of the trainer against the same recipe in PyTorch: losses, gradient norms and weights."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ RECIPE = Recipe(steps=10, lr=3e-3, warmup_steps=3, weight_decay=0.1, grad_clip=0
 
 def trainer(model, recipe=RECIPE):
     fields = asdict(recipe)
-    wanted = "beta1", "beta2", "eps", "weight_decay", "grad_clip"
+    wanted = "beta1", "beta2", "eps", "weight_decay", "grad_clip", "optimizer", "muon_momentum"
     return llmc.Trainer(model, **{name: fields[name] for name in wanted})
 
 
@@ -44,20 +44,24 @@ def data(config, updates=10, micro=2, B=3, T=17):
     return [batches[i : i + micro] for i in range(0, len(batches), micro)]
 
 
+MUON = replace(RECIPE, optimizer="muon")
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, MUON], ids=lambda recipe: recipe.optimizer)
 @pytest.mark.parametrize("name", TINY)
-def test_ten_steps_follow_the_reference(name):
+def test_ten_steps_follow_the_reference(name, recipe):
     config = tiny(name)
     params = weights(config)
     model = engine(config, params, 3, 17)
     ref = reference(config, params, torch.float32)
-    optimizer = trainer(model)
-    wanted = list(train(ref, data(config), RECIPE))
+    optimizer = trainer(model, recipe)
+    wanted = list(train(ref, data(config), recipe))
     got = [update(model, optimizer, u, learning_rate(s)) for s, u in enumerate(data(config))]
     losses, norms = np.array(got).T
     wanted_losses, wanted_norms = np.array(wanted).T
     assert np.abs(losses - wanted_losses).max() < 1e-4
     assert np.abs(norms / wanted_norms - 1).max() < 1e-4
-    assert losses[-1] < losses[0] and (norms > RECIPE.grad_clip).any()
+    assert (norms > recipe.grad_clip).any()
     assert optimizer.updates == 10
     theirs = {name: p.detach().numpy() for name, p in ref.named_parameters()}
     apart = sum(np.square(model.get(name) - theirs[name]).sum() for name in params)
@@ -72,7 +76,8 @@ def test_schedules_agree():
     assert learning_rate(10) == pytest.approx(0.1 * RECIPE.lr)
 
 
-def test_bf16_weights_learn_like_f32_weights():
+@pytest.mark.parametrize("recipe", [RECIPE, MUON], ids=lambda recipe: recipe.optimizer)
+def test_bf16_weights_learn_like_f32_weights(recipe):
     """Masters in f32 carry what a bf16 weight is too coarse to hold: 30 small steps move it."""
     config = tiny("gpt2")
     params = weights(config)
@@ -81,17 +86,18 @@ def test_bf16_weights_learn_like_f32_weights():
     for dtype in ("f32", "bf16"):
         rounded = {name: as_dtype(array, dtype) for name, array in params.items()}
         model = engine(config, rounded, 3, 17, dtype=dtype)
-        optimizer = trainer(model)
+        optimizer = trainer(model, recipe)
         losses = [update(model, optimizer, same, 2e-4)[0] for _ in range(30)]
         learned[dtype] = losses[0] - losses[-1]
     assert learned["f32"] > 0.1
     assert learned["bf16"] == pytest.approx(learned["f32"], rel=0.1)
 
 
-def test_resuming_is_bit_identical_to_not_stopping(tmp_path):
+@pytest.mark.parametrize("recipe", [RECIPE, MUON], ids=lambda recipe: recipe.optimizer)
+def test_resuming_is_bit_identical_to_not_stopping(tmp_path, recipe):
     config = tiny("llama, grouped")
     model = engine(config, weights(config), 3, 17)
-    optimizer = trainer(model)
+    optimizer = trainer(model, recipe)
     updates = data(config)
     for step in range(5):
         update(model, optimizer, updates[step], learning_rate(step))
@@ -101,7 +107,7 @@ def test_resuming_is_bit_identical_to_not_stopping(tmp_path):
     again = llmc.Model(llmc.Device("cpu", 2), config)
     again.load(str(tmp_path / "model.safetensors"))
     again.plan(3, 17)
-    optimizer = trainer(again)
+    optimizer = trainer(again, recipe)
     optimizer.load(str(tmp_path), 5)
     assert through == [update(again, optimizer, updates[s], learning_rate(s)) for s in range(5, 10)]
     for name in model.names:

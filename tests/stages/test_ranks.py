@@ -31,13 +31,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("walk"))
 
 
+def runs_of(data: Path, folder: Path, *flags: object) -> dict[int, Path]:
+    """20 steps by 1, 2 and 4 ranks."""
+    for ranks in (1, 2, 4):
+        train_ranks(command(data, folder / str(ranks), "--steps", 20, "--checkpoint_every", 10, *flags), ranks)
+    return {ranks: folder / str(ranks) for ranks in (1, 2, 4)}
+
+
 @pytest.fixture(scope="module")
 def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """20 steps by 1, 2 and 4 ranks."""
-    folder = tmp_path_factory.mktemp("runs")
-    for ranks in (1, 2, 4):
-        train_ranks(command(data, folder / str(ranks), "--steps", 20, "--checkpoint_every", 10), ranks)
-    return {ranks: folder / str(ranks) for ranks in (1, 2, 4)}
+    return runs_of(data, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def muon_runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    return runs_of(data, tmp_path_factory.mktemp("muon"), "--optimizer", "muon")
 
 
 def losses(run: Path, key: str = "loss") -> np.ndarray:

@@ -145,6 +145,19 @@ def test_bf16_resumes_bit_for_bit(data, tmp_path):
     assert everything(tmp_path / "part") == everything(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_muon_learns_and_resumes_bit_for_bit_with_any_threads(data, tmp_path, dtype):
+    flags = "--optimizer", "muon", "--dtype", dtype, "--checkpoint_every", 30
+    train(command(data, tmp_path / "whole", "--steps", 60, *flags))
+    train(command(data, tmp_path / "part", "--steps", 60, *flags, "--threads", 3))
+    assert everything(tmp_path / "part") == everything(tmp_path / "whole")
+    shutil.rmtree(tmp_path / "part" / "checkpoints" / "step_00000060")
+    train([command(data, tmp_path)[0], "--run", str(tmp_path / "part"), "--resume"])
+    assert everything(tmp_path / "part") == everything(tmp_path / "whole")
+    steps = [line["loss"] for line in metrics(tmp_path / "whole") if "loss" in line]
+    assert steps[-1] < 0.6 * steps[0]
+
+
 def test_a_llama_trains(data, tmp_path):
     train(command(data, tmp_path / "run", "--preset", "llama-tiny", "--n_kv_head", 1, "--steps", 60))
     steps = [line["loss"] for line in metrics(tmp_path / "run") if "loss" in line]
@@ -159,6 +172,20 @@ def test_plan_prints_the_total_and_touches_nothing(data, tmp_path):
     total = rows.pop("all")
     assert total == sum(rows[k] for k in ("parameters", "gradients", "optimizer state", "activations, workspace"))
     assert not (tmp_path / "run").exists()
+
+
+def test_plan_counts_muon_s_state_and_scratch(data, tmp_path):
+    def taken(optimizer: str, part: str) -> int:
+        wide = "--n_embd", 256, "--n_layer", 1, "--seq_len", 1, "--total_batch_size", 2, "--optimizer", optimizer
+        out, _ = train(command(data, tmp_path / "run", "--plan", *wide))
+        return next(int(line.split()[-4]) for line in out.splitlines() if line.startswith(f"  {part} "))
+
+    matrices = 12 * 256 * 256
+    saved = taken("adamw", "optimizer state") - taken("muon", "optimizer state")
+    assert saved == 4 * matrices, "a second moment of each element"
+    assert taken("muon", "workspace") >= 4 * (1024 * 256 + 2 * 256 * 256)
+    more = taken("muon", "workspace") - taken("adamw", "workspace")
+    assert more > 0 and more == taken("muon", "activations, workspace") - taken("adamw", "activations, workspace")
 
 
 def test_samples_are_utf8_whatever_the_model_spells(tmp_path):
@@ -325,6 +352,7 @@ def test_resuming_nothing_is_refused(data, tmp_path):
 @pytest.mark.parametrize("flags, words", [
     (("--n_layer", 3), "another model"),
     (("--dtype", "bf16"), "trained in f32, but --dtype is bf16"),
+    (("--optimizer", "muon"), "trained with adamw, but --optimizer is muon"),
     (("--steps", 20), "the run has made 60 steps and steps is 20"),
 ])
 def test_a_refused_resume_leaves_the_run_as_it_was(whole, data, tmp_path, flags, words):
