@@ -50,7 +50,7 @@ static double lr_at(int64_t step, const std::string &kind, double lr, double fin
 
 void bind_trainer(py::module_ &m)
 {
-    py::class_<BoundTrainer>(m, "Trainer", "AdamW or Muon over the gradients of a model; see trainer.h for a step's order.")
+    py::class_<BoundTrainer>(m, "Trainer", "Steps of an optimizer; see trainer.h for their order.")
         .def(py::init(&create_trainer), "model"_a, "beta1"_a, "beta2"_a, "eps"_a, "weight_decay"_a, "grad_clip"_a,
              "optimizer"_a = "adamw", "muon_momentum"_a = 0.95, py::keep_alive<1, 2>())
         .def("micro_batch", [](BoundTrainer &t, int64_t index, int64_t count) {
