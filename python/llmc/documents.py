@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 KINDS = {".txt": "text", ".md": "text", ".jsonl": "rows", ".parquet": "parquet"}
 COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
+AS_BYTES = {"string": "binary", "large_string": "large_binary", "string_view": "binary_view"}
 BLOCK = 1 << 20                 # bytes read at a time, about
 LONGEST = 1 << 23               # characters kept while waiting for a place to cut at
 
@@ -40,15 +41,19 @@ class Block:
     """Some of a file: a part of a text, or some rows."""
     source: Source
     at: int = 1                 # line or row that rows begin at, from 1
-    rows: list[Any] | None = None       # JSON lines as bytes, or what lay in parquet's column
+    rows: list[bytes | None] | None = None      # JSON lines, or what lay in parquet's column
     text: str = ""              # of a text file
     ends: bool = True           # the text's document ends here, or is split here
     tail: bool = False          # the text lies behind the place where its file was to be split
-    bad: int = 0                # lines of the text left out because they were not UTF-8
+    bad: int = 0                # lines left out because they were not UTF-8; 1 for a file's rest
 
 
 class BadRow(ValueError):
     """A row that holds no text."""
+
+
+class Damaged(ValueError):
+    """A parquet file that cannot be read."""
 
 
 def find(paths: Iterable[Path]) -> list[Source]:
@@ -75,7 +80,10 @@ def count(source: Source, limit: int, text_key: str) -> int:
         return 1
     with opened(source) as file:
         if source.kind == "parquet":
-            return min(_parquet(file, source, text_key).metadata.num_rows, limit)
+            try:
+                return min(_parquet(file, source, text_key).metadata.num_rows, limit)
+            except Damaged:             # reading it says so, or leaves it out
+                return 0
         return sum(1 for _, line in zip(range(limit), file) if line.strip())
 
 
@@ -99,7 +107,7 @@ def blocks(source: Source, text_key: str = "text", skip_bad: bool = False,
         elif source.kind == "rows":
             yield from _row_blocks(file, source)
         else:
-            yield from _parquet_blocks(file, source, text_key)
+            yield from _parquet_blocks(file, source, text_key, skip_bad)
 
 
 def texts(block: Block, text_key: str, skip_bad: bool) -> Iterator[str | None]:
@@ -109,7 +117,7 @@ def texts(block: Block, text_key: str, skip_bad: bool) -> Iterator[str | None]:
         return
     for at, row in enumerate(block.rows, block.at):
         try:
-            yield _row_text(row, text_key)
+            yield _row_text(row, block.source.kind, text_key)
         except BadRow as error:
             if not skip_bad:
                 raise BadRow(f"{block.source.path}:{at}: {error}; --skip_bad leaves such rows "
@@ -119,11 +127,11 @@ def texts(block: Block, text_key: str, skip_bad: bool) -> Iterator[str | None]:
 
 def split_text(text: str, share: float) -> tuple[str, str]:
     """A text's first `share` of its bytes, and what is left."""
-    raw = text.encode("utf-8", "surrogatepass")
+    raw = text.encode()
     at = int(len(raw) * share)
     while at < len(raw) and raw[at] & 0xC0 == 0x80:
         at += 1
-    return raw[:at].decode("utf-8", "surrogatepass"), raw[at:].decode("utf-8", "surrogatepass")
+    return raw[:at].decode(), raw[at:].decode()
 
 
 def last_cut(text: str) -> int:
@@ -251,9 +259,9 @@ def _row_blocks(file: BinaryIO, source: Source) -> Iterator[Block]:
         yield Block(source, at, rows=rows)
 
 
-def _row_text(row: Any, text_key: str) -> str | None:
-    """The text of a JSON line or a value of parquet's column; None for an empty line."""
-    if isinstance(row, bytes):
+def _row_text(row: Any, kind: str, text_key: str) -> str:
+    """The text of a JSON line or of a value in parquet's column; nothing of an empty line."""
+    if kind == "rows":
         if not row.strip():
             return ""
         try:
@@ -265,9 +273,12 @@ def _row_text(row: Any, text_key: str) -> str | None:
         if text_key not in data:
             raise BadRow(f"no key {text_key!r} among {', '.join(map(repr, data)) or 'none'}")
         row = data[text_key]
-    if not isinstance(row, str):
+    if not isinstance(row, (str, bytes)):
         raise BadRow(f"{text_key!r} is {type(row).__name__}, wanted a string")
-    return row
+    try:
+        return (row.encode() if isinstance(row, str) else row).decode()
+    except UnicodeError as error:               # JSON may hold halves of surrogate pairs
+        raise BadRow(f"{text_key!r} is not UTF-8 ({error.reason})") from error
 
 
 def _parquet(file: BinaryIO, source: Source, text_key: str) -> Any:
@@ -281,26 +292,32 @@ def _parquet(file: BinaryIO, source: Source, text_key: str) -> Any:
         file = whole
     try:
         table = parquet.ParquetFile(file)
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{source.path} is no whole parquet file: {error}") from error
-    kinds = {field.name: field.type for field in table.schema_arrow}
+        kinds = {field.name: field.type for field in table.schema_arrow}
+    except (pyarrow.ArrowException, OSError) as error:
+        raise Damaged(f"it is no whole parquet file: {error}") from error
     if text_key not in kinds:
         raise ValueError(f"{source.path} has no column {text_key!r}; it has {', '.join(kinds)}")
-    if kinds[text_key] not in (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view()):
+    if str(kinds[text_key]) not in AS_BYTES:
         raise ValueError(f"{source.path}: column {text_key!r} is {kinds[text_key]}, wanted strings")
     return table
 
 
-def _parquet_blocks(file: BinaryIO, source: Source, text_key: str) -> Iterator[Block]:
+def _parquet_blocks(file: BinaryIO, source: Source, text_key: str,
+                    skip_bad: bool) -> Iterator[Block]:
     import pyarrow
 
     at = 1
     try:
         for batch in _parquet(file, source, text_key).iter_batches(256, columns=[text_key]):
-            yield Block(source, at, rows=batch.column(0).to_pylist())
-            at += batch.num_rows
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{source.path} is damaged near row {at}: {error}") from error
+            column = batch.column(0)        # as bytes: strings would have to be UTF-8
+            rows = column.cast(AS_BYTES[str(column.type)]).to_pylist()
+            yield Block(source, at, rows=rows)
+            at += len(rows)
+    except (Damaged, pyarrow.ArrowException, OSError) as error:
+        if not skip_bad:
+            raise ValueError(f"{source.path} is damaged near row {at}: {error}; --skip_bad leaves "
+                             "the rest of it out") from error
+        yield Block(source, at, rows=[], bad=1)
 
 
 class _Counted(io.RawIOBase):

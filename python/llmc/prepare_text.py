@@ -21,7 +21,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 
-from llmc import cli, documents
+from llmc import cli, disk, documents
 from llmc.cli import Range
 from llmc.documents import Block, Source
 from llmc.progress import progress
@@ -68,19 +68,16 @@ def run(config: PrepareText) -> None:
     tokenizer = Tokenizer.load(config.tokenizer)
     train = documents.find(config.input)
     val = documents.find(config.val) if config.val else []
-    old = _old_shards(config.out, name, tokenizer, config.overwrite)
-    unfinished, existed = config.out / f".{name}.unfinished", config.out.exists()
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        made = _write(config, tokenizer, name, train, val, unfinished)
-        for path in old:
-            path.unlink()
-        for path in sorted(unfinished.iterdir()):
-            path.replace(config.out / path.name)
-    finally:
+    with disk.locked(config.out):
+        old = _old_shards(config.out, name, tokenizer, config.overwrite)
+        unfinished = config.out / f".{name}.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
-        if not existed and config.out.is_dir() and not any(config.out.iterdir()):
-            config.out.rmdir()
+        try:
+            made = _write(config, tokenizer, name, train, val, unfinished)
+            with ThreadPoolExecutor(1) as pool:     # signals end the main thread: not halfway here
+                pool.submit(_put_in_place, unfinished, config.out, old).result()
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     _report(config.out, name, made)
 
 
@@ -120,7 +117,7 @@ def cut(block: Block, first: int, plan: Plan, tokenizer: Tokenizer, config: Prep
             if part or (block.ends and block.rows is None):     # the end of a text may be bare
                 ids[split] += tokenizer.encode(part)
                 ids[split] += end if block.ends else []
-                counts[f"{split}_bytes"] += len(part.encode("utf-8", "replace"))
+                counts[f"{split}_bytes"] += len(part.encode())
                 counts[f"{split}_documents"] += block.ends
     return Cut({split: np.array(ids[split], np.uint32) for split in SPLITS}, counts)
 
@@ -149,7 +146,7 @@ def _write(config: PrepareText, tokenizer: Tokenizer, name: str, train: list[Sou
         empty = "train" if not tokens["train"] else "validate"
         raise ValueError(f"no text is left to {empty} on: {counts['skipped']} rows were bad, "
                          f"{counts['train_documents']} had text; give more text"
-                         f"{'' if empty == 'train' else ', or --val_fraction 0'}")
+                         f"{'' if empty == 'train' else ', or another --val_fraction'}")
     made = {"name": name, "tokenizer": tokenizer.name, "vocab_size": tokenizer.vocab_size,
             "eot": tokenizer.eot, "fingerprint": f"{digest:016x}"}
     for key in SPLITS:
@@ -159,9 +156,19 @@ def _write(config: PrepareText, tokenizer: Tokenizer, name: str, train: list[Sou
     arguments = {key: value for key, value in asdict(config).items() if key != "workers"}
     made |= {"skipped": counts["skipped"], "arguments": arguments,
              "sources": [str(source.path) for source in [*train, *val]]}
-    (folder / "tokenizer.json").write_bytes(tokenizer.to_json())
-    (folder / "prepared.json").write_text(json.dumps(made, indent=1, default=_plain) + "\n")
+    disk.write_whole(folder / "tokenizer.json", tokenizer.to_json())
+    text = json.dumps(made, indent=1, default=str) + "\n"
+    disk.write_whole(folder / "prepared.json", text.encode())
     return made
+
+
+def _put_in_place(folder: Path, out: Path, old: list[Path]) -> None:
+    """The new files where the old ones were. While prepared.json is there, so are all others."""
+    (out / "prepared.json").unlink(missing_ok=True)
+    for path in old:
+        path.unlink()
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == "prepared.json"):
+        path.replace(out / path.name)
 
 
 def _in_order(sources: Iterable[Source], plan: Plan, tokenizer: Tokenizer, config: PrepareText,
@@ -199,15 +206,10 @@ def _old_shards(out: Path, name: str, tokenizer: Tokenizer, overwrite: bool) -> 
     if mine and not overwrite:
         raise ValueError(f"{mine[0]} is there already; --overwrite replaces it and its like")
     json_path = out / "tokenizer.json"
-    itself = Path(tokenizer.name).exists() and json_path.exists() and json_path.samefile(tokenizer.name)
-    if json_path.is_file() and not overwrite and not itself and json_path.read_bytes() != tokenizer.to_json():
-        raise ValueError(f"{json_path} is another tokenizer than {tokenizer.name}; --overwrite "
-                         "replaces it")
+    if json_path.is_file() and not overwrite and json_path.read_bytes() != tokenizer.to_json():
+        raise ValueError(f"{json_path} is another tokenizer than {tokenizer.name}, or the same "
+                         "written otherwise; --overwrite replaces it, another --out keeps it")
     return mine
-
-
-def _plain(value: object) -> str:
-    return str(value)
 
 
 def _report(out: Path, name: str, made: dict) -> None:

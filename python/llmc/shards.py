@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+
+from llmc.disk import naming
 
 MAGIC, VERSION = 0x6C6D6C63, 1
 HEADER = struct.Struct("<iiqiiQi")      # magic, version, count, width, vocab_size, fingerprint, eot
@@ -125,7 +128,8 @@ class ShardWriter:
             if self._file is None:
                 self._begin()
             part, ids = np.split(ids, [self.shard_tokens - self._count])
-            self._file.write(part.data)
+            with naming(self._file.name):
+                self._file.write(part.data)
             self._count += part.size
             self.tokens += part.size
             if self._count == self.shard_tokens:
@@ -148,7 +152,8 @@ class ShardWriter:
             if self._file is not None:
                 file, self._file = self._file, None
                 os.unlink(file.name)
-                file.close()
+                with suppress(OSError):     # what is left to write has no room on a full disk
+                    file.close()
 
     def _begin(self) -> None:
         path = shard_path(self.folder, self.name, self.split, len(self.paths) + 1)
@@ -158,12 +163,13 @@ class ShardWriter:
 
     def _finish(self) -> None:
         file = self._file
-        file.seek(0)
-        file.write(HEADER.pack(MAGIC, VERSION, self._count, self.width, self.vocab_size,
-                               self.fingerprint, self.eot))
-        file.flush()
-        os.fsync(file.fileno())
-        file.close()
+        with naming(file.name):
+            file.seek(0)
+            file.write(HEADER.pack(MAGIC, VERSION, self._count, self.width, self.vocab_size,
+                                   self.fingerprint, self.eot))
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
         path = Path(file.name.removesuffix(".tmp"))
         os.rename(file.name, path)
         self.paths.append(path)

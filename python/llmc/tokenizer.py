@@ -6,7 +6,7 @@ token's rank) and written from it again, always in the same form: equal tokenize
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,8 @@ from llmc.tokenizer_json import read_json, write_json
 EOT_NAMES = (encodings.EOT, "<|end_of_text|>", "</s>")      # GPT's, Llama 3's, older models'
 
 # tiktoken's matcher backtracks over white space and gives up at 500,000 to a million in a row.
-LONG_SPACE = 100_000
+LONGEST_SPACE = 100_000
+LONG_SPACE = re.compile(r"(?<!\s)\s{%d,}" % LONGEST_SPACE)
 
 
 class Tokenizer:
@@ -69,7 +70,7 @@ class Tokenizer:
         if self._known_bytes is not None:
             self._check_bytes(raw)
         ids: list[int] = []
-        for part in _without_long_space(text):
+        for part in cut_runs(text, LONG_SPACE, LONGEST_SPACE):
             ids += (self._tiktoken.encode(part, allowed_special=allowed, disallowed_special=())
                     if allowed else self._tiktoken.encode_ordinary(part))
         # tiktoken drops what the pattern does not match
@@ -129,12 +130,12 @@ class Tokenizer:
                              f"knows only the {len(self._known_bytes)} bytes it was trained on")
 
 
-def _without_long_space(text: str) -> Iterable[str]:
-    """The text in one part, or cut inside runs of white space that tiktoken cannot match."""
+def cut_runs(text: str, runs: re.Pattern[str], longest: int) -> Iterator[str]:
+    """The text in parts: cut so that of each of the runs at most `longest` characters are in one."""
     begin = 0
-    if len(text) > LONG_SPACE:
-        for run in re.finditer(r"\s{2,}", text):
-            for cut in range(run.start() + LONG_SPACE, run.end(), LONG_SPACE):
+    if len(text) > longest:
+        for run in runs.finditer(text):
+            for cut in range(run.start() + longest, run.end(), longest):
                 yield text[begin:cut]
                 begin = cut
     yield text[begin:]

@@ -6,6 +6,7 @@ Hugging Face's library reads, and what every stage of llmc takes as --tokenizer.
 from __future__ import annotations
 
 import json
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -18,10 +19,13 @@ from llmc import cli, disk, documents, encodings
 from llmc.documents import Source
 from llmc.encodings import EACH_CHARACTER, Encoding, byte_characters
 from llmc.progress import progress
-from llmc.tokenizer import Tokenizer
+from llmc.tokenizer import Tokenizer, cut_runs
 
 PATTERNS = {"gpt2": encodings.GPT2_PATTERN, "gpt4": encodings.GPT4_PATTERN,
             "gpt4o": encodings.GPT4O_PATTERN}
+# A word of a million letters takes the learner minutes: each merge reads it again, all of it.
+LONGEST_WORD = 1000
+LONG_WORD = re.compile(r"(?<!\S)\S{%d,}|(?<!\s)\s{%d,}" % (LONGEST_WORD, LONGEST_WORD))
 VocabSize = Annotated[int, cli.Range(256, 1_000_000)]   # of more, the learner's tables burst
 MEASURED = 4_000_000            # characters that bytes a token are counted on
 
@@ -88,23 +92,28 @@ def learn_bpe(texts: Iterator[str], size: int, pattern: str) -> Encoding:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends the program here. Python would answer it only when the learner is done, which
-    may take minutes; nothing has been written yet."""
+    """Ctrl-C and the like end the program here. Python would answer them only when the learner is
+    done, which may take minutes; nothing has been written yet."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in ends}
+    answered = [number for number in ends if callable(before[number])]
+    for number in answered:
+        signal.signal(number, signal.SIG_DFL)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number in answered:
+            signal.signal(number, before[number])
 
 
 def learn_bytes(texts: Iterator[str]) -> Encoding:
     """A token for each byte that occurs, in order; for ASCII text that is one a character."""
     seen: set[int] = set()
     for text in _some_text(texts):
-        seen.update(text.encode("utf-8", "replace"))
+        seen.update(text.encode())
     return Encoding(EACH_CHARACTER, {bytes([byte]): i for i, byte in enumerate(sorted(seen))}, {})
 
 
@@ -114,7 +123,7 @@ def _texts(sources: list[Source], config: TrainTokenizer,
         for block in documents.blocks(source, config.text_key, config.skip_bad, on_read=advance):
             for text in documents.texts(block, config.text_key, config.skip_bad):
                 if text:
-                    yield text
+                    yield from cut_runs(text, LONG_WORD, LONGEST_WORD)
 
 
 def _some_text(texts: Iterator[str]) -> Iterator[str]:
@@ -133,7 +142,7 @@ def _report(tokenizer: Tokenizer, texts: Iterator[str], config: TrainTokenizer, 
     for text in texts:
         text = text[:MEASURED - characters]
         characters += len(text)
-        size += len(text.encode("utf-8", "replace"))
+        size += len(text.encode())
         tokens += len(tokenizer.encode(text))
         if characters >= MEASURED:
             break

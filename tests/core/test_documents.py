@@ -177,6 +177,7 @@ def test_a_large_frame_is_read_in_good_time(tmp_path):
     (b"{", "no JSON"), (b'"text"', "str, wanted an object with the key 'text'"),
     (b'{"body": "x", "id": 1}', "no key 'text' among 'body', 'id'"), (b"{}", "among none"),
     (b'{"text": null}', "'text' is NoneType, wanted a string"), (b'{"text": "\xff"}', "no JSON"),
+    (b'{"text": "a\\ud83d b"}', "'text' is not UTF-8 (surrogates not allowed)"),
     (b"[" * 100_000, "no JSON")])
 def test_bad_lines_of_json_are_named_or_left_out(line, reason, tmp_path):
     path = tmp_path / "x.jsonl"
@@ -218,16 +219,32 @@ def test_parquet_needs_a_column_of_strings(tmp_path):
         read(path)
 
 
-@pytest.mark.parametrize("damage", ["cut off", "changed"])
-def test_damaged_parquet_is_a_sentence(damage, tmp_path):
+@pytest.mark.parametrize("kind", documents.AS_BYTES)
+def test_strings_of_parquet_that_are_not_utf8_are_named_or_left_out(kind, tmp_path):
+    raw = pyarrow.array([b"one", b"tw\xffo", "naïve".encode()], documents.AS_BYTES[kind])
+    strings = pyarrow.Array.from_buffers(getattr(pyarrow, kind)(), 3, raw.buffers())
+    parquet.write_table(pyarrow.table({"text": strings}), tmp_path / "x.parquet")
+    with pytest.raises(BadRow, match=r"x.parquet:2: 'text' is not UTF-8 \(invalid start byte\)"):
+        read(tmp_path / "x.parquet")
+    assert read(tmp_path / "x.parquet", skip_bad=True)[::2] == ["one", "naïve"]
+
+
+@pytest.mark.parametrize("damage", ["cut off", "changed", "footer"])
+def test_damaged_parquet_is_a_sentence_or_left_out(damage, tmp_path):
     path = write(tmp_path / "x.parquet", "parquet", [STORY] * 9)
     raw = bytearray(path.read_bytes())
     at = parquet.ParquetFile(path).metadata.row_group(2).column(1).dictionary_page_offset
     if damage == "changed":
         raw[at:at + 60] = b"\xff" * 60
+    if damage == "footer":
+        raw[-60:-8] = b"\xff" * 52
     path.write_bytes(raw[:at + 60] if damage == "cut off" else raw)
-    with pytest.raises(ValueError, match=str(path)):
+    with pytest.raises(ValueError, match=f"(?s){path} is damaged near row 1: .*--skip_bad leaves"):
         read(path)
+    found = [*blocks(find([path])[0], skip_bad=True)]
+    assert sum(block.bad for block in found) == 1
+    assert [text for block in found for text in texts(block, "text", True)] == []
+    assert count(find([path])[0], 99, "text") in (0, 9)
 
 
 def test_reading_reports_every_byte(tmp_path):

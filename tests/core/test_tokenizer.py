@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llmc import encodings, tokenizer_json
 from llmc.encodings import EACH_CHARACTER, GPT4_PATTERN, Encoding
-from llmc.tokenizer import LONG_SPACE, Tokenizer
+from llmc.tokenizer import LONGEST_SPACE, Tokenizer
 
 ODD_TEXT = ("Hello world", "hello  world\n\n\nx", "it's 'S 12345678 don'T",
             "naïve café 한국어 🤷🏽‍♀️ \x00\x01",
@@ -118,7 +118,7 @@ def test_a_million_spaces_are_encoded(gpt2, tail):
 
 
 def test_runs_of_space_below_the_limit_are_not_cut(gpt2):
-    text = "x" + " " * (LONG_SPACE - 1) + "y " * LONG_SPACE
+    text = "x" + " " * (LONGEST_SPACE - 1) + "y " * LONGEST_SPACE
     assert gpt2.encode(text) == gpt2.as_tiktoken().encode_ordinary(text)
 
 

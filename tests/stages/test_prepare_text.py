@@ -3,6 +3,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,7 @@ import pytest
 
 from llmc import cli, documents
 from llmc.encodings import EOT, GPT4_PATTERN
-from llmc.prepare_text import PrepareText, Plan, is_val, plan, run
+from llmc.prepare_text import PrepareText, Plan, _put_in_place, is_val, plan, run
 from llmc.shards import read_shard
 from llmc.tokenizer import Tokenizer
 from llmc.train_tokenizer import TrainTokenizer, learn_bpe
@@ -194,6 +198,64 @@ def test_a_failure_while_overwriting_keeps_the_old_shards(llmc, tmp_path):
     assert files(out) == before
 
 
+def test_one_program_writes_to_a_folder_at_a_time(llmc, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text(WORDS * 9)
+    code = ("import pathlib, sys; from llmc import disk\n"
+            "with disk.locked(pathlib.Path(sys.argv[1])): print('in', flush=True); input()")
+    other = subprocess.Popen([sys.executable, "-c", code, tmp_path / "set"], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE)
+    other.stdout.readline()
+    assert llmc("--input", tmp_path / "a.txt", "--out", tmp_path / "set") == 1
+    assert "set: another program is writing there; wait for it" in capsys.readouterr().err
+    other.communicate(b"\n")
+    assert llmc("--input", tmp_path / "a.txt", "--out", tmp_path / "set") == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_unfinished(small, number, tmp_path):
+    os.mkfifo(tmp_path / "a.jsonl")             # its end does not come
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llmc.prepare_text", "--input", tmp_path / "a.jsonl", "--out",
+         tmp_path / "set", "--tokenizer", small.name, "--val_fraction", "0", "--workers", "1"],
+        stderr=subprocess.PIPE)
+    with open(tmp_path / "a.jsonl", "wb", buffering=0) as fifo:
+        line = json.dumps({"text": WORDS}).encode() + b"\n"
+        for _ in range(6 * documents.BLOCK // len(line)):       # more than waits to be cut
+            fifo.write(line)
+        assert list((tmp_path / "set/.set.unfinished").glob("*.tmp"))
+        process.send_signal(number)
+        process.communicate()
+    assert process.returncode in (130, 128 + number)
+    assert os.listdir(tmp_path) == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("most", [1 << 14, 1 << 10])
+def test_a_full_disk_is_named_and_leaves_the_folder_as_it_was(llmc, most, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text(WORDS * 4000)
+    assert llmc("--input", tmp_path / "a.txt", "--out", tmp_path / "set", "--shard_tokens", 999) == 0
+    before, limits = files(tmp_path / "set"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))       # as a full disk is
+    try:
+        status = llmc("--input", tmp_path / "a.txt", "--out", tmp_path / "set", "--overwrite")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert status == 1 and files(tmp_path / "set") == before
+    assert capsys.readouterr().err == (
+        f"llmc: {tmp_path}/set/.set.unfinished/set_train_000001.bin.tmp: File too large\n")
+
+
+def test_prepared_json_comes_last(tmp_path):
+    """Where it is, the set is whole."""
+    for name in ("zoo_train_000001.bin", "prepared.json", "tokenizer.json"):
+        (tmp_path / "new").mkdir(exist_ok=True)
+        (tmp_path / "new" / name).touch()
+    (tmp_path / "zoo_train_000001.bin").mkdir()         # cannot be replaced by a file
+    (tmp_path / "prepared.json").write_text("old")
+    with pytest.raises(OSError):
+        _put_in_place(tmp_path / "new", tmp_path, [])
+    assert not (tmp_path / "prepared.json").exists()
+
+
 def test_two_data_sets_do_not_mix_in_a_folder(llmc, tmp_path, capsys):
     (tmp_path / "a.txt").write_text(WORDS * 9)
     assert llmc("--input", tmp_path / "a.txt", "--out", tmp_path / "set") == 0
@@ -212,6 +274,22 @@ def test_a_tokenizer_that_lies_there_is_not_replaced(llmc, tmp_path, capsys):
     assert llmc("--input", tmp_path / "a.txt", "--out", tmp_path / "set") == 1
     assert "tokenizer.json is another tokenizer than" in capsys.readouterr().err
     assert files(tmp_path / "set") == {"tokenizer.json": b"{}"}
+
+
+def test_the_same_tokenizer_written_otherwise_is_not_rewritten_unasked(small, llmc, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text(WORDS * 9)
+    (tmp_path / "set").mkdir()
+    path = tmp_path / "set/tokenizer.json"
+    path.write_text(json.dumps(json.loads(small.to_json()), indent=2))
+    before = files(tmp_path / "set")
+    args = ("--input", tmp_path / "a.txt", "--out", tmp_path / "set")
+    for name in (path, tmp_path / "set"):               # the file, and the folder that holds it
+        assert llmc(*args, "--tokenizer", name) == 1
+        assert (f"{path} is another tokenizer than {name}, or the same written otherwise; --overwrite "
+                "replaces it, another --out keeps it") in capsys.readouterr().err
+        assert files(tmp_path / "set") == before
+    assert llmc(*args, "--tokenizer", path, "--overwrite") == 0
+    assert path.read_bytes() == small.to_json()
 
 
 @pytest.mark.parametrize("args, message", [

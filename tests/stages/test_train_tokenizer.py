@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from llmc import cli
+from llmc import cli, documents
 from llmc.encodings import EOT, GPT2_PATTERN, GPT4_PATTERN
 from llmc.tokenizer import Tokenizer
-from llmc.train_tokenizer import TrainTokenizer, learn_bpe, run
+from llmc.train_tokenizer import LONGEST_WORD, TrainTokenizer, _texts, learn_bpe, run
 
 LINE = "It's 2024: she sells 123456 sea shells, naïve 한국어 🤷🏽‍♀️ THE END\n\n  indented\r\n"
 
@@ -159,6 +159,23 @@ def test_text_that_is_not_utf8_is_named_with_its_line(tmp_path, capsys):
     (tmp_path / "a.txt").write_bytes(b"fine\n\xff\n")
     assert llmc("--input", tmp_path, "--out", tmp_path / "x") == 1
     assert "a.txt:2: not UTF-8" in capsys.readouterr().err
+
+
+def test_a_word_of_many_letters_is_learned_from_in_parts(tmp_path):
+    letters = "".join(random.Random(3).choices("abcdefgh", k=100_000))
+    config = TrainTokenizer([tmp_path / "a.txt"], tmp_path)
+    for text in (letters, " " * 100_000 + letters):
+        (tmp_path / "a.txt").write_text(text)
+        parts = list(_texts(documents.find([tmp_path / "a.txt"]), config))
+        assert "".join(parts) == text and max(map(len, parts)) <= 2 * LONGEST_WORD
+    assert llmc("--input", tmp_path / "a.txt", "--out", tmp_path / "x") == 0
+
+
+def test_a_bad_row_is_named_or_left_out(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text('{"text": "fine fine"}\n{"text": "\\ud800"}\n')
+    assert llmc("--input", tmp_path, "--out", tmp_path / "x") == 1
+    assert "a.jsonl:2: 'text' is not UTF-8 (surrogates not allowed); --skip_bad" in capsys.readouterr().err
+    assert llmc("--input", tmp_path, "--out", tmp_path / "x", "--skip_bad") == 0
 
 
 def test_a_tokenizer_that_is_there_stays_unless_it_may_be_overwritten(learned, tmp_path, capsys):
