@@ -44,7 +44,7 @@ build/.installed: $(VENV)/.ready $(SOURCES)
 	@touch $@
 
 run: build/.installed $(if $(DATA),,$(VENV)/.ready-text)
-	@$(PY) -m llmc.quickstart $(if $(DATA),--data "$(DATA)") $(if $(FRESH),--fresh)
+	@$(PY) -m llmc quickstart $(if $(DATA),--data "$(DATA)") $(if $(FRESH),--fresh) $(FLAGS)
 
 train_gpt2: build/.installed
 	@ln -sf build/train_gpt2 train_gpt2

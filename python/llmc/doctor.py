@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from llmc import cli
+from llmc.launch import cores
 
 PACKAGES = {            # what an optional package is for: what is lost without it
     "tokenizers": "no tokenizer can be trained",
@@ -147,12 +148,11 @@ def openmp() -> tuple[str, str]:
 
 def processor() -> str:
     """Its name and the number of cores this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         match = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
         name = match[1] if match else name
-    return f"{name}, {cores} cores"
+    return f"{name}, {cores()} cores"
 
 
 def memory() -> str:

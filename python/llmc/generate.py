@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llmc.disk import read_json
+from llmc.shards import fingerprint
 from llmc.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ def open_checkpoint(path: str | Path, device: str = "cpu", threads: int = 0) -> 
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"{folder} holds no tokenizer.json; copy the one the model was trained "
                          "with there (it lies beside the token shards)")
+    check_tokenizer(folder)
     config = Config.read(str(folder / "config.json"))
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > config.vocab_size:
@@ -67,6 +70,18 @@ def open_checkpoint(path: str | Path, device: str = "cpu", threads: int = 0) -> 
     model = Model(Device(device, threads), config)
     model.load(str(folder / "model.safetensors"))
     return Checkpoint(folder, model, tokenizer)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """A ValueError if a checkpoint's tokenizer.json is another than its state.json remembers."""
+    path = folder / "state.json"
+    if not path.is_file():                      # weights that no run of ours left
+        return
+    wanted = read_json(path, {"tokenizer": str}, "copy the checkpoint again")["tokenizer"]
+    found = f"{fingerprint((folder / 'tokenizer.json').read_bytes()):016x}"
+    if wanted not in (found, "0" * 16):         # zeros: the shards did not say
+        raise ValueError(f"{folder}/tokenizer.json has the fingerprint {found}, but the model was "
+                         f"trained with {wanted}; copy the one beside its token shards there")
 
 
 def encode_prompt(checkpoint: Checkpoint, prompt: str) -> list[int]:

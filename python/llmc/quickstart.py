@@ -16,10 +16,12 @@ import sys
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 
-from llmc import cli, documents, plot, prepare_text, pretrain, sample, train_tokenizer
+from llmc import cli, disk, documents, plot, prepare_text, pretrain, sample, train_tokenizer
+from llmc.cli import Range
 from llmc.generate import find_checkpoint
 from llmc.shards import read_shard
 from llmc.tokenizer import Tokenizer
@@ -33,21 +35,23 @@ LOOKS = 10                      # validations, samples and checkpoints on the wa
 @dataclass
 class Recipe:
     """What decides the result. The number of updates is fixed, not the time they take."""
-    vocab_size: int = 2048      # symbols of the tokenizer
-    val_fraction: float = 0.05  # share of the text that is held out
+    vocab_size: train_tokenizer.VocabSize = 2048    # symbols of the tokenizer
+    val_fraction: Annotated[float, Range(0.001, 0.5)] = 0.05    # share of the text held out
+    text_key: str = "text"      # key of a JSON line, or column of parquet, that holds the text
+    skip_bad: bool = False      # leave out rows and lines that cannot be read, and count them
     preset: str = "llama-tiny"  # the family of the model
-    n_layer: int = 4            # blocks
-    n_embd: int = 192           # width of the residual stream
-    n_head: int = 6             # query heads, and key/value heads
-    tied: int = 1               # 1: the head shares the embedding's weights
-    max_seq_len: int = 256      # context, in tokens
-    batch_size: int = 4         # rows an update
-    steps: int = 2500           # updates
-    lr: float = 3e-3            # peak learning rate
-    warmup_steps: int = 50      # updates over which it rises
-    final_lr: float = 0.05      # its last value, as a part of lr
-    weight_decay: float = 0.1   # of matrices
-    seed: int = 1337            # decides weights, the order of the data and the samples
+    n_layer: cli.Count = 4      # blocks
+    n_embd: cli.Count = 192     # width of the residual stream
+    n_head: cli.Count = 6       # query heads, and key/value heads
+    tied: Annotated[int, Range(0, 1)] = 1       # 1: the head shares the embedding's weights
+    max_seq_len: cli.Count = 256    # context, in tokens
+    batch_size: Annotated[int, Range(1, 2**20)] = 4     # rows an update
+    steps: cli.Count = 2500     # updates
+    lr: Annotated[float, Range(0, 100)] = 3e-3  # peak learning rate
+    warmup_steps: cli.CountOrZero = 50      # updates over which it rises
+    final_lr: Annotated[float, Range(0, 1)] = 0.05      # its last value, as a part of lr
+    weight_decay: Annotated[float, Range(0, 100)] = 0.1     # of matrices
+    seed: cli.Seed = 1337       # decides weights, the order of the data and the samples
 
 
 @dataclass
@@ -60,14 +64,20 @@ class QuickStart(Recipe):
 class Place:
     """Where the text is, and where everything made from it lies."""
 
-    def __init__(self, data: str):
+    def __init__(self, config: QuickStart):
+        data = config.data
         self.text = sources(data)
         self.name = (Path(data).resolve().stem or "text") if data else "quickstart"
         self.run = Path("runs") / self.name
         self.data = self.run / "data"
         self.note = self.run / "quickstart.json"        # what it is made from
         self.source = str(Path(data)) if data else "the works of Shakespeare"
-        self.again = f"make run DATA={shlex.quote(data)}" if data else "make run"
+        changed = {field.name: getattr(config, field.name) for field in fields(Recipe)
+                   if getattr(config, field.name) != field.default}
+        flags = " ".join(f"--{name}" if value is True else f"--{name} {shlex.quote(str(value))}"
+                         for name, value in changed.items())
+        self.again = " ".join(["make run", *[f"DATA={shlex.quote(data)}"] * bool(data),
+                               *[f"FLAGS={shlex.quote(flags)}"] * bool(flags)])
 
     def step(self) -> int:
         """Updates that the newest checkpoint has seen; 0 without one."""
@@ -75,11 +85,18 @@ class Place:
             folder = find_checkpoint(self.run)
         except ValueError:
             return 0
-        return json.loads((folder / "state.json").read_text())["step"]
+        return disk.read_json(folder / "state.json", {"step": int},
+                              f"remove {folder}, and the checkpoint before it is taken")["step"]
+
+    def prepared(self) -> dict[str, Any]:
+        """What prepare_text noted; a damaged note is made anew, with the shards."""
+        return disk.read_json(self.data / "prepared.json", {"vocab_size": int, "val_tokens": int},
+                              "remove it, and it is made again")
 
 
 def run(config: QuickStart) -> None:
-    place = Place(config.data)
+    check(config)
+    place = Place(config)
     begin(place, recipe(config), config.fresh)
     make_tokens(place, config)
     if place.step() < config.steps:
@@ -90,6 +107,15 @@ def run(config: QuickStart) -> None:
         print(f"\nstopped at update {place.step()} of {config.steps}; {place.again} goes on")
         return
     show(place, config)
+
+
+def check(config: QuickStart) -> None:
+    """The engine's sentence about a model that cannot be, before there is work to lose."""
+    from llmc import Config
+
+    Config.preset(config.preset, n_layer=config.n_layer, n_embd=config.n_embd, n_head=config.n_head,
+                  n_kv_head=config.n_head, vocab_size=config.vocab_size, tied=bool(config.tied),
+                  max_seq_len=config.max_seq_len)
 
 
 def sources(data: str) -> list[Path]:
@@ -128,21 +154,25 @@ def begin(place: Place, settings: dict[str, object], fresh: bool) -> None:
     if not begun and place.run.exists() and any(place.run.iterdir()):
         raise ValueError(f"{place.run} is there and was not made by the quick start; "
                          "move it away, or give the text another name")
-    before = json.loads(place.note.read_text()) if begun else made_from
-    if before.get("source", place.source) != place.source and before["text"] != made_from["text"]:
+    before = made_from
+    if begun:
+        before = disk.read_json(place.note, {"source": str, "text": str, "recipe": dict},
+                                f"move {place.run} away")
+    if before["source"] != place.source and before["text"] != made_from["text"]:
         raise ValueError(f"{place.run} was made from {before['source']}, and this is {place.source}; "
                          "move that folder away, or give this text another name")
     if fresh and begun:
         shutil.rmtree(place.run)
     if fresh or not begun:
         place.run.mkdir(parents=True, exist_ok=True)
-        place.note.write_text(json.dumps(made_from, indent=1) + "\n")
+        disk.write_whole(place.note, (json.dumps(made_from, indent=1) + "\n").encode())
         return
     if before["text"] != made_from["text"]:
         raise ValueError(f"{place.run} was begun with another text than is there now; "
                          f"{place.again} FRESH=1 starts anew")
-    changed = [f"{name} was {before['recipe'].get(name)} and is {value} now"
-               for name, value in settings.items() if before["recipe"].get(name) != value]
+    old = {field.name: field.default for field in fields(Recipe)} | before["recipe"]
+    changed = [f"{name} was {old[name]} and is {value} now"
+               for name, value in settings.items() if old[name] != value]
     if changed:
         raise ValueError(f"{place.run} was begun with other settings ({', '.join(changed)}); "
                          f"{place.again} FRESH=1 starts anew")
@@ -155,12 +185,18 @@ def make_tokens(place: Place, config: QuickStart) -> None:
         heading(f"A tokenizer of {config.vocab_size:,} symbols, from {len(place.text)} "
                 f"file{'s' * (len(place.text) > 1)} of text, {size:,} bytes")
         train_tokenizer.run(train_tokenizer.TrainTokenizer(
-            input=place.text, out=place.data, vocab_size=config.vocab_size))
+            input=place.text, out=place.data, vocab_size=config.vocab_size,
+            text_key=config.text_key, skip_bad=config.skip_bad))
     if not (place.data / "prepared.json").is_file():        # the last file that is written
         heading("The text in tokens")
         prepare_text.run(prepare_text.PrepareText(
             input=place.text, out=place.data, tokenizer=str(place.data), name=place.name,
-            val_fraction=config.val_fraction, overwrite=True))
+            val_fraction=config.val_fraction, text_key=config.text_key, skip_bad=config.skip_bad,
+            overwrite=True))
+    held_out = place.prepared()["val_tokens"]
+    if held_out <= config.max_seq_len:
+        raise ValueError(f"the text held out has {held_out} tokens, wanted more than --max_seq_len "
+                         f"{config.max_seq_len}; give more text, or a smaller one")
 
 
 def learn(place: Place, config: QuickStart) -> None:
@@ -175,7 +211,7 @@ def learn(place: Place, config: QuickStart) -> None:
         settings = recipe(config) | {
             "data": place.data, "n_kv_head": config.n_head, "val_every": every,
             "sample_every": every, "checkpoint_every": every, "val_windows": VAL_WINDOWS}
-        for name in ("vocab_size", "val_fraction"):     # the shards know
+        for name in ("vocab_size", "val_fraction", "text_key", "skip_bad"):     # of the shards
             del settings[name]
         for name, value in settings.items():
             flags += [f"--{name}", str(value)]
@@ -188,7 +224,7 @@ def show(place: Place, config: QuickStart) -> None:
     """The loss, three samples, the curve, and what may come next."""
     metrics = plot.read_metrics(place.run)
     seconds = metrics["ms"][:, 1].sum() / 1000
-    symbols = json.loads((place.data / "prepared.json").read_text())["vocab_size"]
+    symbols = place.prepared()["vocab_size"]
     heading("What it learned")
     print(f"{config.steps:,} updates in {seconds / 60:.1f} minutes\n"
           f"validation loss {metrics['val_loss'][-1, 1]:.3f} nats a token "

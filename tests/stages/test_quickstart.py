@@ -14,12 +14,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from llmc import quickstart
+from llmc import cli, quickstart
 from llmc.quickstart import QuickStart, run
 from training import everything
 
 TINY = dict(vocab_size=300, preset="llama-tiny", n_layer=1, n_embd=32, n_head=2, tied=0, max_seq_len=32, batch_size=8,
             steps=60, warmup_steps=5, lr=1e-2)
+FLAGS = ("FLAGS='--vocab_size 300 --n_layer 1 --n_embd 32 --n_head 2 --tied 0 --max_seq_len 32 --batch_size 8 "
+         "--steps 60 --lr 0.01 --warmup_steps 5'")
 WORDS = "the king queen speaks to his her lord of night and day but never says why nor when".split()
 
 
@@ -96,7 +98,7 @@ def test_a_finished_run_is_shown_and_left_as_it_is(home, capfd):
     before = everything(home / "runs" / "play")
     run(QuickStart(data="play.txt", **TINY))
     out = capfd.readouterr().out
-    assert "runs/play is finished (make run DATA=play.txt FRESH=1 starts anew)" in out
+    assert f"runs/play is finished (make run DATA=play.txt {FLAGS} FRESH=1 starts anew)" in out
     assert "What it learned" in out and "== The model" not in out
     assert everything(home / "runs" / "play") == before
 
@@ -109,7 +111,7 @@ def test_an_unfinished_run_goes_on_as_if_undisturbed(finished, tmp_path, monkeyp
         pass
     process.send_signal(signal.SIGINT)
     out = ended(process)
-    assert "make run DATA=play.txt goes on" in out and "What it learned" not in out
+    assert f"make run DATA=play.txt {FLAGS} goes on" in out and "What it learned" not in out
     out = ended(subprocess.Popen(finished.argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
     assert "== The model goes on learning, from update" in out and "What it learned" in out
     assert everything(Path("runs/play")) == everything(finished.home / "runs" / "play")
@@ -137,7 +139,7 @@ def test_another_text_of_the_same_name_is_not_put_in_its_place(home):
 
 
 @pytest.mark.parametrize("change, sentence", [
-    ("text", "was begun with another text than is there now; make run DATA=play.txt FRESH=1 starts anew"),
+    ("text", "was begun with another text than is there now; make run DATA=play.txt FLAGS=.* FRESH=1 starts anew"),
     ("settings", r"was begun with other settings \(steps was 60 and is 70 now\)"),
     ("place", "runs/play is there and was not made by the quick start"),
 ])
@@ -153,6 +155,59 @@ def test_nothing_is_mixed(home, change, sentence):
     with pytest.raises(ValueError, match=sentence):
         run(config)
     assert everything(home / "runs" / "play") == before
+
+
+@pytest.mark.parametrize("note, text, sentence", [
+    ("quickstart.json", "[]", "quickstart.json holds list, wanted an object; move runs/play away"),
+    ("quickstart.json", "{}", "quickstart.json: 'source' is missing, wanted str; move runs/play away"),
+    ("quickstart.json", "[" * 100_000, "quickstart.json is no JSON"),
+    ("data/prepared.json", "oops", "prepared.json is no JSON: .*; remove it, and it is made again"),
+    ("data/prepared.json", "{}", "prepared.json: 'vocab_size' is missing"),
+    ("checkpoints/latest/state.json", '{"step": 1e300}', "state.json: 'step' is float, wanted int; remove"),
+])
+def test_a_damaged_note_is_one_sentence(home, note, text, sentence):
+    (home / "runs/play" / note).write_text(text)
+    with pytest.raises(ValueError, match=sentence) as error:
+        run(QuickStart(data="play.txt", **TINY))
+    assert str(error.value).startswith("runs/play/")
+
+
+@pytest.mark.parametrize("flags, sentence", [
+    (["--val_fraction", "0"], "--val_fraction is 0.0, wanted 0.001 to 0.5"),
+    (["--steps", "0"], "--steps is 0, wanted 1 to"), (["--seed", "-1"], "--seed is -1, wanted 0 to"),
+    (["--vocab_size", "256"], "--vocab_size is 256, wanted at least 257"),
+    (["--batch_size", "0"], "--batch_size is 0, wanted 1 to"), (["--lr", "nan"], "'nan' is no number"),
+    (["--n_embd", "193"], "n_embd 193 is not divisible by n_head 6"),
+    (["--preset", "llama-huge"], "preset llama-huge is unknown"),
+    (["--max_seq_len", "9000"], "tokens, wanted more than --max_seq_len 9000; give more text, or a smaller one"),
+])
+def test_flags_are_checked_before_the_work(tmp_path, monkeypatch, capfd, flags, sentence):
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "play.txt")
+    monkeypatch.setattr(quickstart, "learn", None)
+    assert cli.guarded(lambda: run(cli.parse(QuickStart, ["--data", "play.txt", *flags]))) == 1
+    errors = capfd.readouterr().err
+    assert sentence in errors and errors.count("\n") == 1
+
+
+def test_the_flags_that_its_stages_advise_are_its_own(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    rows = [json.dumps({"body": line}) for line in write_text(Path("x.txt")).read_text().splitlines()]
+    Path("play.jsonl").write_text("\n".join([*rows, "oops"]))
+    config = QuickStart(data="play.jsonl", text_key="body", **TINY)
+    with pytest.raises(ValueError, match="play.jsonl:901: no JSON .*; --skip_bad leaves such rows out"):
+        run(config)
+    run(replace(config, skip_bad=True, fresh=True, steps=2))
+    assert "1 bad rows left out" in capfd.readouterr().out
+
+
+def test_a_run_of_fewer_settings_is_taken_up(home):
+    """As an earlier version left it: the others had their default values."""
+    note = home / "runs/play/quickstart.json"
+    data = json.loads(note.read_text())
+    del data["recipe"]["skip_bad"]
+    note.write_text(json.dumps(data))
+    run(QuickStart(data="play.txt", **TINY))
 
 
 def test_fresh_starts_anew(home, capfd):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from llmc import Config, Device, Model, Sampling, cli, generate
 from llmc.encodings import EOT, GPT2_PATTERN, Encoding
 from llmc.generate import (decode_pieces, encode_prompt, find_checkpoint, generate_tokens,
                            open_checkpoint, until_stop)
+from llmc.shards import fingerprint
 from llmc.sample import Sample, run
 from llmc.tokenizer import Tokenizer
 
@@ -202,3 +205,23 @@ def test_numbers_out_of_range_are_one_line(folder, capsys, flag, value, wanted):
     assert cli.guarded(lambda: run(cli.parse(Sample, command))) == 1
     err = capsys.readouterr().err
     assert f"--{flag} is " in err and f", wanted {wanted}" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("state, sentence", [
+    ('{"tokenizer": "00000000000000ff"}', "but the model was trained with 00000000000000ff; copy the one"),
+    ("[]", "state.json holds list, wanted an object; copy the checkpoint again"),
+    ("{}", "state.json: 'tokenizer' is missing")])
+def test_the_tokenizer_of_another_model_is_refused(folder, tmp_path, state, sentence):
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model/state.json").write_text(state)
+    with pytest.raises(ValueError) as failure:
+        open_checkpoint(tmp_path / "model")
+    assert sentence in str(failure.value) and str(tmp_path / "model") in str(failure.value)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_its_own_tokenizer_is_taken(folder, tmp_path, known):
+    shutil.copytree(folder, tmp_path / "model")
+    digest = fingerprint((folder / "tokenizer.json").read_bytes()) if known else 0
+    (tmp_path / "model/state.json").write_text(json.dumps({"tokenizer": f"{digest:016x}"}))
+    assert open_checkpoint(tmp_path / "model").tokenizer.vocab_size == 260
