@@ -289,9 +289,9 @@ def _for_argparse(args: Sequence[str], parser: argparse.ArgumentParser) -> list[
 
 
 def _open_streams() -> None:
-    """Where the shell closed a standard stream nothing is read and what is said is lost, rather than
-    written into the next file that is opened, which would get its number. What a stream's encoding
-    cannot say is escaped."""
+    """Where the shell closed a standard stream nothing is read, and what is said is lost rather than
+    written into the next file that is opened, which would get its number. What the encoding of a
+    stream lacks is escaped."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))
@@ -302,7 +302,7 @@ def _open_streams() -> None:
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """SIGTERM, and SIGHUP where it is not ignored, are SystemExit with a shell's status for them."""
+    """SIGTERM and SIGHUP, where they are not ignored, are SystemExit, the status as a shell's."""
     def leave(number: int, frame: object) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)           # cleaning up is not to be interrupted
         raise SystemExit(128 + number)

@@ -21,7 +21,7 @@ class Plot:
     """Draw the loss curves of one or more runs."""
     runs: list[Path] = cli.positional()     # folders of runs, or their metrics.jsonl
     out: Path | None = None     # the PNG; without it, plots/loss.png in the first run
-    smooth: cli.CountOrZero = 0     # updates that training loss is averaged over; 0: a fiftieth of all
+    smooth: cli.CountOrZero = 0     # updates that training loss is averaged over; 0: a fiftieth
 
 
 def run(config: Plot) -> None:

@@ -131,7 +131,7 @@ class Tokenizer:
 
 
 def cut_runs(text: str, runs: re.Pattern[str], longest: int) -> Iterator[str]:
-    """The text in parts: cut so that of each of the runs at most `longest` characters are in one."""
+    """The text in parts, so that of each of the runs at most `longest` characters are in one."""
     begin = 0
     if len(text) > longest:
         for run in runs.finditer(text):
