@@ -3,7 +3,7 @@
 # make test-all   the slow ones too: fuzzing, kills, sanitizers, the published recipe
 # make setup      the virtual environment and the build, nothing else
 # make train_gpt2 the pre-training program
-# make bench      speed, against PyTorch
+# make bench      speed, against PyTorch (BENCH="--quick": in a minute)
 # make doctor     what this machine has, what is missing, what that costs
 # make clean      removes the build and the environment; keeps runs/
 # make help       these lines
@@ -56,7 +56,7 @@ test-all: build/.installed $(VENV)/.ready-test $(VENV)/.ready-text train_gpt2
 	@$(PY) -m pytest tests
 
 bench: build/.installed $(VENV)/.ready-test
-	@$(PY) dev/bench/train_step.py
+	@$(PY) -m llmc.bench --against torch $(BENCH)
 
 doctor: build/.installed
 	@$(PY) -m llmc.doctor

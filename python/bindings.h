@@ -19,6 +19,7 @@ void bind_config(py::module_ &m);       // bindings_model.cpp
 void bind_model(py::module_ &m);
 void bind_trainer(py::module_ &m);      // bindings_train.cpp
 void bind_sampler(py::module_ &m);
+void bind_loader(py::module_ &m);       // bindings_loader.cpp
 
 std::string text_of(py::handle object);
 

@@ -1,5 +1,6 @@
 """The module _core: what arrays it takes, how it fails, and that it lets other threads run."""
 
+import gc
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 import llmc
 from llmc import _core
+from llmc.shards import ShardWriter
 
 
 @pytest.fixture
@@ -112,6 +114,7 @@ def test_other_threads_run_while_an_op_computes(device):
 
 
 TRAIN_UNTIL_INTERRUPTED = """
+import gc
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)    # a background job is started with it ignored
 import llmc, numpy as np
@@ -247,3 +250,18 @@ def test_a_sampler_draws_what_its_probabilities_allow():
         llmc.Sampling(top_p=2)
     with pytest.raises(llmc.LlmcError, match=r"logits has shape \(3,\), wanted \(4,\)"):
         sampler.draw(logits[:3], how, 0, 0)
+
+
+def test_a_batch_is_views_of_the_loaders_memory_which_they_keep(tmp_path):
+    with ShardWriter(tmp_path, "count", "train", 100) as writer:
+        writer.append(np.arange(50))
+    loader = _core.Loader(str(tmp_path), B=2, T=5, shuffle=False)
+    batch = loader.next()
+    del loader
+    gc.collect()
+    assert batch["tokens"].tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert np.array_equal(batch["targets"], batch["tokens"] + 1)
+    assert batch["pos"].tolist() == [[0, 1, 2, 3, 4]] * 2 and not batch["first"].any()
+    assert not any(array.flags.writeable for array in batch.values())
+    with pytest.raises(llmc.LlmcError, match="nothing_here"):
+        _core.Loader(str(tmp_path / "nothing_here"))

@@ -1,0 +1,139 @@
+"""llmc's own side of llmc.bench: train steps, single ops and the loader, as the trainer calls them.
+
+Runs as a process of its own. Each function makes a case's inputs and returns what is timed.
+"""
+from __future__ import annotations
+
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+
+from llmc import _core
+from llmc.bench_worker import Step, serve
+from llmc.shards import ShardWriter
+
+rng = np.random.default_rng(1)
+
+
+@cache
+def device(name: str) -> Any:
+    return _core.Device(name)           # threads: OMP_NUM_THREADS
+
+
+def empty(*shape: int, dtype: str = "f32") -> np.ndarray:
+    """Aligned as the engine aligns its own memory; bf16 is its uint16 bits."""
+    kind = np.dtype(np.uint16 if dtype == "bf16" else np.float32)
+    size = int(np.prod(shape)) * kind.itemsize
+    block = np.zeros(size + 256, np.uint8)
+    start = -block.ctypes.data % 256
+    return block[start:start + size].view(kind).reshape(shape)
+
+
+def random(*shape: int, dtype: str = "f32") -> np.ndarray:
+    array = empty(*shape, dtype=dtype)
+    numbers = np.resize(rng.standard_normal(min(array.size, 1 << 20), np.float32), shape)
+    array[...] = numbers.view(np.uint32) >> 16 if dtype == "bf16" else numbers
+    return array
+
+
+# ---- what is timed -------------------------------------------------------------------------------
+
+
+def train(case: dict[str, Any]) -> Step:
+    config, B, T = _core.Config(**case["config"]), case["B"], case["T"]
+    model = _core.Model(device(case["device"]), config, case["dtype"])
+    model.init(1)
+    model.plan(B, T, train=True, recompute=case["way"] == "recompute")
+    trainer = _core.Trainer(model, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1, grad_clip=1.0)
+    rows = rng.integers(0, config.vocab_size, (B, T + 1), dtype=np.int32)
+    tokens, targets = np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
+    slopes = {"logp": np.full((B, T), -1 / (B * T), np.float32)}
+
+    def step() -> float:
+        trainer.micro_batch(0, 1)
+        numbers = model.train(tokens, targets, slopes)
+        trainer.reduce()
+        trainer.apply(1e-4)
+        return -float(numbers["logp"].mean())
+
+    return step
+
+
+def matmul(case: dict[str, Any]) -> Step:
+    """out (N,O) = x (N,I) w^T; dx = dout w; dw = dout^T x, in f32 as gradients are."""
+    N, I, O, dtype, on = case["N"], case["I"], case["O"], case["dtype"], device(case["device"])
+    x, w, out = random(N, I, dtype=dtype), random(O, I, dtype=dtype), random(N, O, dtype=dtype)
+    if case["way"] == "forward":
+        return partial(_core.linear_forward, on, out, None, x, w, None, _core.Activation.NONE)
+    dx, dw = (empty(N, I, dtype=dtype), None) if case["way"] == "dx" else (None, empty(O, I))
+    return partial(_core.linear_backward, on, dx, dw, None, out, x, w, None, False)
+
+
+def attention(case: dict[str, Any]) -> Step:
+    B, H, T, D, dtype = (case[name] for name in ("B", "H", "T", "D", "dtype"))
+    on, first = device(case["device"]), np.zeros((B, T), np.int32)
+    qkv, out = random(B, T, 3 * H * D, dtype=dtype), empty(B, T, H * D, dtype=dtype)
+    lse = empty(B, H, T)
+    forward = partial(_core.attention_forward, on, out, lse, qkv, first, H, H)
+    if case["way"] == "forward":
+        return forward
+    forward()
+    dqkv, dout = empty(B, T, 3 * H * D, dtype=dtype), random(B, T, H * D, dtype=dtype)
+    return partial(_core.attention_backward, on, dqkv, dout, out, lse, qkv, first, H, H)
+
+
+def layer_norm(case: dict[str, Any]) -> Step:
+    N, C, dtype, on = case["N"], case["C"], case["dtype"], device(case["device"])
+    x, out, mean, rstd = random(N, C, dtype=dtype), empty(N, C, dtype=dtype), empty(N), empty(N)
+    w, b = random(C, dtype=dtype), random(C, dtype=dtype)
+    forward = partial(_core.norm_forward, on, None, out, mean, rstd, x, None, w, b, 1e-5)
+    if case["way"] == "forward":
+        return forward
+    forward()
+    dx, dw, db, dout = empty(N, C, dtype=dtype), empty(C), empty(C), random(N, C, dtype=dtype)
+    return partial(_core.norm_backward, on, dx, dw, db, dout, None, x, w, mean, rstd, False)
+
+
+def adamw(case: dict[str, Any]) -> Step:
+    """bf16: the weights, beside f32 masters."""
+    N, dtype, on = case["N"], case["dtype"], device(case["device"])
+    w, m, v, grad = random(N, dtype=dtype), empty(N), empty(N), random(N)
+    master = random(N) if dtype == "bf16" else None
+    how = _core.AdamW(lr=1e-4, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1, grad_scale=1,
+                      step=9)
+    return partial(_core.adamw, on, w, master, m, v, grad, how)
+
+
+def grad_norm(case: dict[str, Any]) -> Step:
+    return partial(_core.sum_squares, device(case["device"]), empty(1), random(case["N"]))
+
+
+def loader(case: dict[str, Any]) -> Step:
+    """Batches out of a shard in the page cache, shuffled and prefetched as train_gpt2 does."""
+    folder = tempfile.mkdtemp()         # in the one that llmc.bench removes
+    with ShardWriter(folder, "bench", "train", 50257) as writer:
+        writer.append(rng.integers(0, 50257, case["shard_tokens"]))
+    return _core.Loader(folder, B=case["B"], T=case["T"], prefetch=2).next
+
+
+def memory(case: dict[str, Any]) -> Step:
+    """Every core reads its part of a block, or copies it: numpy computes without Python's lock."""
+    threads = device(case["device"]).threads
+    source = np.ones((threads, case["bytes"] // 4 // threads), np.float32)
+    target = np.zeros_like(source) if case["way"] == "copy" else None
+    pool = ThreadPoolExecutor(threads)
+
+    def part(i: int) -> None:
+        source[i].max() if target is None else np.copyto(target[i], source[i])
+
+    return lambda: list(pool.map(part, range(threads)))
+
+
+KINDS = {"train": train, "matmul": matmul, "attention": attention, "layer_norm": layer_norm,
+         "adamw": adamw, "grad_norm": grad_norm, "loader": loader, "memory": memory}
+
+if __name__ == "__main__":
+    serve(lambda case: KINDS[case["kind"]](case))

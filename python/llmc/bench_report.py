@@ -1,0 +1,111 @@
+"""Rows of llmc.bench as lines of text and as a picture."""
+from __future__ import annotations
+
+import statistics
+import sys
+from typing import Any
+
+Row = dict[str, Any]
+GIGA = 1e9
+
+
+def head(machine: dict[str, Any], peak: dict[str, float]) -> str:
+    peer = f", against PyTorch {machine['torch']}" if machine["torch"] else ""
+    return (f"{machine['processor']}; device {machine['device']}, "
+            f"{machine['threads']} threads{peer}\n"
+            f"load of the machine at the start: {machine['load']:.1f}\n"
+            f"peak measured now: products {peak['f32'] / GIGA:.0f} GFLOP/s in f32, "
+            f"{peak['bf16'] / GIGA:.0f} in bf16; memory read at {peak['read'] / GIGA:.1f} GB/s, "
+            f"copied at {peak['copy'] / GIGA:.1f}")
+
+
+def columns(group: str, against: str) -> str:
+    """The line above a group's rows. +- is half of what lies between the quickest round and the
+    slowest, as a part of the median."""
+    text = f"\n{group:<38}{'':>5}{'ms':>10}{'+-':>7}{'rate':>9} {'':<8}{'of peak':>8}"
+    if group in ("train", "loader"):
+        text += f"{'tok/s':>12}"
+    if against != "none" and group != "loader":
+        text += f"{against + ' ms':>12}{'+-':>7}{'ratio':>8}"
+    return text
+
+
+def line(row: Row) -> str:
+    ours = row["sides"]["llmc"]
+    unit = "GFLOP/s" if row["unit"] == "FLOP/s" else "GB/s"
+    text = (f"  {row['name']:<36}{row['dtype']:>5}{times(ours)}{row['rate'] / GIGA:>9.1f} {unit:<8}"
+            f"{row['share']:>8.0%}")
+    if row["tokens"]:
+        text += f"{row['tokens'] / ours['seconds']:>12.0f}"
+    if "ratio" in row:
+        text += f"  {times(row['sides'][row['peer']])}{row['ratio']:>8.2f}"
+        text += f" {row['peer']}" if row["peer"] != "torch" else ""
+    return text
+
+
+def times(side: Row) -> str:
+    spread = (max(side["rounds"]) - min(side["rounds"])) / 2 / side["seconds"]
+    return f"{1e3 * side['seconds']:>10.{1 if side['seconds'] > 0.01 else 3}f}{spread:>7.0%}"
+
+
+def memory(rows: list[Row]) -> str:
+    """Of train steps, every side: time and the process's peak of memory."""
+    steps = [row for row in rows if row["group"] == "train"]
+    text = ""
+    if steps:
+        text = f"\n{'train, each side':<38}{'':>17}{'ms':>10}{'+-':>7}{'peak GB':>10}\n"
+    for row in steps:
+        for name, side in row["sides"].items():
+            text += (f"  {row['name']:<36}{row['dtype']:>5}  {name:<10}{times(side)}"
+                     f"{side['peak_bytes'] / GIGA:>10.2f}\n")
+    return text
+
+
+def summary(rows: list[Row]) -> str:
+    """Of products against the peer: the median ratio and the lowest."""
+    text = ""
+    for dtype in ("f32", "bf16"):
+        some = [row for row in rows
+                if row["group"] == "matmul" and row["dtype"] == dtype and "ratio" in row]
+        if some:
+            worst = min(some, key=lambda row: row["ratio"])
+            text += (f"\nproducts in {dtype}, {len(some)} shapes: "
+                     f"{statistics.median(row['ratio'] for row in some):.2f} x PyTorch's speed "
+                     f"in the median, {worst['ratio']:.2f} at least ({worst['name']})")
+    return text + "\n" if text else ""
+
+
+def status(text: str) -> None:
+    """What is being done, on a terminal: overwritten by the next, gone with an empty one."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def draw(machine: dict[str, Any], rows: list[Row]):
+    """A matplotlib Figure: bars of ratios where there is a peer, to the right of 1 where llmc is
+    faster; else of shares of the peak."""
+    from matplotlib.figure import Figure
+
+    key, base = ("ratio", 1) if any("ratio" in row for row in rows) else ("share", 0)
+    rows = [row for row in rows if key in row]
+    panels = [[row for row in rows if row["dtype"] == dtype] for dtype in ("f32", "bf16", "")]
+    panels = [some for some in panels if some]
+    height = 1.2 + 0.2 * max(map(len, panels))
+    figure = Figure(figsize=(5.5 * len(panels), height), layout="constrained")
+    groups = dict.fromkeys(row["group"] for row in rows)
+    colours = {group: f"C{i}" for i, group in enumerate(groups)}
+    for axes, some in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        bars = axes.barh(range(len(some)), [row[key] - base for row in some], 0.75, left=base,
+                         color=[colours[row["group"]] for row in some])
+        axes.bar_label(bars, [f"{row[key]:.2f}" for row in some], padding=2, fontsize=7)
+        axes.set_yticks(range(len(some)), [row["name"] for row in some], fontsize=7)
+        axes.axvline(1, color="#444444", linewidth=0.9)
+        axes.set_title(some[0]["dtype"] or "tokens")
+        if base:
+            axes.set_xscale("log")
+        axes.margins(x=0.15, y=0.01)
+        axes.invert_yaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+    what = f"speed as a multiple of PyTorch {machine['torch']}'s" if base else "share of the peak"
+    figure.suptitle(f"{what}; {machine['processor']}, {machine['device']}", fontsize=9)
+    return figure
