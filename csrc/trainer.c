@@ -56,7 +56,7 @@ size_t trainer_scratch(const Model *m, OptimizerKind kind)
     for (int i = 0; i < all->count && kind == OPTIMIZER_MUON; i++)
         for (int k = 0; k < all->list[i].matrices; k++) {
             const Tensor x = { NULL, NULL, DT_F32, 2, { all->list[i].matrix_rows[k], all->list[i].value.dim[1] } };
-            const size_t bytes = orthogonalize_scratch(model_device(m), x);
+            const size_t bytes = orthogonalize_scratch(model_device(m), x, all->dtype == DT_BF16);
             most = bytes > most ? bytes : most;
         }
     return most;
@@ -204,7 +204,7 @@ static void apply_matrices(Trainer *t, const Param *p, double lr)
         const int64_t R = p->matrix_rows[k], from = row * C, to = from + R * C;
         const int64_t begin = owned_begin > from ? owned_begin : from, end = owned_end < to ? owned_end : to;
         if (begin >= end) continue;
-        orthogonalize(t->device, slice_rows(p->grad, row, R));
+        orthogonalize(t->device, slice_rows(p->grad, row, R), t->params->dtype == DT_BF16);
         const Part at = part_of(t, p, begin, end);
         descend(t->device, at.w, at.master, at.grad, (float)lr, (float)(0.2 * sqrt((double)(R > C ? R : C))),
                 (float)decay(t, p));

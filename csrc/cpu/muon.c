@@ -28,18 +28,20 @@ static Product step_product(Tensor out, Tensor poly, Tensor x)
                       .b = tall(x) ? poly : x, .out = out };
 }
 
+static Tensor as_type(Tensor t, DType type) { t.dtype = type; return t; }
+
 /* What the workspace holds, after the products' own scratch */
 typedef struct { Tensor other, gram, poly; size_t bytes; } Work;
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
-static Work lay_out(Tensor x, char *workspace)
+static Work lay_out(Tensor x, DType type, char *workspace)
 {
     const int64_t side = smaller_side(x);
-    const Tensor square = { NULL, NULL, DT_F32, 2, { side, side } };
-    Work w = { .other = x, .gram = square, .poly = square };
-    const Product gram = gram_product(w.gram, x), poly = square_product(w.poly, w.gram),
-                  step = step_product(x, w.poly, x);
+    const Tensor square = { NULL, NULL, type, 2, { side, side } };
+    Work w = { .other = as_type(x, type), .gram = square, .poly = square };
+    const Product gram = gram_product(w.gram, w.other), poly = square_product(w.poly, w.gram),
+                  step = step_product(x, w.poly, w.other);
     const Tensor norm = { NULL, NULL, DT_F32, 1, { 1 } };
     size_t at = larger(larger(CPU(gemm_scratch)(&gram), CPU(gemm_scratch)(&poly)),
                        larger(CPU(gemm_scratch)(&step), CPU(sum_squares_scratch)(NULL, norm, x)));
@@ -53,7 +55,9 @@ static Work lay_out(Tensor x, char *workspace)
     return w;
 }
 
-size_t CPU(orthogonalize_scratch)(Device *d, Tensor x) { return lay_out(x, NULL).bytes; }
+static DType type_of(bool bf16) { return bf16 ? DT_BF16 : DT_F32; }
+
+size_t CPU(orthogonalize_scratch)(Device *d, Tensor x, bool bf16) { return lay_out(x, type_of(bf16), NULL).bytes; }
 
 /* to = x / |x|; a norm that f32 cannot hold counts as 0 */
 static void normalize(Device *d, Tensor to, Tensor x)
@@ -65,53 +69,54 @@ static void normalize(Device *d, Tensor to, Tensor x)
     PARALLEL_FOR(d, length)
     for (int64_t i = 0; i < length; i += WIDTH) {
         const int count = vec_left(length, i);
-        vec_store(to.data, DT_F32, i, count, scale * vec_load(x.data, DT_F32, i, count));
+        const Vec v = scale * vec_load(x.data, DT_F32, i, count);
+        FLOAT_SWITCH(to.dtype, A, vec_store(to.data, A, i, count, v));
     }
 }
 
-enum { MIRROR, POLYNOMIAL };
-
 /* A square block at (i,j), on or below the diagonal of s, and its mirror image */
-INLINE void mirror_block(const int what, float *s, const float *gram, int64_t side, int64_t i, int64_t j)
+INLINE void mirror_block(const int A, void *s, const void *gram, int64_t side, int64_t i, int64_t j)
 {
     const int down = vec_left(side, i), across = vec_left(side, j);
     Vec low[WIDTH], high[WIDTH];
     for (int r = 0; r < WIDTH; r++) {
-        low[r] = r < down ? vec_load(s, DT_F32, (i + r) * side + j, across) : (Vec){0};
-        if (what == POLYNOMIAL && r < down)
-            low[r] = -4.7750f * vec_load(gram, DT_F32, (i + r) * side + j, across) + 2.0315f * low[r];
-        if (what == POLYNOMIAL && i == j) low[r][r] += 3.4445f;
+        low[r] = r < down ? vec_load(s, A, (i + r) * side + j, across) : (Vec){0};
+        if (!gram || r >= down) continue;
+        low[r] = -4.7750f * vec_load(gram, A, (i + r) * side + j, across) + 2.0315f * low[r];
+        if (i == j) low[r][r] += 3.4445f;
     }
     memcpy(high, low, sizeof high);
     vec_transpose(high);
     for (int r = 0; r < WIDTH; r++) {
         if (i == j) high[r] = vec_keep(low[r], r + 1, high[r]);
-        else if (r < down) vec_store(s, DT_F32, (i + r) * side + j, across, low[r]);
-        if (r < across) vec_store(s, DT_F32, (j + r) * side + i, down, high[r]);
+        else if (r < down) vec_store(s, A, (i + r) * side + j, across, low[r]);
+        if (r < across) vec_store(s, A, (j + r) * side + i, down, high[r]);
     }
 }
 
-/* What is above the diagonal of s becomes what is below it.  POLYNOMIAL: and s = 3.4445 - 4.775 gram + 2.0315 s */
-static void mirror(Device *d, const int what, Tensor s, Tensor gram)
+/* What is above the diagonal of s becomes what is below it. Given gram, s = 3.4445 - 4.775 gram + 2.0315 s as well. */
+static void mirror(Device *d, Tensor s, Tensor gram)
 {
     const int64_t side = s.dim[0];
     OMP(parallel for schedule(dynamic) num_threads(team(d, side * side)))
     for (int64_t i = 0; i < side; i += WIDTH)
-        for (int64_t j = 0; j <= i; j += WIDTH) mirror_block(what, s.data, gram.data, side, i, j);
+        for (int64_t j = 0; j <= i; j += WIDTH)
+            FLOAT_SWITCH(s.dtype, A, mirror_block(A, s.data, gram.data, side, i, j));
 }
 
-void CPU(orthogonalize)(Device *d, Tensor x)
+void CPU(orthogonalize)(Device *d, Tensor x, bool bf16)
 {
-    const Work w = lay_out(x, d->workspace);
-    Tensor from = w.other, to = x;
+    const DType type = type_of(bf16);
+    const Work w = lay_out(x, type, d->workspace);
+    Tensor from = w.other, to = as_type(x, type);
     normalize(d, from, x);
-    for (int step = 0; step < 5; step++) {                      /* an odd number: the last one writes x */
+    for (int step = 0; step < 5; step++) {                      /* an odd number: the last ends in x */
         const Product gram = gram_product(w.gram, from), square = square_product(w.poly, w.gram),
-                      next = step_product(to, w.poly, from);
+                      next = step_product(step < 4 ? to : x, w.poly, from);
         CPU(gemm)(d, &gram);
-        mirror(d, MIRROR, w.gram, none());
+        mirror(d, w.gram, none());
         CPU(gemm)(d, &square);
-        mirror(d, POLYNOMIAL, w.poly, w.gram);
+        mirror(d, w.poly, w.gram);
         CPU(gemm)(d, &next);
         const Tensor swap = from;
         from = to, to = swap;

@@ -149,19 +149,42 @@ MATRICES = [(1, 1), (1, 7), (7, 1), (2, 3), (31, 31), (64, 32), (67, 131), (131,
 @pytest.mark.parametrize("shape", MATRICES)
 def test_orthogonalize_is_the_iteration(on, shape):
     x = numbers(*shape)
-    within_budget(run(on, "orthogonalize", Out(*shape, fill=x)), orthogonal, x)
+    within_budget(run(on, "orthogonalize", Out(*shape, fill=x), False), orthogonal, x)
 
 
 @pytest.mark.parametrize("shape", [(521, 523), (1100, 259)])
 def test_orthogonalize_is_the_iteration_for_large_matrices(shape):
     x = numbers(*shape)
-    within_budget(run(device("cpu"), "orthogonalize", Out(*shape, fill=x)), orthogonal, x)
+    within_budget(run(device("cpu"), "orthogonalize", Out(*shape, fill=x), False), orthogonal, x)
+
+
+def orthogonal_in_bf16(x):
+    """Every product of numbers with eight bits: exact sums, rounded."""
+    def rounded(y):
+        return y.to(torch.bfloat16).to(x.dtype)
+
+    y = rounded(x / x.norm())
+    for step in range(5):
+        gram = rounded(y @ y.T)
+        y = rounded(3.4445 * torch.eye(len(y), dtype=x.dtype) - 4.7750 * gram + 2.0315 * rounded(gram @ gram)) @ y
+        y = rounded(y) if step < 4 else y
+    return y
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (31, 31), (32, 67), (67, 131), (96, 257)])
+def test_orthogonalize_in_bf16_is_as_far_from_exact_as_rounding_makes_it(on, shape):
+    """Roundings that fall the other way are amplified, so that two right answers differ by as much as each is wrong."""
+    for x in (numbers(*shape), numbers(*shape).T.copy()):
+        got = run(on, "orthogonalize", Out(*x.shape, fill=x), True)
+        exact, plain = (f(torch.from_numpy(x).double()).numpy() for f in (orthogonal, orthogonal_in_bf16))
+        assert np.linalg.norm(got - exact) <= 2 * np.linalg.norm(plain - exact) + 0.01 * np.linalg.norm(exact)
+        assert np.linalg.norm(got - exact) > 1e-5 * np.linalg.norm(exact)
 
 
 @pytest.mark.slow
 def test_orthogonalize_is_the_iteration_for_more_than_one_block_of_sums():
     x = numbers(1361, 2111)
-    within_budget(run(device("cpu"), "orthogonalize", Out(*x.shape, fill=x)), orthogonal, x)
+    within_budget(run(device("cpu"), "orthogonalize", Out(*x.shape, fill=x), False), orthogonal, x)
 
 
 def test_orthogonalize_brings_singular_values_together(on):
@@ -172,27 +195,28 @@ def test_orthogonalize_brings_singular_values_together(on):
     values = np.maximum(values, np.linalg.norm(values) / 499)
     for scale in (1e-15, 1, 1e15):
         x = (scale * left * values @ right).astype(F32)
-        found = np.linalg.svd(run(on, "orthogonalize", Out(37, 37, fill=x)).astype(np.float64))
+        found = np.linalg.svd(run(on, "orthogonalize", Out(37, 37, fill=x), False).astype(np.float64))
         assert 0.67 < found.S.min() and found.S.max() < 1.21
 
 
 def test_orthogonalize_leaves_zeros_alone(on):
-    assert not run(on, "orthogonalize", Out(5, 7, fill=0)).any()
+    for bf16 in (False, True):
+        assert not run(on, "orthogonalize", Out(5, 7, fill=0), bf16).any()
     x = numbers(9, 5)
     x[3], x[:, 1] = 0, 0
-    got = run(on, "orthogonalize", Out(9, 5, fill=x))
+    got = run(on, "orthogonalize", Out(9, 5, fill=x), False)
     assert np.isfinite(got).all() and not got[3].any() and not got[:, 1].any()
 
 
 def test_orthogonalize_wants_a_matrix(on):
     with pytest.raises(RuntimeError, match="orthogonalize: x has 1 dimensions"):
-        run(on, "orthogonalize", Out(5))
+        run(on, "orthogonalize", Out(5), False)
 
 
 def test_bits_do_not_depend_on_threads(name, dtype):
     x = numbers(100003)
     for shape in ((131, 307), (307, 131)) if name != "cpu:plain" else ((31, 37),):
-        same_bits_for_any_threads(name, "orthogonalize", lambda: (Out(*shape, fill=numbers(*shape)),))
+        same_bits_for_any_threads(name, "orthogonalize", lambda: (Out(*shape, fill=numbers(*shape)), dtype == BF16))
     same_bits_for_any_threads(name, "nesterov", lambda: (Out(x.size, fill=x), Out(x.size, fill=x), 0.95, 0.5))
     same_bits_for_any_threads(name, "descend", lambda: (Out(x.size, dtype=dtype, fill=x), Out(x.size, fill=x), x, 0.1, 2, 0.1))
     same_bits_for_any_threads(name, "sum_squares", lambda: (Out(1), x))
