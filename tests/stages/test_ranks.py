@@ -59,6 +59,24 @@ def test_losses_do_not_depend_on_ranks(runs, ranks):
     np.testing.assert_allclose(losses(runs[ranks], "val_loss"), losses(runs[1], "val_loss"), rtol=1e-5)
 
 
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_muon_s_losses_do_not_depend_on_ranks(muon_runs, ranks):
+    np.testing.assert_allclose(losses(muon_runs[ranks]), losses(muon_runs[1]), rtol=1e-5)
+    np.testing.assert_allclose(losses(muon_runs[ranks], "val_loss"), losses(muon_runs[1], "val_loss"), rtol=1e-5)
+
+
+@pytest.mark.parametrize("before, after", [(2, 4), (4, 1), (2, 2)])
+def test_muon_s_checkpoint_resumes_on_another_number_of_ranks(data, muon_runs, tmp_path, before, after):
+    run = tmp_path / "run"
+    shutil.copytree(muon_runs[before], run, symlinks=True)
+    shutil.rmtree(run / "checkpoints" / "step_00000020")
+    train_ranks(command(data, run, "--resume"), after)
+    np.testing.assert_allclose(losses(run), losses(muon_runs[1]), rtol=1e-5)
+    if before == after:
+        for file in sorted(latest(muon_runs[before]).glob("*.safetensors")):
+            assert (latest(run) / file.name).read_bytes() == file.read_bytes()
+
+
 def test_each_rank_keeps_its_share_of_the_optimizer(runs):
     whole = (latest(runs[1]) / "optimizer.rank0of1.safetensors").stat().st_size
     for ranks in (2, 4):
