@@ -28,7 +28,7 @@ extern "C" {
 typedef enum { OPTIMIZER_ADAMW, OPTIMIZER_MUON } OptimizerKind;
 
 typedef struct TrainerConfig {
-    double beta1, beta2, eps, weight_decay;     /* AdamW; the decay is for matrices only, and Muon's as well */
+    double beta1, beta2, eps, weight_decay;     /* AdamW's; the decay is Muon's as well, for matrices only */
     double grad_clip;                           /* largest gradient norm; 0: no clipping */
     OptimizerKind optimizer;
     double muon_momentum;

@@ -2,6 +2,7 @@
  *
  * A tall x is not turned: the products read it as it lies. Both x x^T and its square equal their transposes, bit for
  * bit, so that only what is on and below their diagonal is computed, and mirrored: a third of a square x's work. */
+#include "../arena.h"
 #include "gemm.h"
 
 static int64_t smaller_side(Tensor x) { return x.dim[0] < x.dim[1] ? x.dim[0] : x.dim[1]; }
@@ -30,28 +31,26 @@ static Product step_product(Tensor out, Tensor poly, Tensor x)
 
 static Tensor as_type(Tensor t, DType type) { t.dtype = type; return t; }
 
-/* What the workspace holds, after the products' own scratch */
+/* What the workspace holds, after the products' own scratch: x as the last step found it, and G and its polynomial */
 typedef struct { Tensor other, gram, poly; size_t bytes; } Work;
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
-static Work lay_out(Tensor x, DType type, char *workspace)
+static Work lay_out(Tensor x, DType type, void *workspace)
 {
     const int64_t side = smaller_side(x);
-    const Tensor square = { NULL, NULL, type, 2, { side, side } };
-    Work w = { .other = as_type(x, type), .gram = square, .poly = square };
-    const Product gram = gram_product(w.gram, w.other), poly = square_product(w.poly, w.gram),
-                  step = step_product(x, w.poly, w.other);
-    const Tensor norm = { NULL, NULL, DT_F32, 1, { 1 } };
-    size_t at = larger(larger(CPU(gemm_scratch)(&gram), CPU(gemm_scratch)(&poly)),
-                       larger(CPU(gemm_scratch)(&step), CPU(sum_squares_scratch)(NULL, norm, x)));
-    Tensor *const all[] = { &w.other, &w.gram, &w.poly };
-    for (size_t i = 0; i < COUNT_OF(all); i++) {
-        at = (at + 63) / 64 * 64;
-        all[i]->data = workspace + at;
-        at += tensor_bytes(*all[i]);
-    }
-    w.bytes = at;
+    const Tensor from = as_type(x, type), square = { NULL, NULL, type, 2, { side, side } };
+    const Product gram = gram_product(square, from), poly = square_product(square, square),
+                  step = step_product(x, square, from);
+    const size_t products = larger(larger(CPU(gemm_scratch)(&gram), CPU(gemm_scratch)(&poly)),
+                                   CPU(gemm_scratch)(&step));
+    Arena a = { .block = workspace, .size = SIZE_MAX };
+    Work w;
+    TAKE(&a, "scratch", DT_U8, (int64_t)larger(products, CPU(sum_squares_scratch)(NULL, none(), x)));
+    w.other = TAKE(&a, "x", type, x.dim[0], x.dim[1]);
+    w.gram = TAKE(&a, "gram", type, side, side);
+    w.poly = TAKE(&a, "poly", type, side, side);
+    w.bytes = a.used;
     return w;
 }
 
@@ -109,7 +108,7 @@ void CPU(orthogonalize)(Device *d, Tensor x, bool bf16)
     const DType type = type_of(bf16);
     const Work w = lay_out(x, type, d->workspace);
     Tensor from = w.other, to = as_type(x, type);
-    normalize(d, from, x);
+    normalize(d, from, x);                                      /* from here on x is but memory */
     for (int step = 0; step < 5; step++) {                      /* an odd number: the last ends in x */
         const Product gram = gram_product(w.gram, from), square = square_product(w.poly, w.gram),
                       next = step_product(step < 4 ? to : x, w.poly, from);
