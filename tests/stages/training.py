@@ -38,7 +38,7 @@ def start(argv: list[str], **environment: str) -> subprocess.Popen:
 
 def train(argv: list[str], status: int = 0, **environment: str) -> tuple[str, str]:
     """Runs to the end; (stdout, stderr)."""
-    done = subprocess.run(argv, capture_output=True, text=True, env=os.environ | environment, timeout=300)
+    done = subprocess.run(argv, capture_output=True, text=True, env=os.environ | environment, timeout=1200)
     assert done.returncode == status, f"status {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     return done.stdout, done.stderr
 
