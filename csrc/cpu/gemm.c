@@ -1,11 +1,13 @@
 /* gemm.c -- products of whole tensors: blocks, threads, and what is done to a sum on its way out. See gemm.h.
  *
- * out is cut into blocks of at most BLOCK_ROWS x BLOCK_COLS, and each runs over k in steps of DEPTH. For one step all
- * threads first pack the operands' panels, then share out the tiles. Between steps the sums wait in the workspace, tile
- * by tile, in f32 whatever the type of out. */
+ * out is cut into blocks of at most BLOCK_ROWS x BLOCK_COLS, and each runs over k in steps of STEP. For one step all
+ * threads first pack the operands' panels, then share out the tiles, which run over it in pieces of the kind's depth.
+ * Between steps the sums wait in the workspace, tile by tile, in f32 whatever the type of out. */
 #include "gemm.h"
 
 enum { BLOCK_ROWS = 1344, BLOCK_COLS = 2048 };  /* packed, both together leave room in the cache the cores share */
+enum { STEP = 1024 };                           /* terms whose panels are packed at once */
+enum { PACK_TERMS = 64 };                       /* see Shares; a whole number of any kind's steps */
 enum { TASK_ROWS = 8, TASK_COLS = 4 };          /* in tiles: rows of a that stay in the second-level cache, and so on */
 
 /* ---- f32: what tile.c packs and multiplies ---------------------------------------------------------------------- */
@@ -51,8 +53,8 @@ static const Kind *kind_of(const Product *p)
 
 /* ---- the plan --------------------------------------------------------------------------------------------------- */
 
-/* of one block; a_panel, a, b and sums are bytes */
-typedef struct Plan { const Kind *kind; int64_t rows, cols; size_t a_panel, a, b, sums; } Plan;
+/* of one block, a step of which has so many pieces of the kind's depth; a_panel, a, b and sums are bytes */
+typedef struct Plan { const Kind *kind; int64_t rows, cols, pieces; size_t a_panel, a, b, sums; } Plan;
 
 /* equal pieces of at most `most`, each a whole number of tiles */
 static int64_t piece(int64_t length, int64_t most, int64_t tile)
@@ -64,10 +66,10 @@ static Plan plan_of(const Product *p)
 {
     const Kind *kind = kind_of(p);
     Plan z = { .kind = kind, .rows = piece(p->M, BLOCK_ROWS, kind->rows), .cols = piece(p->N, BLOCK_COLS, TILE_COLS),
-               .a_panel = kind->a_bytes(p) };
-    z.a = (size_t)(z.rows / kind->rows) * z.a_panel;
-    z.b = (size_t)(z.cols / TILE_COLS) * kind->b_bytes;
-    z.sums = p->K > kind->depth ? (size_t)(z.rows * z.cols) * sizeof(float) : 0;
+               .pieces = at_most(whole(p->K, kind->depth), whole(STEP, kind->depth)), .a_panel = kind->a_bytes(p) };
+    z.a = (size_t)(z.rows / kind->rows * z.pieces) * z.a_panel;
+    z.b = (size_t)(z.cols / TILE_COLS * z.pieces) * kind->b_bytes;
+    z.sums = p->K > z.pieces * kind->depth ? (size_t)(z.rows * z.cols) * sizeof(float) : 0;
     return z;
 }
 
@@ -107,30 +109,63 @@ typedef struct Step {
     float *sums;                /* NULL: the first step is the last */
 } Step;
 
-static void pack_panel_a(Step s, int64_t i)
+/* The panels of rows (or columns) i, one for each piece of the step, follow one another. k: of the step, where a piece
+ * begins, or any multiple of PACK_TERMS if the operand's terms do not lie side by side. */
+static char *panel_a(Step s, int64_t i, int64_t k)
+{
+    const int64_t depth = s.z->kind->depth;
+    return s.a + (size_t)(i * s.z->pieces + k / depth) * s.z->a_panel + (size_t)(k % depth) * (s.z->a_panel / depth);
+}
+
+static char *panel_b(Step s, int64_t j, int64_t k)
+{
+    const int64_t depth = s.z->kind->depth;
+    const size_t bytes = s.z->kind->b_bytes;
+    return s.b + (size_t)(j * s.z->pieces + k / depth) * bytes + (size_t)(k % depth) * (bytes / depth);
+}
+
+/* Terms k .. of panel i. */
+static void pack_piece_a(Step s, int64_t i, int64_t k, int64_t depth)
 {
     const Kind *kind = s.z->kind;
     const int64_t at = i * kind->rows;
-    kind->pack_a(s.p, s.a + (size_t)i * s.z->a_panel, s.m + at, s.k, at_most(s.rows - at, kind->rows), s.depth);
+    kind->pack_a(s.p, panel_a(s, i, k), s.m + at, s.k + k, at_most(s.rows - at, kind->rows), depth);
 }
 
-static void pack_panel_b(Step s, int64_t j)
+static void pack_piece_b(Step s, int64_t j, int64_t k, int64_t depth)
 {
     const Kind *kind = s.z->kind;
     const int64_t at = j * TILE_COLS;
-    kind->pack_b(s.p, s.b + (size_t)j * kind->b_bytes, s.n + at, s.k, at_most(s.cols - at, TILE_COLS), s.depth);
+    kind->pack_b(s.p, panel_b(s, j, k), s.n + at, s.k + k, at_most(s.cols - at, TILE_COLS), depth);
 }
 
-static void run_tile(Step s, int64_t i, int64_t j)
+/* How an operand is shared out for packing: so many panels and terms at a time. Where the terms of a line lie side by
+ * side, a panel; else some terms of several panels, so that what is read lies together. */
+typedef struct Shares { int64_t panels, terms; } Shares;
+
+static Shares shares(Step s, bool sideways)
+{
+    return sideways ? (Shares){ 8, PACK_TERMS } : (Shares){ 2, s.z->kind->depth };
+}
+
+/* Tiles i0 .. by j0 .., piece by piece of the step: a panel of b stays in the nearest cache, the sums in the next. */
+static void run_task(Step s, int64_t i0, int64_t j0, int64_t i1, int64_t j1)
 {
     const Kind *kind = s.z->kind;
-    const int64_t m = i * kind->rows, n = j * TILE_COLS;
-    const int64_t rows = at_most(s.rows - m, kind->rows), cols = at_most(s.cols - n, TILE_COLS);
-    if (s.p->symmetric && s.n + n >= s.m + m + rows) return;
-    float alone[MOST_ROWS * TILE_COLS], *sums = alone;
-    if (s.sums) sums = s.sums + (i * whole(s.cols, TILE_COLS) + j) * kind->rows * TILE_COLS;
-    kind->multiply(s.p, s.a + (size_t)i * s.z->a_panel, s.b + (size_t)j * kind->b_bytes, rows, s.depth, sums, s.k > 0);
-    if (s.k + s.depth == s.p->K) FLOAT_SWITCH(s.p->a.dtype, A, finish(s.p, A, sums, s.m + m, s.n + n, rows, cols));
+    _Alignas(64) float here[TASK_ROWS * TASK_COLS * MOST_ROWS * TILE_COLS];
+    const int64_t tile = kind->rows * TILE_COLS, across = s.sums ? whole(s.cols, TILE_COLS) : TASK_COLS;
+    float *sums = s.sums ? s.sums + (i0 * across + j0) * tile : here;
+    for (int64_t k = 0; k < s.depth; k += kind->depth)
+        for (int64_t j = j0; j < j1; j++)
+            for (int64_t i = i0; i < i1; i++) {
+                const int64_t m = i * kind->rows, n = j * TILE_COLS, depth = at_most(s.depth - k, kind->depth);
+                const int64_t rows = at_most(s.rows - m, kind->rows), cols = at_most(s.cols - n, TILE_COLS);
+                if (s.p->symmetric && s.n + n >= s.m + m + rows) continue;
+                float *to = sums + ((i - i0) * across + j - j0) * tile;
+                kind->multiply(s.p, panel_a(s, i, k), panel_b(s, j, k), rows, depth, to, s.k + k > 0);
+                if (s.k + k + depth == s.p->K)
+                    FLOAT_SWITCH(s.p->a.dtype, A, finish(s.p, A, to, s.m + m, s.n + n, rows, cols));
+            }
 }
 
 /* Every thread runs this; the loops under OMP(for) are shared out and end together. */
@@ -138,15 +173,21 @@ static void run_step(Step s)
 {
     const int64_t a_panels = whole(s.rows, s.z->kind->rows), b_panels = whole(s.cols, TILE_COLS);
     const int64_t task_rows = whole(a_panels, TASK_ROWS), task_cols = whole(b_panels, TASK_COLS);
-    OMP(for schedule(dynamic, 4) nowait)
-    for (int64_t i = 0; i < a_panels; i++) pack_panel_a(s, i);
-    OMP(for schedule(dynamic, 2))
-    for (int64_t j = 0; j < b_panels; j++) pack_panel_b(s, j);
+    const Shares a = shares(s, s.p->a_turned), b = shares(s, !s.p->b_turned);
+    OMP(for schedule(dynamic) collapse(2) nowait)
+    for (int64_t k = 0; k < s.depth; k += a.terms)
+        for (int64_t i0 = 0; i0 < a_panels; i0 += a.panels)
+            for (int64_t i = i0; i < at_most(i0 + a.panels, a_panels); i++)
+                pack_piece_a(s, i, k, at_most(s.depth - k, a.terms));
+    OMP(for schedule(dynamic) collapse(2))
+    for (int64_t k = 0; k < s.depth; k += b.terms)
+        for (int64_t j0 = 0; j0 < b_panels; j0 += b.panels)
+            for (int64_t j = j0; j < at_most(j0 + b.panels, b_panels); j++)
+                pack_piece_b(s, j, k, at_most(s.depth - k, b.terms));
     OMP(for schedule(dynamic))
     for (int64_t task = 0; task < task_rows * task_cols; task++) {
         const int64_t i0 = task % task_rows * TASK_ROWS, j0 = task / task_rows * TASK_COLS;
-        for (int64_t j = j0; j < at_most(j0 + TASK_COLS, b_panels); j++)    /* its panel stays in a near cache */
-            for (int64_t i = i0; i < at_most(i0 + TASK_ROWS, a_panels); i++) run_tile(s, i, j);
+        run_task(s, i0, j0, at_most(i0 + TASK_ROWS, a_panels), at_most(j0 + TASK_COLS, b_panels));
     }
 }
 
@@ -154,7 +195,7 @@ static void run_blocks(const Product *p, const Plan *z, char *workspace)
 {
     char *a = workspace, *b = a + z->a;
     float *sums = z->sums ? (float *)(b + z->b) : NULL;
-    const int64_t depth = z->kind->depth;
+    const int64_t depth = z->pieces * z->kind->depth;
     if (z->kind->begin) z->kind->begin();
     for (int64_t n = 0; n < p->N; n += z->cols)
         for (int64_t m = 0; m < p->M; m += z->rows)
