@@ -87,14 +87,14 @@ def matmul_cases(quick: bool) -> Iterator[Case]:
 
 
 def attention_cases(quick: bool) -> Iterator[Case]:
-    """Causal: half of the products of T x T, two on the way there and five on the way back."""
+    """GPT-2's heads. Causal: half of the products of T x T, two forward and five backward."""
     B, H, D = 4, 12, 64
     for dtype in DTYPES:
         for T in (256,) if quick else (256, 1024):
             for way, products in (("forward", 2), ("backward", 5)):
                 work = {"kind": "attention", "way": way, "dtype": dtype,
                         "B": B, "H": H, "T": T, "D": D}
-                yield Case("attention", f"attention {way} B={B} H={H} T={T} D={D}", dtype, work,
+                yield Case("attention", f"attention {way} B={B} T={T}", dtype, work,
                            products * B * H * D * T * (T + 1))
 
 
@@ -122,11 +122,14 @@ def optimizer_cases(quick: bool) -> Iterator[Case]:
 
 
 def loader_cases(quick: bool) -> Iterator[Case]:
-    """A token is read as a token and as a target, two bytes each, and becomes four numbers."""
-    B, T = 16, 1024
-    work = {"kind": "loader", "B": B, "T": T, "shard_tokens": 1_000_000 if quick else 20_000_000}
-    yield Case("loader", f"shuffled B={B} T={T}", "", work, B * T * (2 * 2 + 4 * 4), "bytes/s",
-               tokens=B * T)
+    """A token is read as a token and as a target, two bytes each, and becomes four numbers. Many
+    batches a call: the first few have been prefetched."""
+    B, T, batches = 16, 1024, 64
+    tokens = batches * B * T
+    work = {"kind": "loader", "B": B, "T": T, "batches": batches,
+            "shard_tokens": 1_000_000 if quick else 20_000_000}
+    yield Case("loader", f"shuffled B={B} T={T}", "", work, tokens * (2 * 2 + 4 * 4), "bytes/s",
+               tokens)
 
 
 def width(dtype: str) -> int:

@@ -116,7 +116,13 @@ def loader(case: dict[str, Any]) -> Step:
     folder = tempfile.mkdtemp()         # in the one that llmc.bench removes
     with ShardWriter(folder, "bench", "train", 50257) as writer:
         writer.append(rng.integers(0, 50257, case["shard_tokens"]))
-    return _core.Loader(folder, B=case["B"], T=case["T"], prefetch=2).next
+    batches = _core.Loader(folder, B=case["B"], T=case["T"], prefetch=2)
+
+    def step() -> None:
+        for _ in range(case["batches"]):
+            batches.next()
+
+    return step
 
 
 def memory(case: dict[str, Any]) -> Step:
