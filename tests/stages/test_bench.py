@@ -103,6 +103,8 @@ def test_the_peer_is_the_same_model(preset):
     config = Config.preset(preset, vocab_size=128, n_layer=2, max_seq_len=40)
     model = Model(Device("cpu", 1), config)
     model.init(3)
+    for name in model.names:            # far from where a model begins: there every loss is log V
+        model.set(name, model.get(name) * 8)
     model.plan(2, 37, train=False)
     peer = Transformer(config.to_dict())
     peer.load_state_dict({name: torch.tensor(model.get(name)) for name in model.names})
@@ -110,7 +112,7 @@ def test_the_peer_is_the_same_model(preset):
     tokens, targets = rows[:, :-1].copy(), rows[:, 1:].copy()
     ours = -model.score(tokens, targets)["logp"].mean()
     theirs = peer(torch.from_numpy(tokens).long(), torch.from_numpy(targets).long()).item()
-    assert ours == pytest.approx(theirs, abs=1e-5)
+    assert ours > 6 and ours == pytest.approx(theirs, abs=1e-4)
 
 
 def test_torch_is_only_loaded_by_the_peer():
