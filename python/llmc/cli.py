@@ -27,6 +27,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 from llmc import disk
 
 POSITIONAL, REST = "positional", "rest"
+PLAIN = "\0"                    # marks what argparse shall take for a value; no argument holds it
 
 
 class Range(NamedTuple):
@@ -118,10 +119,11 @@ def parse(config: type, argv: Sequence[str] | None = None, prog: str | None = No
     known = [flag for flag in parser._option_string_actions if flag.startswith("--")]
     args = _for_argparse(sys.argv[1:] if argv is None else argv, parser)
     if takes_rest is None:
-        for flag in _flags(args):
+        for flag in (arg.split("=", 1)[0] for arg in args if arg.startswith("--")):
             if flag not in known:
                 raise ValueError(f"unknown flag {flag}{nearest(flag, known)}")
     values, left = parser.parse_known_intermixed_args(args)
+    left = [arg.removeprefix(PLAIN) for arg in left]
     if takes_rest is not None:
         setattr(values, takes_rest, left)
     elif left:
@@ -201,11 +203,8 @@ class _Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         return super().format_help() + (f"\n{self.more_help()}" if self.more_help else "")
 
-    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
-        if action.option_strings and action.type is str and arg_strings == ["--"]:
-            self._check_value(action, "--")
-            return "--"                 # of --flag=--; argparse itself would take it for no value
-        return super()._get_values(action, arg_strings)
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        return super()._get_value(action, arg_string.removeprefix(PLAIN))
 
     def error(self, message: str) -> NoReturn:
         message = message.removeprefix("argument ")
@@ -263,27 +262,21 @@ def _kind(hint: Any) -> tuple[Any, bool]:
     return hint, False
 
 
-def _flags(args: Iterable[str]) -> Iterable[str]:
-    for arg in args:
-        if arg == "--":
-            return
-        if arg.startswith("--"):
-            yield arg.split("=", 1)[0]
-
-
 def _for_argparse(args: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
-    """Flags as they are defined, where they are given with dashes for underscores or otherwise; and
-    a value such as -x, which argparse would take for a flag, joined to the flag it follows."""
+    """Flags as they are defined, where they are given with dashes for underscores or otherwise. What
+    argparse would take for a flag is marked as a value: -x after a flag, and all that follows --."""
     flags = parser._option_string_actions
     spelling = {flag.replace("_", "-"): flag for flag in flags}
     result: list[str] = []
     for at, arg in enumerate(args):
         if arg == "--":
-            return [*result, *args[at:]]
-        if re.match("-[^-]", arg) and result and getattr(flags.get(result[-1]), "nargs", 0) is None:
-            result[-1] += f"={arg}"
+            return result + [PLAIN + value for value in args[at + 1:]]
+        before = flags.get(result[-1]) if result else None
+        if re.match("-[^-]", arg) and before and before.nargs in (None, "+"):
+            result.append(PLAIN + arg)
             continue
         name, equals, value = arg.partition("=")
+        value = PLAIN + value if value == "--" else value
         result.append(spelling.get(name.replace("_", "-"), name) + equals + value)
     return result
 

@@ -48,6 +48,13 @@ class Wrap:
     args: list[str] = cli.rest()    # the other's
 
 
+@dataclass
+class Slice:
+    """A command with a text that need not be there."""
+    text: str | None = cli.positional(None)
+    thin: bool = False
+
+
 def bake(*args: str) -> Bake:
     return cli.parse(Bake, ["rye", "--out", "x", *args], "llmc bake")
 
@@ -107,7 +114,18 @@ def test_a_range_holds_its_ends():
 def test_a_value_may_begin_with_a_dash():
     assert bake("--flavour", "-x").flavour == bake("--flavour=-x").flavour == "-x"
     assert bake("--flavour=--").flavour == "--"
-    assert bake("--flavour", "-x", "--", "-y", "--top-heat").toppings == ["-y", "--top-heat"]
+    assert bake("--salts", "-1", "2").salts == [-1, 2]
+
+
+def test_what_follows_two_dashes_is_no_flag():
+    loaf = bake("--flavour", "-x", "a", "--", "-y", "--top-heat", "-help", "--", "--flavour=z")
+    assert loaf.toppings == ["a", "-y", "--top-heat", "-help", "--", "--flavour=z"]
+    assert loaf.flavour == "-x"
+    assert cli.parse(Slice, ["--", "-hello"]) == Slice("-hello")
+    assert cli.parse(Slice, ["--thin", "--", "--thin"]) == Slice("--thin", thin=True)
+    assert cli.parse(Wrap, ["--ranks", "2", "--", "--ranks"]) == Wrap(2, ["--ranks"])
+    with pytest.raises(ValueError, match="--top_heat: '-h' is no number"):
+        bake("--top_heat", "-h")
 
 
 @pytest.mark.parametrize("args, message", [
@@ -254,7 +272,8 @@ sys.exit(cli.guarded(function))
 
 @pytest.mark.parametrize("name, status", [("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_to_end_cleans_up_first(name, status, tmp_path):
-    assert shell(SIGNALS.format(first="", name=name), "", tmp_path) == (status, "cleaned up\n", "")
+    first = f"signal.signal(signal.{name}, signal.SIG_DFL)"         # nohup ignores it
+    assert shell(SIGNALS.format(first=first, name=name), "", tmp_path) == (status, "cleaned up\n", "")
 
 
 def test_a_hangup_that_is_ignored_stays_ignored(tmp_path):
