@@ -89,7 +89,7 @@ class Place:
                               f"remove {folder}, and the checkpoint before it is taken")["step"]
 
     def prepared(self) -> dict[str, Any]:
-        """What prepare_text noted; a damaged note is made anew, with the shards."""
+        """What prepare_text noted."""
         return disk.read_json(self.data / "prepared.json", {"vocab_size": int, "val_tokens": int},
                               "remove it, and it is made again")
 

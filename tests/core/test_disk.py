@@ -53,6 +53,15 @@ def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path, full_disk):
     assert path.read_bytes() == b"second"
 
 
+def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(tmp_path):
+    (tmp_path / "x").mkdir()
+    for path in (tmp_path / "x", tmp_path / "nowhere/x", tmp_path / ("x" * 255)):
+        with pytest.raises(OSError) as error:
+            disk.write_whole(path, b"")
+        assert error.value.filename == str(path)
+    assert os.listdir(tmp_path) == ["x"]
+
+
 def test_an_error_that_names_its_file_keeps_the_name():
     with pytest.raises(FileNotFoundError) as error, disk.naming("other"):
         open("no such file")
