@@ -71,8 +71,7 @@ class Tokenizer:
             self._check_bytes(raw)
         ids: list[int] = []
         for part in cut_runs(text, LONG_SPACE, LONGEST_SPACE):
-            ids += (self._tiktoken.encode(part, allowed_special=allowed, disallowed_special=())
-                    if allowed else self._tiktoken.encode_ordinary(part))
+            ids += self._encode(part, allowed)
         # tiktoken drops what the pattern does not match
         if (self.pattern not in encodings.MATCH_ALL
                 and sum(len(self._bytes_of[id]) for id in ids) != len(raw)):
@@ -121,6 +120,19 @@ class Tokenizer:
         for token, id in self.special.items():
             table[id] = token.encode()
         return table
+
+    def _encode(self, text: str, allowed: set[str]) -> list[int]:
+        """What tiktoken makes of it; where that panics, as it does when the pattern matches no
+        characters at all, a ValueError."""
+        try:
+            if not allowed:
+                return self._tiktoken.encode_ordinary(text)
+            return self._tiktoken.encode(text, allowed_special=allowed, disallowed_special=())
+        except BaseException as error:          # a panic is no Exception, and cannot be imported
+            if type(error).__name__ != "PanicException":
+                raise
+            raise ValueError(f"{self.name}: tiktoken fails at the text with the pattern "
+                             f"{self.pattern!r}; choose another tokenizer") from error
 
     def _check_bytes(self, raw: bytes) -> None:
         """A vocabulary without merges may lack bytes; tiktoken would panic at them."""

@@ -134,6 +134,13 @@ def test_a_pattern_that_loses_text_is_refused_when_it_does():
         lossy.encode("one two")
 
 
+def test_a_pattern_that_matches_nothing_is_refused_when_it_does():
+    empty = Tokenizer("empty", Encoding(r"a*|[\s\S]{9}", BYTES, {}))
+    assert empty.encode("aa") == [*b"aa"]
+    with pytest.raises(ValueError, match="empty: tiktoken fails at the text with the pattern 'a[*]"):
+        empty.encode("xx")
+
+
 def test_tokenizer_json_means_the_same_to_hugging_face(published, tmp_path):
     theirs = tokenizers.Tokenizer.from_file(str(saved(published, tmp_path)))
     assert theirs.get_vocab_size() == len(published.ranks) + len(published.special)
