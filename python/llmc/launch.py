@@ -94,7 +94,8 @@ def supervise(command: Sequence[str]) -> int:
         asked = True
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, pass_on)
+        if signal.signal(number, pass_on) is signal.SIG_IGN and number == signal.SIGHUP:
+            signal.signal(number, signal.SIG_IGN)       # nohup: the run is to go on
     for line in without_notices(process.stderr):
         sys.stderr.buffer.write(line)
         sys.stderr.buffer.flush()

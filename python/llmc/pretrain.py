@@ -109,6 +109,8 @@ def signals_passed_on(process: subprocess.Popen) -> Iterator[None]:
 
     handlers = {signal.SIGINT: pass_on, signal.SIGTERM: pass_on, signal.SIGHUP: pass_on,
                 signal.SIGTSTP: suspend}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:       # nohup: the run is to go on
+        del handlers[signal.SIGHUP]
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield

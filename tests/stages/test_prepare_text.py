@@ -217,7 +217,7 @@ def test_a_signal_leaves_nothing_unfinished(small, number, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "llmc.prepare_text", "--input", tmp_path / "a.jsonl", "--out",
          tmp_path / "set", "--tokenizer", small.name, "--val_fraction", "0", "--workers", "1"],
-        stderr=subprocess.PIPE)
+        stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
     with open(tmp_path / "a.jsonl", "wb", buffering=0) as fifo:
         line = json.dumps({"text": WORDS}).encode() + b"\n"
         for _ in range(6 * documents.BLOCK // len(line)):       # more than waits to be cut

@@ -14,12 +14,13 @@ import time
 from pathlib import Path
 
 import pytest
+from building import need_mpi
 from llmc import pretrain
 from llmc.cli import parse
 from llmc.terminal import curve, printable
 from llmc.train_display import TrainDisplay, clock
 from rich.console import Console
-from training import TINY, command, latest, metrics, train, write_data
+from training import TINY, command, latest, metrics, start, train, write_data
 
 LLMC = [sys.executable, "-m", "llmc.pretrain"]
 STEP = "step {:6}/40 | loss   {} | lr 1.00e-03 | norm   0.5000 |    150.0 ms |     1200 tok/s | 0.030 TFLOP/s"
@@ -84,14 +85,35 @@ def test_ranks_that_would_swamp_the_machine_are_refused():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_run_with_a_checkpoint(data, tmp_path, number):
     run = tmp_path / "run"
-    process = subprocess.Popen([*LLMC, *flags(data, run, "--steps", 100_000)], stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)       # nohup's children ignore it
+    process = start([*LLMC, *flags(data, run, "--steps", 100_000)])
+    signal.signal(signal.SIGHUP, before)
     wait_for_steps(run, 3)
     process.send_signal(number)
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
     assert "stopped    at step" in out
     assert latest(run).name == f"step_{metrics(run)[-1]['step']:08}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the launcher is found in /proc")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_hangup_that_is_ignored_does_not_end_the_run(data, tmp_path, ranks):
+    """As nohup starts it."""
+    if ranks > 1:
+        need_mpi()
+    run = tmp_path / "run"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    process = start([*LLMC, "--ranks", str(ranks), *flags(data, run, "--steps", 100_000)])
+    signal.signal(signal.SIGHUP, before)
+    wait_for_steps(run, 3)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for number in (process.pid, *map(int, children)):
+        os.kill(number, signal.SIGHUP)
+    wait_for_steps(run, len(metrics(run)) + 200)
+    process.terminate()
+    out, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "") and "stopped    at step" in out
 
 
 @pytest.mark.parametrize("script, status", [("exit 7", 7), ("kill -KILL $$", 137)])
