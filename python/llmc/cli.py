@@ -263,8 +263,9 @@ def _kind(hint: Any) -> tuple[Any, bool]:
 
 
 def _for_argparse(args: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
-    """Flags as they are defined, where they are given with dashes for underscores or otherwise. What
-    argparse would take for a flag is marked as a value: -x after a flag, and all that follows --."""
+    """Flags as they are defined, where they are given with dashes for underscores or otherwise.
+    What argparse would take for a flag is marked as a value: -x after a flag, all that follows --.
+    """
     flags = parser._option_string_actions
     spelling = {flag.replace("_", "-"): flag for flag in flags}
     result: list[str] = []
@@ -282,9 +283,9 @@ def _for_argparse(args: Sequence[str], parser: argparse.ArgumentParser) -> list[
 
 
 def _open_streams() -> None:
-    """Where the shell closed a standard stream nothing is read, and what is said is lost rather than
-    written into the next file that is opened, which would get its number. What the encoding of a
-    stream lacks is escaped."""
+    """Where the shell closed a standard stream nothing is read, and what is said is lost rather
+    than written into the next file that is opened, which would get its number. What the encoding of
+    a stream lacks is escaped."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))
