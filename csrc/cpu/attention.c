@@ -8,39 +8,11 @@
  * Sums over keys are cut into blocks of DEPTH from key 0, so a query's result depends on its own keys only: not on T,
  * not on the queries beside it. Sums over queries, for dk and dv, are cut into blocks of QUERIES, and run over the
  * group's heads in order. */
-#include "gemm.h"
-#include "../arena.h"
-
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_thread_num(void) { return 0; }
-#endif
+#include "attention.h"
 
 enum { QUERIES = 64 / TILE_ROWS * TILE_ROWS };
 
-/* ---- shapes and rooms ------------------------------------------------------------------------------------------- */
-
-typedef struct Shape {
-    int64_t B, T, H, G, D, P;
-    int64_t width;              /* D, in whole panels */
-    DType   A;
-    float   scale;              /* 1 / sqrt(D) */
-} Shape;
-
-static Shape shape_of(Tensor qkv, int H, int G)
-{
-    const int64_t P = last(qkv), D = P / (H + 2 * G);
-    return (Shape){ qkv.dim[0], qkv.dim[1], H, G, D, P, whole(D, TILE_COLS) * TILE_COLS, qkv.dtype,
-                    1 / sqrtf((float)D) };
-}
-
-static const void *element(Tensor t, int64_t i) { return (const char *)t.data + (size_t)i * dtype_size(t.dtype); }
-
-/* Where head h's q, and group g's k and v, begin in the packed row of step 0. */
-static const void *q_of(Shape z, Tensor qkv, int64_t b, int64_t h) { return element(qkv, b * z.T * z.P + h * z.D); }
-static const void *k_of(Shape z, Tensor qkv, int64_t b, int64_t g) { return q_of(z, qkv, b, z.H + g); }
-static const void *v_of(Shape z, Tensor qkv, int64_t b, int64_t g) { return q_of(z, qkv, b, z.H + z.G + g); }
+/* ---- rooms ------------------------------------------------------------------------------------------------------ */
 
 /* One thread's scratch. "across" panels are (D, TILE_COLS keys), for products over D; "along" panels are (steps,
  * TILE_COLS of D), for products over steps. lines are rows of D, cut every DEPTH, as tile_lines reads them. */
@@ -86,12 +58,6 @@ static Room backward_room(Arena *a, Shape z)
     };
 }
 
-/* This thread's part of the workspace. */
-static Arena my_part(Device *d, size_t bytes)
-{
-    return (Arena){ .block = (char *)d->workspace + (size_t)omp_get_thread_num() * bytes, .size = bytes };
-}
-
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
 
 static const void *step(const void *from, Shape z, int64_t elements)
@@ -135,22 +101,6 @@ static void score(float *to, const float *lines, const float *across, Shape z, i
                         to, LINE, i > 0);
 }
 
-/* -1 in the lanes of keys that the query of step t sees, when the first lane is key s */
-INLINE VecI seen(int64_t s, int64_t first, int64_t t)
-{
-    VecI key;
-    for (int i = 0; i < WIDTH; i++) key[i] = (int32_t)s + i;
-    return (key >= (int32_t)first) & (key <= (int32_t)t);
-}
-
-/* The first panel of keys that any of the queries sees. */
-static int64_t first_panel(const int32_t *first, int64_t rows)
-{
-    int64_t least = first[0];
-    for (int64_t r = 1; r < rows; r++) least = at_most(least, first[r]);
-    return least / TILE_COLS * TILE_COLS;
-}
-
 /* ---- forward ---------------------------------------------------------------------------------------------------- */
 
 /* Key s of the queries' scores lies at spot(s) in each line: blocks of TILE_ROWS lines, DEPTH keys a line. */
@@ -161,11 +111,11 @@ static float soften(float *p, Shape z, int64_t begin, int64_t end, int64_t first
 {
     Vec tops = vec_all(-INFINITY), sums = {0};
     for (int64_t s = begin; s < end; s += WIDTH)
-        tops = vec_max(vec_where(seen(s, first, t), z.scale * vec_f32(p + spot(s)), tops), tops);
+        tops = vec_max(where_seen(z.scale * vec_f32(p + spot(s)), tops, s, first, t), tops);
     const float top = vec_top(tops);
     for (int64_t s = begin; s < end; s += WIDTH) {
         float *at = p + spot(s);
-        const Vec weight = vec_where(seen(s, first, t), vec_exp(z.scale * vec_f32(at) - top), (Vec){0});
+        const Vec weight = where_seen(vec_exp(z.scale * vec_f32(at) - top), (Vec){0}, s, first, t);
         vec_store(at, DT_F32, 0, WIDTH, weight);
         sums += weight;
     }
@@ -199,6 +149,9 @@ static void forward_tile(Shape z, Room m, Tensor out, float *lse, const void *q,
 
 static size_t forward_bytes(Shape z)
 {
+#ifdef AMX
+    if (z.A == DT_BF16) return CPU(amx_forward_bytes)(z);
+#endif
     Arena measure = {0};
     forward_room(&measure, z);
     return measure.used;
@@ -206,6 +159,12 @@ static size_t forward_bytes(Shape z)
 
 void CPU(attention_forward)(Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G)
 {
+#ifdef AMX
+    if (qkv.dtype == DT_BF16) {
+        CPU(amx_attention_forward)(d, out, lse, qkv, first, H, G);
+        return;
+    }
+#endif
     const Shape z = shape_of(qkv, H, G);
     const size_t bytes = forward_bytes(z);
     OMP(parallel for schedule(dynamic) num_threads(team(d, z.B * H * z.T * z.D)))
@@ -234,8 +193,8 @@ static void slopes(float *p, float *ds, Shape z, int64_t s0, int64_t s1, int64_t
 {
     for (int64_t s = s0; s < s1; s += WIDTH) {
         float *p_at = p + s % DEPTH, *ds_at = ds + s % DEPTH;
-        const Vec weight = vec_where(seen(s, first, t), vec_exp(z.scale * vec_f32(p_at) - lse), (Vec){0});
-        const Vec slope = vec_where(seen(s, first, t), z.scale * weight * (vec_f32(ds_at) - mean), (Vec){0});
+        const Vec weight = where_seen(vec_exp(z.scale * vec_f32(p_at) - lse), (Vec){0}, s, first, t);
+        const Vec slope = where_seen(z.scale * weight * (vec_f32(ds_at) - mean), (Vec){0}, s, first, t);
         vec_store(p_at, DT_F32, 0, WIDTH, weight);
         vec_store(ds_at, DT_F32, 0, WIDTH, slope);
     }
@@ -277,20 +236,6 @@ static void spread(Shape z, Room m, const Queries *n, int64_t s0, int64_t s1)
     }
 }
 
-/* dout . out of each query */
-static void set_means(Queries *n, Shape z, Tensor dout, Tensor out, int64_t at)
-{
-    for (int64_t r = 0; r < n->rows; r++) {
-        Vec sum = {0};
-        for (int64_t i = 0; i < z.D; i += WIDTH) {
-            const int64_t from = at + r * z.H * z.D + i;
-            const int count = vec_left(z.D, i);
-            sum += vec_load(dout.data, (int)z.A, from, count) * vec_load(out.data, (int)z.A, from, count);
-        }
-        n->mean[r] = vec_sum(sum);
-    }
-}
-
 static void backward_head(Shape z, Room m, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor first,
                           int64_t b, int64_t h)
 {
@@ -305,7 +250,7 @@ static void backward_head(Shape z, Room m, Tensor dqkv, Tensor dout, Tensor out,
         copy_lines(m.dout_lines, dout_rows, z, z.H * z.D, n.rows, QUERIES);
         pack_along(m.q_along, q_rows, z, z.P, n.rows);
         pack_along(m.dout_along, dout_rows, z, z.H * z.D, n.rows);
-        set_means(&n, z, dout, out, at);
+        for (int64_t r = 0; r < n.rows; r++) n.mean[r] = mean_slope(z, dout, out, at + r * z.H * z.D);
         for (int64_t s = n.begin, next; s < n.end; s = next) {
             next = at_most(n.end, (s / DEPTH + 1) * DEPTH);
             weigh(z, m, &n, s, next);
@@ -317,6 +262,9 @@ static void backward_head(Shape z, Room m, Tensor dqkv, Tensor dout, Tensor out,
 
 static size_t backward_bytes(Shape z)
 {
+#ifdef AMX
+    if (z.A == DT_BF16) return CPU(amx_backward_bytes)(z);
+#endif
     Arena measure = {0};
     backward_room(&measure, z);
     return measure.used;
@@ -325,6 +273,12 @@ static size_t backward_bytes(Shape z)
 void CPU(attention_backward)(Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor first,
                              int H, int G)
 {
+#ifdef AMX
+    if (qkv.dtype == DT_BF16) {
+        CPU(amx_attention_backward)(d, dqkv, dout, out, lse, qkv, first, H, G);
+        return;
+    }
+#endif
     const Shape z = shape_of(qkv, H, G);
     const size_t bytes = backward_bytes(z);
     OMP(parallel for schedule(dynamic) num_threads(team(d, z.B * H * z.T * z.D)))

@@ -126,6 +126,23 @@ static size_t a_bytes(const Product *p) { (void)p; return AMX_ROWS * AMX_DEPTH *
 _Static_assert((int)TILE_COLS == 2 * SIDE && (int)AMX_ROWS <= MOST_ROWS,
                "a tile of sums is two registers wide and two high");
 
+void CPU(amx_pack)(bool sideways, bool turn, uint16_t *panel, const uint16_t *from, int64_t stride, int64_t lines,
+                   int64_t depth)
+{
+    if (sideways) turn ? pack(true, true, panel, from, stride, lines, depth)
+                       : pack(true, false, panel, from, stride, lines, depth);
+    else          turn ? pack(false, true, panel, from, stride, lines, depth)
+                       : pack(false, false, panel, from, stride, lines, depth);
+}
+
+void CPU(amx_multiply)(const uint16_t *a, const uint16_t *b, int64_t rows, int64_t depth, float *sums, bool add)
+{
+    multiply(NULL, a, b, rows, depth, sums, add);
+}
+
+void CPU(amx_begin)(void) { begin(); }
+void CPU(amx_end)(void) { end(); }
+
 const Kind CPU(amx_kind) = { AMX_ROWS, AMX_DEPTH, TILE_COLS * AMX_DEPTH * 2, a_bytes, pack_a, pack_b, multiply,
                              begin, end };
 

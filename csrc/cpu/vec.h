@@ -115,9 +115,12 @@ INLINE int vec_left(int64_t length, int64_t at) { return length - at < WIDTH ? (
 
 INLINE Vec vec_from_bf16(VecH h) { return (Vec)(vec_widen(h) << 16); }
 
-/* to nearest, ties to even; a NaN stays one */
+/* to nearest, ties to even; a NaN stays one. The processor's own instruction makes 0 of what is below 2^-126. */
 INLINE VecH vec_to_bf16(Vec v)
 {
+#ifdef __AVX512BF16__
+    return (VecH)_mm512_cvtneps_pbh((__m512)v);
+#endif
     const VecU bits = (VecU)v, near = bits + 0x7fff + (bits >> 16 & 1), quiet = bits | 0x400000;
     return vec_narrow((VecU)vec_where(v != v, (Vec)quiet, (Vec)near) >> 16);
 }

@@ -1,0 +1,83 @@
+/* attention.h -- what both ways to compute attention share: shapes, places in the packed rows, and the mask. */
+#ifndef LLMC_CPU_ATTENTION_H
+#define LLMC_CPU_ATTENTION_H
+
+#include "gemm.h"
+#include "../arena.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static inline int omp_get_thread_num(void) { return 0; }
+#endif
+
+typedef struct Shape {
+    int64_t B, T, H, G, D, P;
+    int64_t width;              /* D, in whole panels */
+    DType   A;
+    float   scale;              /* 1 / sqrt(D) */
+} Shape;
+
+INLINE Shape shape_of(Tensor qkv, int H, int G)
+{
+    const int64_t P = last(qkv), D = P / (H + 2 * G);
+    return (Shape){ qkv.dim[0], qkv.dim[1], H, G, D, P, whole(D, TILE_COLS) * TILE_COLS, qkv.dtype,
+                    1 / sqrtf((float)D) };
+}
+
+INLINE const void *element(Tensor t, int64_t i) { return (const char *)t.data + (size_t)i * dtype_size(t.dtype); }
+
+/* Where head h's q, and group g's k and v, begin in the packed row of step 0. */
+INLINE const void *q_of(Shape z, Tensor qkv, int64_t b, int64_t h) { return element(qkv, b * z.T * z.P + h * z.D); }
+INLINE const void *k_of(Shape z, Tensor qkv, int64_t b, int64_t g) { return q_of(z, qkv, b, z.H + g); }
+INLINE const void *v_of(Shape z, Tensor qkv, int64_t b, int64_t g) { return q_of(z, qkv, b, z.H + z.G + g); }
+
+/* This thread's part of the workspace. */
+INLINE Arena my_part(Device *d, size_t bytes)
+{
+    return (Arena){ .block = (char *)d->workspace + (size_t)omp_get_thread_num() * bytes, .size = bytes };
+}
+
+/* -1 in the lanes of keys that the query of step t sees, when the first lane is key s */
+INLINE VecI seen(int64_t s, int64_t first, int64_t t)
+{
+    VecI key;
+    for (int i = 0; i < WIDTH; i++) key[i] = (int32_t)s + i;
+    return (key >= (int32_t)first) & (key <= (int32_t)t);
+}
+
+/* v in the lanes of keys, from s on, that the query of step t sees, and rest in the others; mostly it sees them all */
+INLINE Vec where_seen(Vec v, Vec rest, int64_t s, int64_t first, int64_t t)
+{
+    return s >= first && s + WIDTH <= t + 1 ? v : vec_where(seen(s, first, t), v, rest);
+}
+
+/* The first panel of keys that any of the queries sees. */
+INLINE int64_t first_panel(const int32_t *first, int64_t rows)
+{
+    int64_t least = first[0];
+    for (int64_t r = 1; r < rows; r++) least = at_most(least, first[r]);
+    return least / TILE_COLS * TILE_COLS;
+}
+
+/* dout . out of a query, whose D numbers begin at `at` in both */
+INLINE float mean_slope(Shape z, Tensor dout, Tensor out, int64_t at)
+{
+    Vec sum = {0};
+    for (int64_t i = 0; i < z.D; i += WIDTH) {
+        const int count = vec_left(z.D, i);
+        sum += vec_load(dout.data, (int)z.A, at + i, count) * vec_load(out.data, (int)z.A, at + i, count);
+    }
+    return vec_sum(sum);
+}
+
+#ifdef AMX
+/* attention_amx.c: bf16 */
+void   CPU(amx_attention_forward)(Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G);
+void   CPU(amx_attention_backward)(Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
+                                   Tensor first, int H, int G);
+size_t CPU(amx_forward_bytes)(Shape z);         /* of each thread's part of the workspace */
+size_t CPU(amx_backward_bytes)(Shape z);
+#endif
+
+#endif

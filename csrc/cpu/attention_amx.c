@@ -1,0 +1,314 @@
+/* attention_amx.c -- attention of bf16 in AMX's tiles (see gemm_amx.c): products of bf16, sums and softmax of f32.
+ *
+ * As in attention.c a thread takes one head, or the heads of one group, and keys are cut into panels of 32. Scores are
+ * computed 32 queries at a time; their weights p, and in the way back their slopes ds, are rounded to bf16 where they
+ * meet a tile again. Forward the weights of 32 queries and all their keys are one operand. Backward dk and dv are
+ * summed transposed, (D, keys): then p and ds of two queries only have to be woven to be columns of an operand. They
+ * are added up in blocks of QUERIES, so that their sums seldom pass through memory.
+ *
+ * Sums run over keys, or queries, in pairs from 0 on, and terms of 0 leave their bits alone: what is computed depends
+ * neither on T nor on the queries beside. */
+#include "attention.h"
+
+#ifdef AMX
+
+enum { SIDE = 32, QUERIES = 128, TILES = QUERIES / SIDE };      /* SIDE: queries, keys or columns of D of a panel */
+enum { PANEL = SIDE * SIDE };                                   /* elements of 32 lines of 32 terms */
+
+/* ---- rooms ------------------------------------------------------------------------------------------------------ */
+
+/* One thread's scratch. "across" panels have keys for columns and D for terms; "along" panels columns of D, and steps
+ * for terms; "lines" are operands on the left, queries of D terms; "turned" ones have columns of D for lines. */
+typedef struct Room {
+    uint16_t *k_across, *v_across, *k_along, *v_along;
+    uint16_t *q_lines, *dout_lines, *q_turned, *dout_turned;
+    uint16_t *p, *ds, *p_pairs, *ds_pairs;
+    float    *scores, *dp, *mean, *dk, *dv;
+} Room;
+
+static void *take(Arena *a, const char *name, DType dtype, int64_t panels)
+{
+    return TAKE(a, name, dtype, panels, PANEL).data;
+}
+
+static Room forward_room(Arena *a, Shape z)
+{
+    const int64_t keys = whole(z.T, SIDE), depth = z.width / SIDE;
+    return (Room){
+        .k_across = take(a, "k_across", DT_BF16, keys * depth),
+        .v_along = take(a, "v_along", DT_BF16, keys * depth),
+        .q_lines = take(a, "q_lines", DT_BF16, depth),
+        .p = take(a, "p", DT_BF16, keys),
+        .scores = take(a, "scores", DT_F32, keys),
+        .mean = take(a, "mean", DT_F32, 1),
+    };
+}
+
+static Room backward_room(Arena *a, Shape z)
+{
+    const int64_t keys = whole(z.T, SIDE), depth = z.width / SIDE;
+    return (Room){
+        .k_across = take(a, "k_across", DT_BF16, keys * depth),
+        .v_across = take(a, "v_across", DT_BF16, keys * depth),
+        .k_along = take(a, "k_along", DT_BF16, keys * depth),
+        .q_lines = take(a, "q_lines", DT_BF16, TILES * depth),
+        .dout_lines = take(a, "dout_lines", DT_BF16, TILES * depth),
+        .q_turned = take(a, "q_turned", DT_BF16, TILES * depth),
+        .dout_turned = take(a, "dout_turned", DT_BF16, TILES * depth),
+        .ds = take(a, "ds", DT_BF16, TILES * keys),
+        .p_pairs = take(a, "p_pairs", DT_BF16, TILES),
+        .ds_pairs = take(a, "ds_pairs", DT_BF16, TILES),
+        .scores = take(a, "scores", DT_F32, 1),
+        .dp = take(a, "dp", DT_F32, 1),
+        .mean = take(a, "mean", DT_F32, 1),
+        .dk = take(a, "dk", DT_F32, keys * depth),
+        .dv = take(a, "dv", DT_F32, keys * depth),
+    };
+}
+
+size_t CPU(amx_forward_bytes)(Shape z)
+{
+    Arena measure = {0};
+    forward_room(&measure, z);
+    return measure.used;
+}
+
+size_t CPU(amx_backward_bytes)(Shape z)
+{
+    Arena measure = {0};
+    backward_room(&measure, z);
+    return measure.used;
+}
+
+/* ---- packing ---------------------------------------------------------------------------------------------------- */
+
+static const uint16_t *step(const void *from, int64_t elements) { return (const uint16_t *)from + elements; }
+
+static void pack_across(uint16_t *to, const void *from, Shape z)
+{
+    for (int64_t s = 0; s < z.T; s += SIDE)
+        CPU(amx_pack)(false, true, to + s * z.width, step(from, s * z.P), z.P, at_most(z.T - s, SIDE), z.D);
+}
+
+/* Columns of D as columns (turn false) or lines (true) of an operand, with `steps` terms; panels lie `room` apart. */
+static void pack_along(bool turn, uint16_t *to, int64_t room, const void *from, Shape z, int64_t stride, int64_t steps)
+{
+    for (int64_t i = 0; i < z.D; i += SIDE)
+        CPU(amx_pack)(true, turn, to + i / SIDE * room, step(from, i), stride, at_most(z.D - i, SIDE), steps);
+}
+
+static void pack_lines(uint16_t *to, const void *from, Shape z, int64_t stride, int64_t rows)
+{
+    for (int64_t r = 0; r < rows; r += SIDE)
+        CPU(amx_pack)(false, false, to + r * z.width, step(from, r * stride), stride, at_most(rows - r, SIDE), z.D);
+}
+
+/* Where line r of a panel on the left begins; where a pair of terms does on the right, 16 columns together */
+INLINE int64_t line(int64_t r) { return r / 16 * (PANEL / 2) + r % 16 * SIDE; }
+INLINE int64_t pair(int64_t r, int64_t half) { return half * (PANEL / 2) + r / 2 * SIDE; }
+
+INLINE __m512i two(Vec low, Vec high) { return (__m512i)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low); }
+
+INLINE __m512i woven(Vec even, Vec odd)
+{
+    const __m512i weave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
+                                           23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(weave, two(even, odd));
+}
+
+/* ---- forward ---------------------------------------------------------------------------------------------------- */
+
+/* p = exp(scale * score - top) for the keys that step t sees, 0 for the others; lse. Returns the sum of p. r: the
+ * query's line in the tile */
+static float soften(Room m, Shape z, int64_t r, int64_t begin, int64_t end, int64_t first, int64_t t, float *lse)
+{
+    Vec tops = vec_all(-INFINITY), sums = {0};
+    for (int64_t s = begin; s < end; s += SIDE)
+        for (int64_t c = 0; c < SIDE; c += WIDTH) {
+            const Vec score = z.scale * vec_f32(m.scores + s * SIDE + r * SIDE + c);
+            tops = vec_max(where_seen(score, tops, s + c, first, t), tops);
+        }
+    const float top = vec_top(tops);
+    for (int64_t s = begin; s < end; s += SIDE) {
+        Vec weight[2];
+        for (int64_t c = 0; c < 2; c++) {
+            const Vec score = z.scale * vec_f32(m.scores + s * SIDE + r * SIDE + c * WIDTH);
+            weight[c] = where_seen(vec_exp(score - top), (Vec){0}, s + c * WIDTH, first, t);
+            sums += weight[c];
+        }
+        _mm512_storeu_si512(m.p + s * SIDE + line(r), two(weight[0], weight[1]));
+    }
+    const float sum = vec_sum(sums);
+    *lse = top + logf(sum);
+    return sum;
+}
+
+/* The queries of steps t .. of one head; lse, q and first begin at step 0. */
+static void forward_tile(Shape z, Room m, Tensor out, float *lse, const void *q, const int32_t *first, int64_t b,
+                         int64_t h, int64_t t)
+{
+    const int64_t rows = at_most(z.T - t, SIDE), begin = first_panel(first + t, rows), end = t + rows;
+    float sum[SIDE];
+    pack_lines(m.q_lines, step(q, t * z.P), z, z.P, rows);
+    for (int64_t s = begin; s < end; s += SIDE)
+        CPU(amx_multiply)(m.q_lines, m.k_across + s * z.width, rows, z.D, m.scores + s * SIDE, false);
+    for (int64_t r = 0; r < rows; r++) sum[r] = soften(m, z, r, begin, end, first[t + r], t + r, &lse[t + r]);
+    for (int64_t i = 0; i < z.D; i += SIDE) {
+        const uint16_t *v = m.v_along + i * whole(z.T, SIDE) * SIDE;
+        CPU(amx_multiply)(m.p + begin * SIDE, v + begin * SIDE, rows, end - begin, m.mean, false);
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t c = 0; c < SIDE && i + c < z.D; c += WIDTH)
+                vec_store(out.data, DT_BF16, ((b * z.T + t + r) * z.H + h) * z.D + i + c, vec_left(z.D, i + c),
+                          vec_f32(m.mean + r * SIDE + c) / sum[r]);
+    }
+}
+
+void CPU(amx_attention_forward)(Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G)
+{
+    const Shape z = shape_of(qkv, H, G);
+    const size_t bytes = CPU(amx_forward_bytes)(z);
+    OMP(parallel num_threads(team(d, z.B * H * z.T * z.D)))
+    {
+        CPU(amx_begin)();
+        OMP(for schedule(dynamic))
+        for (int64_t task = 0; task < z.B * H; task++) {
+            const int64_t b = task / H, h = task % H, g = h / (H / G);
+            Arena part = my_part(d, bytes);
+            const Room m = forward_room(&part, z);
+            pack_across(m.k_across, k_of(z, qkv, b, g), z);
+            pack_along(false, m.v_along, whole(z.T, SIDE) * PANEL, v_of(z, qkv, b, g), z, z.P, z.T);
+            for (int64_t t = 0; t < z.T; t += SIDE)
+                forward_tile(z, m, out, (float *)lse.data + task * z.T, q_of(z, qkv, b, h),
+                             (const int32_t *)first.data + b * z.T, b, h, t);
+        }
+        CPU(amx_end)();
+    }
+}
+
+/* ---- backward --------------------------------------------------------------------------------------------------- */
+
+/* One head's rows, from step t on. */
+typedef struct Queries {
+    int64_t t, rows, begin, end;        /* begin .. end: the keys they see, from a whole panel on */
+    const float *lse;
+    const int32_t *first;
+    float mean[QUERIES];                /* dout . out, which is the mean of dp under p */
+} Queries;
+
+/* p and ds of line r of the tile and the 16 keys from s + c on; 0 if there is no such query */
+INLINE void slopes(Shape z, Room m, const Queries *n, int64_t r, int64_t tile, int64_t s, int64_t c, Vec *p, Vec *ds)
+{
+    const int64_t query = tile * SIDE + r;
+    *p = *ds = (Vec){0};
+    if (query >= n->rows) return;
+    const int64_t first = n->first[n->t + query], t = n->t + query;
+    const Vec score = z.scale * vec_f32(m.scores + r * SIDE + c), dp = vec_f32(m.dp + r * SIDE + c);
+    *p = where_seen(vec_exp(score - n->lse[t]), (Vec){0}, s + c, first, t);
+    *ds = where_seen(z.scale * *p * (dp - n->mean[query]), (Vec){0}, s + c, first, t);
+}
+
+/* p and ds of one tile of queries and one panel of keys, ready to be operands */
+static void weigh(Shape z, Room m, const Queries *n, int64_t tile, int64_t s)
+{
+    const int64_t rows = at_most(n->rows - tile * SIDE, SIDE), lines = tile * SIDE * z.width;
+    uint16_t *ds_lines = m.ds + tile * whole(z.T, SIDE) * PANEL + s * SIDE;
+    CPU(amx_multiply)(m.q_lines + lines, m.k_across + s * z.width, rows, z.D, m.scores, false);
+    CPU(amx_multiply)(m.dout_lines + lines, m.v_across + s * z.width, rows, z.D, m.dp, false);
+    for (int64_t r = 0; r < SIDE; r += 2) {
+        Vec p[2][2], ds[2][2];          /* of two queries, two halves of the panel's keys each */
+        for (int64_t k = 0; k < 4; k++)
+            slopes(z, m, n, r + k / 2, tile, s, k % 2 * WIDTH, &p[k / 2][k % 2], &ds[k / 2][k % 2]);
+        for (int64_t half = 0; half < 2; half++) {
+            _mm512_storeu_si512(ds_lines + line(r + half), two(ds[half][0], ds[half][1]));
+            _mm512_storeu_si512(m.p_pairs + tile * PANEL + pair(r, half), woven(p[0][half], p[1][half]));
+            _mm512_storeu_si512(m.ds_pairs + tile * PANEL + pair(r, half), woven(ds[0][half], ds[1][half]));
+        }
+    }
+}
+
+/* dq of each tile of queries = ds k, over all keys at once */
+static void write_dq(Shape z, Room m, const Queries *n, Tensor dqkv, int64_t at)
+{
+    const int64_t keys = whole(z.T, SIDE) * PANEL;
+    for (int64_t r = 0; r < n->rows; r += SIDE)
+        for (int64_t i = 0; i < z.D; i += SIDE) {
+            const int64_t rows = at_most(n->rows - r, SIDE), skip = n->begin * SIDE;
+            CPU(amx_multiply)(m.ds + r / SIDE * keys + skip, m.k_along + i / SIDE * keys + skip, rows,
+                              n->t + r + rows - n->begin, m.mean, false);
+            for (int64_t k = 0; k < rows; k++)
+                for (int64_t c = 0; c < SIDE && i + c < z.D; c += WIDTH)
+                    vec_store(dqkv.data, DT_BF16, at + (r + k) * z.P + i + c, vec_left(z.D, i + c),
+                              vec_f32(m.mean + k * SIDE + c));
+        }
+}
+
+static void backward_queries(Shape z, Room m, Queries *n, Tensor dqkv, Tensor dout, Tensor out, const void *q,
+                             int64_t b, int64_t h)
+{
+    const int64_t at = ((b * z.T + n->t) * z.H + h) * z.D;
+    const void *q_rows = step(q, n->t * z.P), *dout_rows = element(dout, at);
+    pack_lines(m.q_lines, q_rows, z, z.P, n->rows);
+    pack_lines(m.dout_lines, dout_rows, z, z.H * z.D, n->rows);
+    pack_along(true, m.q_turned, TILES * PANEL, q_rows, z, z.P, n->rows);
+    pack_along(true, m.dout_turned, TILES * PANEL, dout_rows, z, z.H * z.D, n->rows);
+    for (int64_t r = 0; r < n->rows; r++) n->mean[r] = mean_slope(z, dout, out, at + r * z.H * z.D);
+    for (int64_t s = n->begin; s < n->end; s += SIDE) {
+        const int64_t tile = s > n->t ? (s - n->t) / SIDE : 0, skip = tile * PANEL;     /* none before sees the panel */
+        for (int64_t i = tile; i * SIDE < n->rows; i++) weigh(z, m, n, i, s);
+        for (int64_t i = 0; i < z.D; i += SIDE) {
+            const int64_t rows = at_most(z.D - i, SIDE), to = s * z.width + i * SIDE;
+            const int64_t from = i / SIDE * TILES * PANEL + skip;
+            CPU(amx_multiply)(m.q_turned + from, m.ds_pairs + skip, rows, n->rows - tile * SIDE, m.dk + to, true);
+            CPU(amx_multiply)(m.dout_turned + from, m.p_pairs + skip, rows, n->rows - tile * SIDE, m.dv + to, true);
+        }
+    }
+    write_dq(z, m, n, dqkv, (b * z.T + n->t) * z.P + h * z.D);
+}
+
+/* (D, keys) sums to rows of D; `at` is where the first key's begin */
+static void write_turned(Shape z, Tensor to, int64_t at, const float *sums)
+{
+    for (int64_t s = 0; s < z.T; s += WIDTH)
+        for (int64_t i = 0; i < z.D; i += WIDTH) {
+            Vec v[WIDTH];
+            const float *from = sums + s / SIDE * SIDE * z.width + i / SIDE * PANEL + i % SIDE * SIDE + s % SIDE;
+            for (int k = 0; k < WIDTH; k++) v[k] = i + k < z.D ? vec_f32(from + k * SIDE) : (Vec){0};
+            vec_transpose(v);
+            for (int64_t k = 0; k < vec_left(z.T, s); k++)
+                vec_store(to.data, DT_BF16, at + (s + k) * z.P + i, vec_left(z.D, i), v[k]);
+        }
+}
+
+void CPU(amx_attention_backward)(Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor first,
+                                 int H, int G)
+{
+    const Shape z = shape_of(qkv, H, G);
+    const size_t bytes = CPU(amx_backward_bytes)(z), sums = (size_t)(whole(z.T, SIDE) * SIDE * z.width) * sizeof(float);
+    OMP(parallel num_threads(team(d, z.B * H * z.T * z.D)))
+    {
+        CPU(amx_begin)();
+        OMP(for schedule(dynamic))
+        for (int64_t task = 0; task < z.B * G; task++) {
+            const int64_t b = task / G, g = task % G, at = b * z.T * z.P + (H + g) * z.D;
+            Arena part = my_part(d, bytes);
+            const Room m = backward_room(&part, z);
+            pack_across(m.k_across, k_of(z, qkv, b, g), z);
+            pack_across(m.v_across, v_of(z, qkv, b, g), z);
+            pack_along(false, m.k_along, whole(z.T, SIDE) * PANEL, k_of(z, qkv, b, g), z, z.P, z.T);
+            memset(m.dk, 0, sums);
+            memset(m.dv, 0, sums);
+            for (int64_t h = g * (H / G); h < (g + 1) * (H / G); h++)
+                for (int64_t t = 0; t < z.T; t += QUERIES) {
+                    Queries n = { .t = t, .rows = at_most(z.T - t, QUERIES), .first = (int32_t *)first.data + b * z.T,
+                                  .lse = (float *)lse.data + (b * z.H + h) * z.T };
+                    n.begin = first_panel(n.first + t, n.rows), n.end = t + n.rows;
+                    backward_queries(z, m, &n, dqkv, dout, out, q_of(z, qkv, b, h), b, h);
+                }
+            write_turned(z, dqkv, at, m.dk);
+            write_turned(z, dqkv, at + G * z.D, m.dv);
+        }
+        CPU(amx_end)();
+    }
+}
+
+#endif
