@@ -7,8 +7,8 @@
  * Four registers hold a tile of 32 x 32 sums, two hold 32 rows of a and two 32 columns of b: each that is loaded is
  * used twice. A panel is a step's registers one after the other, what is missing at its ends filled with 0.
  *
- * Panels are read from the second-level cache, with prefetches; shorter steps, whose panels stay in the first, lose more
- * by carrying the sums through memory (dev/notes/2026-11-22-amx.md). */
+ * Panels are read from the second-level cache, with prefetches; shorter steps, whose panels stay in the first, lose
+ * more by carrying the sums through memory (dev/notes/2026-11-22-amx.md). */
 #include "gemm.h"
 
 #ifdef AMX
