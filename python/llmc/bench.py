@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import statistics
 import tempfile
 import time
@@ -50,9 +49,9 @@ class Bench:
     only: str = ""              # some of train,matmul,attention,norm,optimizer,loader
     match: str = ""             # only rows that have all these words: "gpt2 T=256 f32"
     quick: bool = False         # small sizes, short looks
-    rounds: int = 5             # turns of each side
+    rounds: cli.Count = 5       # turns of each side
     device: str = "cpu"         # as `llmc doctor` lists them
-    threads: int = 0            # of each side; 0: one for each processor
+    threads: cli.Threads = 0    # of each side; 0: one for each processor
     json: Path | None = None    # where to write all figures
     png: Path | None = None     # where to draw the ratios, or else the shares of the peak
 
@@ -61,7 +60,7 @@ def run(config: Bench) -> None:
     machine = check(config)
     cases = chosen(config.only, config.match, config.quick)
     rows: list[dict[str, Any]] = []
-    with signals_end_it(), tempfile.TemporaryDirectory(prefix="llmc-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="llmc-bench-") as folder:
         bench = Conductor(config, machine["threads"], Path(folder))
         peak = bench.peak()
         print(bench_report.head(machine, peak), flush=True)
@@ -83,8 +82,6 @@ def check(config: Bench) -> dict[str, Any]:
     from llmc import Device
     from llmc.doctor import processor
 
-    if config.rounds < 1:
-        raise ValueError(f"--rounds is {config.rounds}, wanted 1 or more")
     if config.against == "torch" and find_spec("torch") is None:
         raise ValueError("--against torch needs PyTorch, which is not installed "
                          "(pip install torch)")
@@ -178,21 +175,6 @@ def summed_up(case: Case, sides: dict[str, Any], peak: dict[str, float]) -> dict
         peer = min(peers, key=lambda side: sides[side]["seconds"])
         row |= {"peer": peer, "ratio": sides[peer]["seconds"] / sides["llmc"]["seconds"]}
     return row
-
-
-@contextmanager
-def signals_end_it() -> Iterator[None]:
-    """A polite end, or a closed terminal, unwinds as Ctrl-C does: workers and files are removed."""
-    def leave(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)
-              if signal.getsignal(number) != signal.SIG_IGN}        # as nohup sets it
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":
