@@ -131,7 +131,7 @@ def test_missing_torch_is_one_sentence(monkeypatch, capsys):
 @pytest.mark.parametrize("flags, message", [
     (["--only", "matmul,atention"], "there is no group 'atention'; did you mean attention?"),
     (["--match", "gpt3"], "no row has all of the words 'gpt3'"),
-    (["--rounds", "0"], "--rounds is 0, wanted 1 or more"),
+    (["--rounds", "0"], "--rounds is 0, wanted 1 to 2147483647"),
     (["--png", "x.jpg"], "--png is x.jpg, wanted a name that ends in .png"),
     (["--json", "."], ". is a folder, wanted the name of a file"),
     (["--device", "abacus"], "no such device"),
