@@ -1,6 +1,6 @@
 # make run        the quick start: a model trained on Shakespeare (or DATA=path), and text it wrote
 # make test       every test but the slow ones
-# make test-all   the slow ones too: fuzzing, kills, sanitizers, the published recipe
+# make test-all   the slow ones too: fuzzing, kills, sanitizers, the published recipe, the quick start's result
 # make setup      the virtual environment and the build, nothing else
 # make train_gpt2 the pre-training program
 # make bench      speed, against PyTorch (BENCH="--quick": in a minute)

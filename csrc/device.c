@@ -84,7 +84,8 @@ static bool has_amx(void)
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
     const unsigned wanted = 1u << 22 | 1u << 24;        /* bf16, tile */
     unsigned a, b, c, d;
-    return has_avx512() && __builtin_cpu_supports("avx512bf16") && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & wanted) == wanted &&
+    return has_avx512() && __builtin_cpu_supports("avx512bf16") &&
+           __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & wanted) == wanted &&
            !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA);
 #else
     return false;

@@ -98,7 +98,8 @@ Config train_data_open(TrainData *d, const TrainFlags *flags, const Comm *comm)
     const Config config = train_config(flags, loader_vocab_size(d->train));
     CHECK(config.head == HEAD_LM, "head is scalar, but pre-training predicts tokens; wanted --head lm");
     d->T = s->seq_len ? s->seq_len : config.max_seq_len;
-    CHECK(d->T <= config.max_seq_len, "seq_len is %lld, but the model's max_seq_len is %d; lower one or raise the other",
+    CHECK(d->T <= config.max_seq_len,
+          "seq_len is %lld, but the model's max_seq_len is %d; lower one or raise the other",
           (long long)d->T, config.max_seq_len);
     d->windows = update_windows(d, s, comm_ranks(comm));
     loader_close(d->train);

@@ -133,7 +133,8 @@ static void load(Train *t, const char *folder)
     fallback = before;
     const Config saved = config_read(config);
     t->progress = progress_read(folder);
-    fallback = NULL;
+    const TrainedAs was = trainer_trained_as(folder);
+    fallback = NULL;                                    /* what is found is whole; it may be another run's */
     char *here AUTO(auto_free) = config_to_json(&t->config), *there AUTO(auto_free) = config_to_json(&saved);
     CHECK(!strcmp(here, there),
           "%s: it describes another model than the flags do; leave the model's flags out when resuming", config);
@@ -141,6 +142,7 @@ static void load(Train *t, const char *folder)
           "%s: trained with tokenizer %016llx, but the shards at %s were made with %016llx; give the data the run was "
           "started with", folder, (unsigned long long)t->progress.tokenizer, t->s->data,
           (unsigned long long)loader_fingerprint(t->data.train));
+    trainer_check(t->trainer, folder, was);
     t->progress.guard.z = t->s->spike_z;
     fallback = before;
     trainer_load(t->trainer, folder, t->progress.updates);
@@ -282,7 +284,8 @@ enum { MOST_ROLLBACKS = 10 };
  * cannot be or did not help, losses that are finite are what this run has come to. */
 static void go_back(Train *t, bool finite)
 {
-    const int64_t here = loader_cursor(t->data.train), rollbacks = t->progress.rollbacks + 1, skipped = t->progress.skipped;
+    const int64_t here = loader_cursor(t->data.train);
+    const int64_t rollbacks = t->progress.rollbacks + 1, skipped = t->progress.skipped;
     char *folder AUTO(auto_free) = checkpoint_latest(t->run->checkpoints);
     if (finite && (!folder || rollbacks > MOST_ROLLBACKS)) {
         t->progress.guard.seen = t->progress.skips_in_a_row = 0;

@@ -55,6 +55,11 @@ const char *trainer_first_nonfinite(Trainer *t);
 void     trainer_save(Trainer *t, const char *folder);
 void     trainer_load(Trainer *t, const char *folder, int64_t updates);
 
+/* How a checkpoint was trained. Another trainer may start from its weights, but not go on exactly: check, then load. */
+typedef struct TrainedAs { DType dtype; OptimizerKind optimizer; } TrainedAs;
+TrainedAs trainer_trained_as(const char *folder);
+void      trainer_check(const Trainer *t, const char *folder, TrainedAs was);
+
 /* Weights alone. Loading converts between f32 and bf16; names and shapes must be the model's, and are checked before
  * anything changes. */
 void     params_save(Params *p, const char *path);

@@ -127,20 +127,27 @@ void trainer_save(Trainer *t, const char *folder)
     safetensors_finish(&w);
 }
 
-/* Other weights would do for a start, but not to go on exactly. */
-static void check_dtype(const char *path, DType wanted)
+TrainedAs trainer_trained_as(const char *folder)
 {
-    Safetensors *file AUTO(safetensors_close) = safetensors_open(path);
-    const DType found = safetensors_tensor(file, 0).dtype;
-    CHECK(found == wanted, "%s: trained in %s, but --dtype is %s; leave --dtype out when resuming", path,
-          dtype_name(found), dtype_name(wanted));
+    char *weights AUTO(auto_free) = text_format("%s/model.safetensors", folder);
+    Safetensors *model AUTO(safetensors_close) = safetensors_open(weights);
+    OptimizerFiles *files AUTO(optimizer_close) = optimizer_open(folder);
+    const char *written = optimizer_metadata(files, "optimizer");
+    const bool adamw = !written || !strcmp(written, optimizer_names[OPTIMIZER_ADAMW]);
+    CHECK(adamw || !strcmp(written, optimizer_names[OPTIMIZER_MUON]), "%s: trained with %s; wanted adamw or muon",
+          folder, written);
+    CHECK(safetensors_count(model), "%s: holds no weights", weights);
+    return (TrainedAs){ safetensors_tensor(model, 0).dtype, adamw ? OPTIMIZER_ADAMW : OPTIMIZER_MUON };
 }
 
-static void check_optimizer(const char *folder, const OptimizerFiles *files, const char *wanted)
+void trainer_check(const Trainer *t, const char *folder, TrainedAs was)
 {
-    const char *written = optimizer_metadata(files, "optimizer"), *found = written ? written : "adamw";
-    CHECK(!strcmp(found, wanted), "%s: trained with %s, but --optimizer is %s; leave --optimizer out when resuming",
-          folder, found, wanted);
+    const DType dtype = t->params->dtype;
+    const OptimizerKind optimizer = t->config.optimizer;
+    CHECK(was.dtype == dtype, "%s: trained in %s, but --dtype is %s; leave --dtype out when resuming", folder,
+          dtype_name(was.dtype), dtype_name(dtype));
+    CHECK(was.optimizer == optimizer, "%s: trained with %s, but --optimizer is %s; leave --optimizer out when resuming",
+          folder, optimizer_names[was.optimizer], optimizer_names[optimizer]);
 }
 
 void trainer_load(Trainer *t, const char *folder, int64_t updates)
@@ -148,9 +155,7 @@ void trainer_load(Trainer *t, const char *folder, int64_t updates)
     char *weights AUTO(auto_free) = text_format("%s/model.safetensors", folder);
     OptimizerFiles *files AUTO(optimizer_close) = optimizer_open(folder);
     void *host AUTO(auto_free) = xcalloc(CHUNK, sizeof(float), "optimizer state on its way from a file");
-    check_optimizer(folder, files, optimizer_names[t->config.optimizer]);
     params_load(t->params, weights);
-    check_dtype(weights, t->params->dtype);
     for (int kind = 0; kind < STATE_KINDS; kind++)
         for (int i = 0; i < t->params->count; i++) {
             const Param *p = &t->params->list[i];

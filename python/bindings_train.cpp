@@ -64,6 +64,7 @@ void bind_trainer(py::module_ &m)
         .def("save", [](BoundTrainer &t, const std::string &folder) { trainer_save(t.trainer, folder.c_str()); },
              "folder"_a, Release())
         .def("load", [](BoundTrainer &t, const std::string &folder, int64_t updates) {
+            trainer_check(t.trainer, folder.c_str(), trainer_trained_as(folder.c_str()));
             trainer_load(t.trainer, folder.c_str(), updates); }, "folder"_a, "updates"_a, Release());
     m.def("schedule_lr", lr_at, "step"_a, "kind"_a, "lr"_a, "final"_a, "decay"_a, "warmup"_a, "steps"_a,
           "The learning rate of the update that makes `step` into step + 1.");

@@ -7,10 +7,11 @@
  *
  * Sums over keys are cut into blocks of DEPTH from key 0, so a query's result depends on its own keys only: not on T,
  * not on the queries beside it. Sums over queries, for dk and dv, are cut into blocks of QUERIES, and run over the
- * group's heads in order. */
+ * group's heads in order. bf16 goes another way where the processor has AMX's tiles: attention_amx.c. */
 #include "attention.h"
 
 enum { QUERIES = 64 / TILE_ROWS * TILE_ROWS };
+_Static_assert((int)QUERIES <= (int)MOST_QUERIES, "means have room for so many");
 
 /* ---- rooms ------------------------------------------------------------------------------------------------------ */
 
@@ -200,14 +201,6 @@ static void slopes(float *p, float *ds, Shape z, int64_t s0, int64_t s1, int64_t
     }
 }
 
-/* One head's rows, from step t on: what a tile of queries reads and where its dq goes. */
-typedef struct Queries {
-    int64_t t, rows, begin, end;        /* begin .. end: the keys they see, from a whole panel on */
-    const float *lse;
-    const int32_t *first;
-    float mean[QUERIES];                /* dout . out, which is the mean of dp under p */
-} Queries;
-
 /* p and ds of the queries over keys s0 .. s1, which lie in one block of DEPTH */
 static void weigh(Shape z, Room m, const Queries *n, int64_t s0, int64_t s1)
 {
@@ -241,9 +234,7 @@ static void backward_head(Shape z, Room m, Tensor dqkv, Tensor dout, Tensor out,
 {
     const void *q = q_of(z, qkv, b, h);
     for (int64_t t = 0; t < z.T; t += QUERIES) {
-        Queries n = { .t = t, .rows = at_most(z.T - t, QUERIES), .lse = (float *)lse.data + (b * z.H + h) * z.T,
-                      .first = (int32_t *)first.data + b * z.T };
-        n.begin = first_panel(n.first + t, n.rows), n.end = t + n.rows;
+        Queries n = queries_at(z, lse, first, b, h, t, QUERIES);
         const int64_t at = ((b * z.T + t) * z.H + h) * z.D;
         const void *q_rows = step(q, z, t * z.P), *dout_rows = element(dout, at);
         copy_lines(m.q_lines, q_rows, z, z.P, n.rows, QUERIES);

@@ -60,6 +60,25 @@ INLINE int64_t first_panel(const int32_t *first, int64_t rows)
     return least / TILE_COLS * TILE_COLS;
 }
 
+enum { MOST_QUERIES = 128 };
+
+/* One head's rows, from step t on. */
+typedef struct Queries {
+    int64_t t, rows, begin, end;        /* begin .. end: the keys they see, from a whole panel on */
+    const float *lse;                   /* from step 0 on, as first */
+    const int32_t *first;
+    float mean[MOST_QUERIES];           /* dout . out, which is the mean of dp under p */
+} Queries;
+
+/* Up to `most` of them; means are not set. */
+INLINE Queries queries_at(Shape z, Tensor lse, Tensor first, int64_t b, int64_t h, int64_t t, int64_t most)
+{
+    Queries n = { .t = t, .rows = at_most(z.T - t, most), .lse = (const float *)lse.data + (b * z.H + h) * z.T,
+                  .first = (const int32_t *)first.data + b * z.T };
+    n.begin = first_panel(n.first + t, n.rows), n.end = t + n.rows;
+    return n;
+}
+
 /* dout . out of a query, whose D numbers begin at `at` in both */
 INLINE float mean_slope(Shape z, Tensor dout, Tensor out, int64_t at)
 {

@@ -12,7 +12,8 @@
 
 #ifdef AMX
 
-enum { SIDE = 32, QUERIES = 128, TILES = QUERIES / SIDE };      /* SIDE: queries, keys or columns of D of a panel */
+enum { SIDE = 32 };                                             /* queries, keys or columns of D of a panel */
+enum { QUERIES = MOST_QUERIES, TILES = QUERIES / SIDE };
 enum { PANEL = SIDE * SIDE };                                   /* elements of 32 lines of 32 terms */
 
 /* ---- rooms ------------------------------------------------------------------------------------------------------ */
@@ -187,14 +188,6 @@ void CPU(amx_attention_forward)(Device *d, Tensor out, Tensor lse, Tensor qkv, T
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
 
-/* One head's rows, from step t on. */
-typedef struct Queries {
-    int64_t t, rows, begin, end;        /* begin .. end: the keys they see, from a whole panel on */
-    const float *lse;
-    const int32_t *first;
-    float mean[QUERIES];                /* dout . out, which is the mean of dp under p */
-} Queries;
-
 /* p and ds of line r of the tile and the 16 keys from s + c on; 0 if there is no such query */
 INLINE void slopes(Shape z, Room m, const Queries *n, int64_t r, int64_t tile, int64_t s, int64_t c, Vec *p, Vec *ds)
 {
@@ -299,9 +292,7 @@ void CPU(amx_attention_backward)(Device *d, Tensor dqkv, Tensor dout, Tensor out
             memset(m.dv, 0, sums);
             for (int64_t h = g * (H / G); h < (g + 1) * (H / G); h++)
                 for (int64_t t = 0; t < z.T; t += QUERIES) {
-                    Queries n = { .t = t, .rows = at_most(z.T - t, QUERIES), .first = (int32_t *)first.data + b * z.T,
-                                  .lse = (float *)lse.data + (b * z.H + h) * z.T };
-                    n.begin = first_panel(n.first + t, n.rows), n.end = t + n.rows;
+                    Queries n = queries_at(z, lse, first, b, h, t, QUERIES);
                     backward_queries(z, m, &n, dqkv, dout, out, q_of(z, qkv, b, h), b, h);
                 }
             write_turned(z, dqkv, at, m.dk);

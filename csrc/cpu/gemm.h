@@ -77,8 +77,8 @@ enum { MOST_ROWS = 32 };                        /* of any kind's tile */
 extern const Kind CPU(amx_kind);
 
 /* What attention_amx.c takes from there. A panel has up to 32 lines: rows on the left of a product, columns on its
- * right (turn: what of both needs its registers transposed). Its terms lie side by side in memory, or sideways: its lines do.
- * Begin and end stand around each thread's work. */
+ * right (turn: what of both needs its registers transposed). Its terms lie side by side in memory, or sideways: its
+ * lines do. Begin and end stand around each thread's work. */
 void CPU(amx_pack)(bool sideways, bool turn, uint16_t *panel, const uint16_t *from, int64_t stride, int64_t lines,
                    int64_t depth);
 void CPU(amx_multiply)(const uint16_t *a, const uint16_t *b, int64_t rows, int64_t depth, float *sums, bool add);

@@ -120,9 +120,10 @@ INLINE VecH vec_to_bf16(Vec v)
 {
 #ifdef __AVX512BF16__
     return (VecH)_mm512_cvtneps_pbh((__m512)v);
-#endif
+#else
     const VecU bits = (VecU)v, near = bits + 0x7fff + (bits >> 16 & 1), quiet = bits | 0x400000;
     return vec_narrow((VecU)vec_where(v != v, (Vec)quiet, (Vec)near) >> 16);
+#endif
 }
 
 /* The first `count` lanes from memory, 0 in the others; 0 < count <= WIDTH. `at` counts elements of type A. */
