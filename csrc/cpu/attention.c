@@ -69,13 +69,13 @@ static const void *step(const void *from, Shape z, int64_t elements)
 static void pack_across(float *to, const void *from, Shape z)
 {
     for (int64_t s = 0; s < z.T; s += TILE_COLS)
-        CPU(pack_columns)(to + s * z.D, step(from, z, s * z.P), z.A, z.P, z.D, at_most(z.T - s, TILE_COLS));
+        CPU(pack_columns)(to + s * z.D, TILE_COLS, step(from, z, s * z.P), z.A, z.P, z.D, at_most(z.T - s, TILE_COLS));
 }
 
 static void pack_along(float *to, const void *from, Shape z, int64_t stride, int64_t steps)
 {
     for (int64_t i = 0; i < z.D; i += TILE_COLS)
-        CPU(pack_rows)(to + i * steps, step(from, z, i), z.A, stride, steps, z.D - i);
+        CPU(pack_rows)(to + i * steps, TILE_COLS, step(from, z, i), z.A, stride, steps, z.D - i);
 }
 
 static void copy_lines(float *to, const void *from, Shape z, int64_t stride, int64_t rows, int64_t tall)
@@ -223,8 +223,10 @@ static void spread(Shape z, Room m, const Queries *n, int64_t s0, int64_t s1)
                             m.k_along + i * z.T + s0 * TILE_COLS, m.dq + r * z.width + i, z.width, s0 > n->begin);
         for (int64_t s = s0; s < s1; s += TILE_ROWS) {
             const int64_t rows = at_most(s1 - s, TILE_ROWS), at = s * z.width + i;
-            CPU(tile_steps)(rows, n->rows, m.ds + s % DEPTH, LINE, m.q_along + i * n->rows, m.dk + at, z.width, true);
-            CPU(tile_steps)(rows, n->rows, m.p + s % DEPTH, LINE, m.dout_along + i * n->rows, m.dv + at, z.width, true);
+            CPU(tile_steps)(rows, n->rows, m.ds + s % DEPTH, LINE, m.q_along + i * n->rows, m.dk + at, z.width, true,
+                             NULL);
+            CPU(tile_steps)(rows, n->rows, m.p + s % DEPTH, LINE, m.dout_along + i * n->rows, m.dv + at, z.width,
+                             true, NULL);
         }
     }
 }

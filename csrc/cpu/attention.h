@@ -5,12 +5,6 @@
 #include "gemm.h"
 #include "../arena.h"
 
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static inline int omp_get_thread_num(void) { return 0; }
-#endif
-
 typedef struct Shape {
     int64_t B, T, H, G, D, P;
     int64_t width;              /* D, in whole panels */

@@ -22,24 +22,29 @@ enum { DEPTH = 256 };           /* a panel of b then fills most of a first-level
 enum { LINE = DEPTH + 16 };     /* not a power of two, or all rows of a tile would meet in few sets of that cache */
 
 #ifdef _OPENMP
+#include <omp.h>
 #define OMP(...) PRAGMA(omp __VA_ARGS__)
 #else
 #define OMP(...)
+static inline int omp_get_thread_num(void) { return 0; }
 #endif
 
 INLINE int64_t at_most(int64_t x, int64_t y) { return x < y ? x : y; }
+INLINE int64_t at_least(int64_t x, int64_t y) { return x > y ? x : y; }
 INLINE int64_t whole(int64_t length, int64_t unit) { return (length + unit - 1) / unit; }   /* how many units hold it */
 
 /* out[r * out_step + c] (+)= sum over K terms of a(r,k) b[k * TILE_COLS + c], for r < rows <= TILE_ROWS and all
- * TILE_COLS columns. tile_lines: a(r,k) = a[r * LINE + k]; tile_steps: a(r,k) = a[k * a_step + r]. */
+ * TILE_COLS columns. tile_lines: a(r,k) = a[r * LINE + k]; tile_steps: a(r,k) = a[k * a_step + r]. ahead, if not NULL:
+ * what is read next, TILE_ROWS floats a term, and asked for from memory meanwhile. */
 void CPU(tile_lines)(int64_t rows, int64_t K, const float *a, const float *b, float *out, int64_t out_step, bool add);
 void CPU(tile_steps)(int64_t rows, int64_t K, const float *a, int64_t a_step, const float *b, float *out,
-                     int64_t out_step, bool add);
+                     int64_t out_step, bool add, const float *ahead);
 
-/* Panels of b out of a matrix of type A, element (i,j) at from[i * stride + j]. Both fill the panel's first K rows,
- * with 0 in columns from `cols` on.    pack_rows: panel[k][c] = (k,c);   pack_columns: panel[k][c] = (c,k) */
-void CPU(pack_rows)(float *panel, const void *from, DType A, int64_t stride, int64_t K, int64_t cols);
-void CPU(pack_columns)(float *panel, const void *from, DType A, int64_t stride, int64_t K, int64_t cols);
+/* Panels (k, width) out of a matrix of type A, element (i,j) at from[i * stride + j], for a width of TILE_COLS or
+ * TILE_ROWS. Both fill the panel's first K rows, with 0 in columns from `cols` on.
+ * pack_rows: panel[k][c] = (k,c);   pack_columns: panel[k][c] = (c,k) */
+void CPU(pack_rows)(float *panel, int64_t width, const void *from, DType A, int64_t stride, int64_t K, int64_t cols);
+void CPU(pack_columns)(float *panel, int64_t width, const void *from, DType A, int64_t stride, int64_t K, int64_t cols);
 
 /* to[i * to_step + j] = (i,j) of a matrix as above, as f32 */
 void CPU(copy_block)(float *to, int64_t to_step, const void *from, DType A, int64_t stride, int64_t rows, int64_t cols);
@@ -58,15 +63,15 @@ typedef struct Product {
     Activation act;
 } Product;
 
-/* What differs between products of f32 and of bf16: the tile, and how operands are packed for it. A panel holds one
- * step of up to `rows` rows of a, or of TILE_COLS columns of b; sums are (rows, TILE_COLS) f32. */
+/* What differs between products of f32 and of bf16: the tile, and how operands are packed for it. A panel holds the
+ * terms of a step for up to `rows` rows of a or TILE_COLS columns of b; sums are (rows, TILE_COLS) f32. */
 typedef struct Kind {
-    int64_t rows, depth;                        /* of a tile of sums; terms a step */
-    size_t  b_bytes, (*a_bytes)(const Product *p);      /* of one panel */
+    int64_t rows;                               /* of a tile of sums */
+    size_t  a_term, b_term;                     /* bytes a panel takes for each term */
     void    (*pack_a)(const Product *p, void *panel, int64_t m, int64_t k, int64_t rows, int64_t depth);
     void    (*pack_b)(const Product *p, void *panel, int64_t n, int64_t k, int64_t cols, int64_t depth);
-    void    (*multiply)(const Product *p, const void *a, const void *b, int64_t rows, int64_t depth, float *sums,
-                        bool add);
+    void    (*multiply)(const void *a, const void *b, int64_t rows, int64_t depth, float *sums, bool add,
+                        const void *next_a);    /* a's next panel, if it has not been used before; else NULL */
     void    (*begin)(void), (*end)(void);       /* of each thread's work, if not NULL */
 } Kind;
 
@@ -87,6 +92,6 @@ void CPU(amx_end)(void);
 #endif
 
 void   CPU(gemm)(Device *d, const Product *p);
-size_t CPU(gemm_scratch)(const Product *p);
+size_t CPU(gemm_scratch)(Device *d, const Product *p);
 
 #endif

@@ -14,7 +14,7 @@
 #ifdef AMX
 
 enum { SIDE = 16, TERMS = 32 };                 /* rows or columns of one register, and its terms */
-enum { AMX_ROWS = 2 * SIDE, AMX_DEPTH = 1024 }; /* sums leave the registers seldom */
+enum { AMX_ROWS = 2 * SIDE };
 enum { REGISTER = SIDE * TERMS };               /* elements */
 
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
@@ -76,11 +76,11 @@ static void pack_b(const Product *p, void *panel, int64_t n, int64_t k, int64_t 
 
 enum { SUMS_BYTES = TILE_COLS * sizeof(float), HALF = SIDE * TILE_COLS };
 
-static void multiply(const Product *p, const void *a, const void *b, int64_t rows, int64_t depth, float *sums, bool add)
+static void multiply(const void *a, const void *b, int64_t rows, int64_t depth, float *sums, bool add,
+                     const void *next_a)
 {
     const uint16_t *at = a, *bt = b;
     const bool lower = rows > SIDE;
-    (void)p;
     if (add) {
         _tile_loadd(0, sums, SUMS_BYTES);
         _tile_loadd(1, sums + SIDE, SUMS_BYTES);
@@ -121,8 +121,6 @@ static const struct { uint8_t palette, start_row, reserved[14]; uint16_t bytes[1
 static void begin(void) { _tile_loadconfig(&layout); }
 static void end(void) { _tile_release(); }
 
-static size_t a_bytes(const Product *p) { (void)p; return AMX_ROWS * AMX_DEPTH * 2; }
-
 _Static_assert((int)TILE_COLS == 2 * SIDE && (int)AMX_ROWS <= MOST_ROWS,
                "a tile of sums is two registers wide and two high");
 
@@ -137,13 +135,12 @@ void CPU(amx_pack)(bool sideways, bool turn, uint16_t *panel, const uint16_t *fr
 
 void CPU(amx_multiply)(const uint16_t *a, const uint16_t *b, int64_t rows, int64_t depth, float *sums, bool add)
 {
-    multiply(NULL, a, b, rows, depth, sums, add);
+    multiply(a, b, rows, depth, sums, add, NULL);
 }
 
 void CPU(amx_begin)(void) { begin(); }
 void CPU(amx_end)(void) { end(); }
 
-const Kind CPU(amx_kind) = { AMX_ROWS, AMX_DEPTH, TILE_COLS * AMX_DEPTH * 2, a_bytes, pack_a, pack_b, multiply,
-                             begin, end };
+const Kind CPU(amx_kind) = { AMX_ROWS, AMX_ROWS * 2, TILE_COLS * 2, pack_a, pack_b, multiply, begin, end };
 
 #endif

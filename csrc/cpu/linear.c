@@ -18,7 +18,7 @@ void CPU(linear_forward)(Device *d, Tensor out, Tensor pre, Tensor x, Tensor w, 
 size_t CPU(linear_forward_scratch)(Device *d, Tensor out, Tensor pre, Tensor x, Tensor w, Tensor b, Activation act)
 {
     const Product p = forward_product(out, pre, x, w, b, act);
-    return CPU(gemm_scratch)(&p);
+    return CPU(gemm_scratch)(d, &p);
 }
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
@@ -73,6 +73,7 @@ size_t CPU(linear_backward_scratch)(Device *d, Tensor dx, Tensor dw, Tensor db, 
                                     Tensor pre, bool accumulate)
 {
     const Product to_x = dx_product(dx, dout, w, pre), to_w = dw_product(dw, dout, x, accumulate);
-    const size_t for_x = is_none(dx) ? 0 : CPU(gemm_scratch)(&to_x), for_w = is_none(dw) ? 0 : CPU(gemm_scratch)(&to_w);
+    const size_t for_x = is_none(dx) ? 0 : CPU(gemm_scratch)(d, &to_x);
+    const size_t for_w = is_none(dw) ? 0 : CPU(gemm_scratch)(d, &to_w);
     return for_x > for_w ? for_x : for_w;
 }

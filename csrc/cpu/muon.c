@@ -36,14 +36,14 @@ typedef struct { Tensor other, gram, poly; size_t bytes; } Work;
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
-static Work lay_out(Tensor x, DType type, void *workspace)
+static Work lay_out(Device *d, Tensor x, DType type, void *workspace)
 {
     const int64_t side = smaller_side(x);
     const Tensor from = as_type(x, type), square = { NULL, NULL, type, 2, { side, side } };
     const Product gram = gram_product(square, from), poly = square_product(square, square),
                   step = step_product(x, square, from);
-    const size_t products = larger(larger(CPU(gemm_scratch)(&gram), CPU(gemm_scratch)(&poly)),
-                                   CPU(gemm_scratch)(&step));
+    const size_t products = larger(larger(CPU(gemm_scratch)(d, &gram), CPU(gemm_scratch)(d, &poly)),
+                                   CPU(gemm_scratch)(d, &step));
     Arena a = { .block = workspace, .size = SIZE_MAX };
     Work w;
     TAKE(&a, "scratch", DT_U8, (int64_t)larger(products, CPU(sum_squares_scratch)(NULL, none(), x)));
@@ -56,7 +56,7 @@ static Work lay_out(Tensor x, DType type, void *workspace)
 
 static DType type_of(bool bf16) { return bf16 ? DT_BF16 : DT_F32; }
 
-size_t CPU(orthogonalize_scratch)(Device *d, Tensor x, bool bf16) { return lay_out(x, type_of(bf16), NULL).bytes; }
+size_t CPU(orthogonalize_scratch)(Device *d, Tensor x, bool bf16) { return lay_out(d, x, type_of(bf16), NULL).bytes; }
 
 /* to = x / |x|; a norm that f32 cannot hold counts as 0 */
 static void normalize(Device *d, Tensor to, Tensor x)
@@ -106,7 +106,7 @@ static void mirror(Device *d, Tensor s, Tensor gram)
 void CPU(orthogonalize)(Device *d, Tensor x, bool bf16)
 {
     const DType type = type_of(bf16);
-    const Work w = lay_out(x, type, d->workspace);
+    const Work w = lay_out(d, x, type, d->workspace);
     Tensor from = w.other, to = as_type(x, type);
     normalize(d, from, x);                                      /* from here on x is but memory */
     for (int step = 0; step < 5; step++) {                      /* an odd number: the last ends in x */

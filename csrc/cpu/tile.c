@@ -3,13 +3,15 @@
 
 /* ---- the tile --------------------------------------------------------------------------------------------------- */
 
-/* rows and a_row are constants where this is inlined, so that all sums live in registers. */
+/* rows and a_row are constants where this is inlined, so that all sums live in registers. ahead: what is asked for from
+ * memory meanwhile, rows floats a term, or NULL. */
 INLINE void tile(const int rows, const int64_t a_row, int64_t K, const float *a, int64_t a_step, const float *b,
-                 float *out, int64_t out_step, bool add)
+                 float *out, int64_t out_step, bool add, const float *ahead)
 {
     Vec sum[TILE_ROWS][TILE_VECS] = {0};
     for (int64_t k = 0; k < K; k++, a += a_step, b += TILE_COLS) {
         Vec of_b[TILE_VECS];
+        if (ahead) __builtin_prefetch(ahead + k * TILE_ROWS, 0, 2);
         for (int j = 0; j < TILE_VECS; j++) of_b[j] = vec_f32(b + j * WIDTH);
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++)
@@ -33,36 +35,39 @@ INLINE void tile(const int rows, const int64_t a_row, int64_t K, const float *a,
 
 void CPU(tile_lines)(int64_t rows, int64_t K, const float *a, const float *b, float *out, int64_t out_step, bool add)
 {
-#define LINES(n) case n: tile(n, LINE, K, a, 1, b, out, out_step, add); break;
+#define LINES(n) case n: tile(n, LINE, K, a, 1, b, out, out_step, add, NULL); break;
     switch (rows) { EACH_ROWS(LINES) }
 }
 
 void CPU(tile_steps)(int64_t rows, int64_t K, const float *a, int64_t a_step, const float *b, float *out,
-                     int64_t out_step, bool add)
+                     int64_t out_step, bool add, const float *ahead)
 {
-#define STEPS(n) case n: tile(n, 1, K, a, a_step, b, out, out_step, add); break;
+#define STEPS(n) case n: tile(n, 1, K, a, a_step, b, out, out_step, add, ahead); break;
     switch (rows) { EACH_ROWS(STEPS) }
 }
 
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
 
-INLINE void columns(float *panel, const void *from, const int A, int64_t stride, int64_t K, int64_t cols)
+INLINE void columns(float *panel, const int64_t width, const void *from, const int A, int64_t stride, int64_t K,
+                    int64_t cols)
 {
     for (int64_t k = 0; k < K; k += WIDTH)
-        for (int64_t c = 0; c < TILE_COLS; c += WIDTH) {
-            const int depth = vec_left(K, k);
+#pragma GCC unroll 2
+        for (int64_t c = 0; c < width; c += WIDTH) {
+            const int depth = vec_left(K, k), lanes = vec_left(width, c);
             Vec v[WIDTH];
 #pragma GCC unroll 16
             for (int i = 0; i < WIDTH; i++)
                 v[i] = c + i < cols ? vec_load(from, A, (c + i) * stride + k, depth) : (Vec){0};
             vec_transpose(v);
-            for (int i = 0; i < depth; i++) memcpy(panel + (k + i) * TILE_COLS + c, &v[i], sizeof v[i]);
+            for (int i = 0; i < depth; i++) vec_store(panel, DT_F32, (k + i) * width + c, lanes, v[i]);
         }
 }
 
-void CPU(pack_columns)(float *panel, const void *from, DType A, int64_t stride, int64_t K, int64_t cols)
+void CPU(pack_columns)(float *panel, int64_t width, const void *from, DType A, int64_t stride, int64_t K, int64_t cols)
 {
-    FLOAT_SWITCH(A, TYPE, columns(panel, from, TYPE, stride, K, cols));
+    if (width == TILE_COLS) FLOAT_SWITCH(A, TYPE, columns(panel, TILE_COLS, from, TYPE, stride, K, cols));
+    else                    FLOAT_SWITCH(A, TYPE, columns(panel, TILE_ROWS, from, TYPE, stride, K, cols));
 }
 
 INLINE void block(float *to, int64_t to_step, const void *from, const int A, int64_t stride, int64_t rows, int64_t cols)
@@ -79,8 +84,8 @@ void CPU(copy_block)(float *to, int64_t to_step, const void *from, DType A, int6
     FLOAT_SWITCH(A, TYPE, block(to, to_step, from, TYPE, stride, rows, cols));
 }
 
-void CPU(pack_rows)(float *panel, const void *from, DType A, int64_t stride, int64_t K, int64_t cols)
+void CPU(pack_rows)(float *panel, int64_t width, const void *from, DType A, int64_t stride, int64_t K, int64_t cols)
 {
-    if (cols < TILE_COLS) memset(panel, 0, (size_t)(K * TILE_COLS) * sizeof *panel);
-    CPU(copy_block)(panel, TILE_COLS, from, A, stride, K, cols < TILE_COLS ? cols : TILE_COLS);
+    if (cols < width) memset(panel, 0, (size_t)(K * width) * sizeof *panel);
+    CPU(copy_block)(panel, width, from, A, stride, K, at_most(cols, width));
 }
