@@ -51,7 +51,8 @@ static void cpu_zero(Device *d, void *block, size_t bytes) { memset(block, 0, by
 static void cpu_copy(Device *d, void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
 static void cpu_synchronize(Device *d) { (void)d; }
 
-extern const OpTable plain_ops, cpu_ops_generic, cpu_ops_avx2, cpu_ops_avx512, cpu_ops_amx;
+extern const OpTable plain_ops, cpu_ops_generic, cpu_ops_avx2, cpu_ops_avx512, cpu_ops_avx512bf16,
+                     cpu_ops_amx;
 
 #define CPU_BACKEND(name, table) \
     { (name), &(table), cpu_alloc, cpu_free, cpu_zero, cpu_copy, cpu_copy, cpu_synchronize }
@@ -60,6 +61,9 @@ extern const OpTable plain_ops, cpu_ops_generic, cpu_ops_avx2, cpu_ops_avx512, c
 static const Backend cpu_backends[] = {
 #ifdef LLMC_AMX
     CPU_BACKEND("cpu:amx", cpu_ops_amx),
+#endif
+#ifdef LLMC_AVX512BF16
+    CPU_BACKEND("cpu:avx512bf16", cpu_ops_avx512bf16),
 #endif
 #ifdef LLMC_X86
     CPU_BACKEND("cpu:avx512", cpu_ops_avx512),
@@ -97,6 +101,7 @@ static bool runs_here(const Backend *b)
 {
 #ifdef LLMC_X86
     if (!strcmp(b->name, "cpu:amx")) return has_amx();
+    if (!strcmp(b->name, "cpu:avx512bf16")) return has_avx512() && __builtin_cpu_supports("avx512bf16");
     if (!strcmp(b->name, "cpu:avx512")) return has_avx512();
     if (!strcmp(b->name, "cpu:avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif

@@ -34,8 +34,8 @@ struct Device {
     struct Profile *profile;    /* NULL, or where the doors add up calls, seconds, FLOP and bytes */
 };
 
-/* name: "cpu" (the widest vectors this processor has), or one of "cpu:amx", "cpu:avx512", "cpu:avx2", "cpu:generic" and
- * "cpu:plain" (the reference loops). threads = 0 means one for each processor this process may run on.
+/* name: "cpu" (the widest vectors this processor has), or one of "cpu:amx", "cpu:avx512bf16", "cpu:avx512", "cpu:avx2",
+ * "cpu:generic" and "cpu:plain" (the reference loops). threads = 0 means one for each processor this process may run on.
  * Fails for a name that is unknown or that this processor cannot run. */
 Device *device_open(const char *name, int threads);
 void    device_close(Device *d);

@@ -48,8 +48,10 @@ static const Kind f32_kind = { TILE_ROWS, TILE_ROWS * sizeof(float), TILE_COLS *
 
 static const Kind *kind_of(const Product *p)
 {
-#ifdef AMX
+#if defined(AMX)
     if (p->a.dtype == DT_BF16 && p->b.dtype == DT_BF16) return &CPU(amx_kind);
+#elif defined(DOT)
+    if (p->a.dtype == DT_BF16 && p->b.dtype == DT_BF16) return &CPU(dot_kind);
 #endif
     (void)p;
     return &f32_kind;

@@ -3,7 +3,8 @@
  * THE ORDER OF A SUM IS PART OF THE CONTRACT. k is cut from 0 into blocks of DEPTH. Inside a block the terms are added
  * one after the other to a sum that begins at 0, and the blocks' sums are added one after the other. Nothing else
  * enters: not M, not N, not where a tile ends, not the threads. A row computed alone has the bits it has among others.
- * Where operands of bf16 meet in AMX's tiles, the blocks are longer, and inside them the instruction's order holds.
+ * Where operands of bf16 meet in AMX's tiles, the blocks are longer; inside them, and of vdpbf16ps's pairs, the
+ * instruction's order holds.
  *
  * The smallest piece of work is a tile of TILE_ROWS x TILE_COLS sums that stay in registers while k runs. Its operands
  * are f32 and laid out for it: b as a panel (k, TILE_COLS), a either as rows of LINE floats or as (k, step). */
@@ -12,10 +13,13 @@
 
 #include "vec.h"
 
+/* EACH_ROWS does something for each number of rows a tile can have. */
 #if defined(__AVX512F__)
 enum { TILE_ROWS = 14 };        /* of 32 registers: 14 x 2 sums, 2 of b, 1 of a */
+#define EACH_ROWS(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13) DO(14)
 #else
 enum { TILE_ROWS = 6 };         /* of 16 registers: 6 x 2 sums, 2 of b, 1 of a */
+#define EACH_ROWS(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6)
 #endif
 enum { TILE_VECS = 2, TILE_COLS = TILE_VECS * WIDTH };
 enum { DEPTH = 256 };           /* a panel of b then fills most of a first-level cache */
@@ -89,6 +93,11 @@ void CPU(amx_pack)(bool sideways, bool turn, uint16_t *panel, const uint16_t *fr
 void CPU(amx_multiply)(const uint16_t *a, const uint16_t *b, int64_t rows, int64_t depth, float *sums, bool add);
 void CPU(amx_begin)(void);
 void CPU(amx_end)(void);
+#endif
+
+#if defined(__AVX512BF16__) && !defined(AMX)
+#define DOT                                     /* they meet in pairs, in vector registers: gemm_dot.c */
+extern const Kind CPU(dot_kind);
 #endif
 
 void   CPU(gemm)(Device *d, const Product *p);

@@ -9,39 +9,14 @@
  *
  * Panels are read from the second-level cache, with prefetches; shorter steps, whose panels stay in the first, lose
  * more by carrying the sums through memory (dev/notes/2026-11-22-amx.md). */
-#include "gemm.h"
+#include "gemm_bf16.h"
 
 #ifdef AMX
 
-enum { SIDE = 16, TERMS = 32 };                 /* rows or columns of one register, and its terms */
 enum { AMX_ROWS = 2 * SIDE };
-enum { REGISTER = SIDE * TERMS };               /* elements */
+enum { REGISTER = SIDE * TERMS };               /* elements: 16 lines of 32 terms */
 
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
-
-INLINE Vec terms(const uint16_t *from, int64_t count)
-{
-    return (Vec)_mm512_maskz_loadu_epi16(count < TERMS ? (1u << count) - 1 : ~0u, from);
-}
-
-/* v[i] = the terms of line i, which lie side by side in memory */
-INLINE void load_lines(Vec v[SIDE], const uint16_t *from, int64_t stride, int64_t lines, int64_t depth)
-{
-#pragma GCC unroll 16
-    for (int i = 0; i < SIDE; i++) v[i] = i < lines ? terms(from + i * stride, depth) : (Vec){0};
-}
-
-/* v[j] = the terms 2j and 2j + 1 of every line, when the lines lie side by side in memory */
-INLINE void load_pairs(Vec v[SIDE], const uint16_t *from, int64_t stride, int64_t lines, int64_t depth)
-{
-    const int count = (int)at_most(lines, SIDE);
-#pragma GCC unroll 16
-    for (int j = 0; j < SIDE; j++) {
-        const VecH even = 2 * j < depth ? head_bf16(from + 2 * j * stride, count) : (VecH){0};
-        const VecH odd = 2 * j + 1 < depth ? head_bf16(from + (2 * j + 1) * stride, count) : (VecH){0};
-        v[j] = (Vec)(vec_widen(even) | vec_widen(odd) << 16);
-    }
-}
 
 /* A panel of `lines` rows of a or columns of b. sideways: its terms do not lie side by side in memory. */
 INLINE void pack(const bool sideways, const bool turn, uint16_t *panel, const uint16_t *from, int64_t stride,
@@ -57,8 +32,6 @@ INLINE void pack(const bool sideways, const bool turn, uint16_t *panel, const ui
             memcpy(panel, v, sizeof v);
         }
 }
-
-static const uint16_t *bf16_at(Tensor t, int64_t i, int64_t j) { return (const uint16_t *)t.data + i * last(t) + j; }
 
 static void pack_a(const Product *p, void *panel, int64_t m, int64_t k, int64_t rows, int64_t depth)
 {

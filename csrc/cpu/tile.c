@@ -27,12 +27,6 @@ INLINE void tile(const int rows, const int64_t a_row, int64_t K, const float *a,
         }
 }
 
-#if defined(__AVX512F__)
-#define EACH_ROWS(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12) DO(13) DO(14)
-#else
-#define EACH_ROWS(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6)
-#endif
-
 void CPU(tile_lines)(int64_t rows, int64_t K, const float *a, const float *b, float *out, int64_t out_step, bool add)
 {
 #define LINES(n) case n: tile(n, LINE, K, a, 1, b, out, out_step, add, NULL); break;
@@ -70,11 +64,14 @@ void CPU(pack_columns)(float *panel, int64_t width, const void *from, DType A, i
     else                    FLOAT_SWITCH(A, TYPE, columns(panel, TILE_ROWS, from, TYPE, stride, K, cols));
 }
 
+enum { AHEAD = 16 };        /* rows: they lie too far apart for the processor to guess the next */
+
 INLINE void block(float *to, int64_t to_step, const void *from, const int A, int64_t stride, int64_t rows, int64_t cols)
 {
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < cols; j += WIDTH) {
             const int count = vec_left(cols, j);
+            __builtin_prefetch((const char *)from + ((i + AHEAD) * stride + j) * (A == DT_F32 ? 4 : 2));
             vec_store(to, DT_F32, i * to_step + j, count, vec_load(from, A, i * stride + j, count));
         }
 }

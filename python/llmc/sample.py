@@ -24,7 +24,7 @@ class Sample:
     stop: list[str] = field(default_factory=list)   # end before any of these texts
     n: cli.Count = 1            # texts, each drawn for itself
     stream: bool = True         # show the text as it grows
-    device: str = "cpu"         # or cpu:amx, cpu:avx512, cpu:avx2, cpu:generic, cpu:plain
+    device: str = "cpu"         # as `llmc doctor` lists them
     threads: cli.Threads = 0    # 0: one for each processor
 
 
