@@ -4,6 +4,7 @@
 # make setup      the virtual environment and the build, nothing else
 # make train_gpt2 the pre-training program
 # make bench      speed, against PyTorch (BENCH="--quick": in a minute)
+# make ladder     a matrix product, from three loops to the engine's, each step's speed
 # make doctor     what this machine has, what is missing, what that costs
 # make clean      removes the build and the environment; keeps runs/
 # make help       these lines
@@ -12,7 +13,7 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 SOURCES := $(shell find csrc python -name '*.[ch]' -o -name '*.cpp') CMakeLists.txt
 
-.PHONY: run test test-all setup bench doctor clean help
+.PHONY: run test test-all setup bench ladder doctor clean help
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
 
@@ -57,6 +58,10 @@ test-all: build/.installed $(VENV)/.ready-test $(VENV)/.ready-text train_gpt2
 
 bench: build/.installed $(VENV)/.ready-test
 	@$(PY) -m llmc.bench --against torch $(BENCH)
+
+ladder: build/.installed
+	@$(CC) -O3 -march=native -fopenmp -fno-math-errno -Wno-psabi -o build/ladder dev/kernels/matmul/*.c -Lbuild -lllmc -lm -Wl,-rpath,'$$ORIGIN'
+	@build/ladder
 
 doctor: build/.installed
 	@$(PY) -m llmc.doctor
