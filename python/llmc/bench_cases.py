@@ -111,12 +111,16 @@ def norm_cases(quick: bool) -> Iterator[Case]:
 
 def optimizer_cases(quick: bool) -> Iterator[Case]:
     """AdamW reads weight, moments and gradient, and writes all but the last; bf16 weights are
-    written beside their masters."""
+    written beside their masters. Muon of a matrix is five times three products (Newton-Schulz)."""
     N = 50304 * 768 // (64 if quick else 1)
     for dtype in DTYPES:
         work = {"kind": "adamw", "dtype": dtype, "N": N}
         yield Case("optimizer", f"adamw {N}", dtype, work, N * (28 + 2 * (dtype == "bf16")),
                    "bytes/s")
+    R, C = (192, 192) if quick else (3072, 768)
+    for dtype in DTYPES:
+        work = {"kind": "muon", "dtype": dtype, "R": R, "C": C}
+        yield Case("optimizer", f"muon {R}x{C}", dtype, work, 5 * (4 * R * C * C + 2 * C**3))
     yield Case("optimizer", f"gradient_norm {N}", "f32", {"kind": "grad_norm", "N": N}, 4 * N,
                "bytes/s")
 

@@ -107,6 +107,20 @@ def adamw(case: dict[str, Any]) -> Step:
     return partial(_core.adamw, on, w, master, m, v, grad, how)
 
 
+def muon(case: dict[str, Any]) -> Step:
+    """bf16: the weights, and Newton-Schulz's products."""
+    R, C, dtype, on = case["R"], case["C"], case["dtype"], device(case["device"])
+    w, m, grad = random(R, C, dtype=dtype), empty(R, C), random(R, C)
+    master = random(R, C) if dtype == "bf16" else None
+
+    def step() -> None:
+        _core.nesterov(on, grad, m, 0.95, 1)
+        _core.orthogonalize(on, grad, dtype == "bf16")
+        _core.descend(on, w, master, grad, 1e-4, 0.2 * max(R, C)**0.5, 0.1)
+
+    return step
+
+
 def grad_norm(case: dict[str, Any]) -> Step:
     return partial(_core.sum_squares, device(case["device"]), empty(1), random(case["N"]))
 
@@ -139,7 +153,7 @@ def memory(case: dict[str, Any]) -> Step:
 
 
 KINDS = {"train": train, "matmul": matmul, "attention": attention, "layer_norm": layer_norm,
-         "adamw": adamw, "grad_norm": grad_norm, "loader": loader, "memory": memory}
+         "adamw": adamw, "muon": muon, "grad_norm": grad_norm, "loader": loader, "memory": memory}
 
 if __name__ == "__main__":
     serve(lambda case: KINDS[case["kind"]](case))

@@ -185,13 +185,20 @@ def adamw(case: dict[str, Any]) -> Step:
     return torch.optim.AdamW([w], lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True).step
 
 
+def muon(case: dict[str, Any]) -> Step:
+    """Of f32 weights; Newton-Schulz's products are always in bf16."""
+    w = nn.Parameter(torch.randn(case["R"], case["C"]))
+    w.grad = torch.randn(case["R"], case["C"])
+    return torch.optim.Muon([w], lr=1e-4, adjust_lr_fn="match_rms_adamw").step
+
+
 def grad_norm(case: dict[str, Any]) -> Step:
     x = torch.randn(case["N"])
     return lambda: torch.linalg.vector_norm(x)
 
 
 KINDS = {"train": train, "matmul": matmul, "attention": attention, "layer_norm": layer_norm,
-         "adamw": adamw, "grad_norm": grad_norm}
+         "adamw": adamw, "muon": muon, "grad_norm": grad_norm}
 
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
