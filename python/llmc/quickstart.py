@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -46,8 +46,10 @@ class Recipe:
     tied: Annotated[int, Range(0, 1)] = 1       # 1: the head shares the embedding's weights
     max_seq_len: cli.Count = 256    # context, in tokens
     batch_size: Annotated[int, Range(1, 2**20)] = 4     # rows an update
-    steps: cli.Count = 2500     # updates
-    lr: Annotated[float, Range(0, 100)] = 3e-3  # peak learning rate
+    steps: cli.Count = 4000     # updates
+    optimizer: Literal["adamw", "muon"] = "muon"    # what moves the blocks' matrices
+    lr: Annotated[float, Range(0, 100)] = 3e-3  # peak learning rate; adamw wants 1.5e-3
+    dtype: Literal["auto", "f32", "bf16"] = "auto"  # auto: bf16 where the processor has AMX's tiles
     warmup_steps: cli.CountOrZero = 50      # updates over which it rises
     final_lr: Annotated[float, Range(0, 1)] = 0.05      # its last value, as a part of lr
     weight_decay: Annotated[float, Range(0, 100)] = 0.1     # of matrices
@@ -134,6 +136,14 @@ def recipe(config: QuickStart) -> dict[str, object]:
     return {field.name: getattr(config, field.name) for field in fields(Recipe)}
 
 
+def dtype(config: QuickStart) -> str:
+    """The type of the weights: the losses are the same to a hundredth or two, the speed is not."""
+    from llmc import _core
+
+    fast = "cpu:amx" in _core.device_list()
+    return config.dtype if config.dtype != "auto" else "bf16" if fast else "f32"
+
+
 def fingerprint(paths: list[Path]) -> str:
     """Tells texts apart: of all bytes of all files."""
     whole = hashlib.sha256()
@@ -210,7 +220,8 @@ def learn(place: Place, config: QuickStart) -> None:
         every = max(1, config.steps // LOOKS)
         settings = recipe(config) | {
             "data": place.data, "n_kv_head": config.n_head, "val_every": every,
-            "sample_every": every, "checkpoint_every": every, "val_windows": VAL_WINDOWS}
+            "sample_every": every, "checkpoint_every": every, "val_windows": VAL_WINDOWS,
+            "dtype": dtype(config)}
         for name in ("vocab_size", "val_fraction", "text_key", "skip_bad"):     # of the shards
             del settings[name]
         for name, value in settings.items():
