@@ -101,7 +101,9 @@ static bool runs_here(const Backend *b)
 {
 #ifdef LLMC_X86
     if (!strcmp(b->name, "cpu:amx")) return has_amx();
+#ifdef LLMC_AVX512BF16
     if (!strcmp(b->name, "cpu:avx512bf16")) return has_avx512() && __builtin_cpu_supports("avx512bf16");
+#endif
     if (!strcmp(b->name, "cpu:avx512")) return has_avx512();
     if (!strcmp(b->name, "cpu:avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif

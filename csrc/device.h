@@ -35,8 +35,8 @@ struct Device {
 };
 
 /* name: "cpu" (the widest vectors this processor has), or one of "cpu:amx", "cpu:avx512bf16", "cpu:avx512", "cpu:avx2",
- * "cpu:generic" and "cpu:plain" (the reference loops). threads = 0 means one for each processor this process may run on.
- * Fails for a name that is unknown or that this processor cannot run. */
+ * "cpu:generic" and "cpu:plain" (the reference loops). threads = 0 means one for each processor this process may run
+ * on. Fails for a name that is unknown or that this processor cannot run. */
 Device *device_open(const char *name, int threads);
 void    device_close(Device *d);
 const char *device_list(void);  /* names that would open here, separated by spaces */

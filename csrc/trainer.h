@@ -53,7 +53,7 @@ const char *trainer_first_nonfinite(Trainer *t);
 /* Into a checkpoint folder under construction: rank 0 writes model.safetensors, every rank its optimizer file.
  * Loading takes any number of ranks' files; updates is what trainer_updates was when they were saved. */
 void     trainer_save(Trainer *t, const char *folder);
-void     trainer_load(Trainer *t, const char *folder, int64_t updates);
+void     trainer_load(Trainer *t, const char *folder, int64_t updates);      /* after trainer_check, below */
 
 /* How a checkpoint was trained. Another trainer may start from its weights, but not go on exactly: check, then load. */
 typedef struct TrainedAs { DType dtype; OptimizerKind optimizer; } TrainedAs;

@@ -176,6 +176,8 @@ static void run_strip(Step s, int64_t i0, int64_t i1, int64_t j0, int64_t j1)
     _Alignas(64) float here[MOST_ROWS * TILE_COLS];
     const int64_t tile = kind->rows * TILE_COLS, across = whole(s.cols, TILE_COLS);
     const bool is_last = s.k + s.depth == s.p->K;
+    const bool skipped = s.p->symmetric && s.n + j0 * TILE_COLS >= s.m + at_most(i1 * kind->rows, s.rows);
+    if (i0 >= i1 || skipped) return;
     pack_strip(s, j0, j1);
     for (int64_t i = i0; i < i1; i++)
         for (int64_t j = j0; j < j1; j++) {
@@ -199,7 +201,8 @@ static bool take(Step s, int64_t panels, int64_t *part, int64_t *j0, int64_t *j1
     OMP(critical)
     {
         at = *s.next;
-        many = parts > 1 ? 1 : at_least(at_most((total - at) / (2 * s.z->threads), STRIP), 1);
+        const int64_t share = s.z->threads > 1 ? (total - at) / (2 * s.z->threads) : STRIP;
+        many = parts > 1 ? 1 : at_least(at_most(share, STRIP), 1);
         *s.next = at + many;
     }
     *part = at % parts, *j0 = at / parts, *j1 = at_most(*j0 + many, panels);
@@ -210,7 +213,7 @@ static bool take(Step s, int64_t panels, int64_t *part, int64_t *j0, int64_t *j1
 static void run_step(Step s)
 {
     const int64_t a_panels = whole(s.rows, s.z->kind->rows), b_panels = whole(s.cols, TILE_COLS);
-    const int64_t part = whole(a_panels, s.z->parts);
+    const int64_t part_panels = whole(a_panels, s.z->parts);
     const int64_t some = s.p->a_turned ? PACK_PANELS : 1, terms = s.p->a_turned ? PACK_TERMS : s.depth;
     OMP(single nowait)
     *s.next = 0;
@@ -219,7 +222,7 @@ static void run_step(Step s)
         for (int64_t i = 0; i < a_panels; i += some)
             pack_panels(s, i, at_most(i + some, a_panels), k, terms);
     for (int64_t i, j0, j1; take(s, b_panels, &i, &j0, &j1);)
-        run_strip(s, i * part, at_most((i + 1) * part, a_panels), j0, j1);
+        run_strip(s, i * part_panels, at_most((i + 1) * part_panels, a_panels), j0, j1);
     OMP(barrier)
 }
 

@@ -3,8 +3,8 @@
  * THE ORDER OF A SUM IS PART OF THE CONTRACT. k is cut from 0 into blocks of DEPTH. Inside a block the terms are added
  * one after the other to a sum that begins at 0, and the blocks' sums are added one after the other. Nothing else
  * enters: not M, not N, not where a tile ends, not the threads. A row computed alone has the bits it has among others.
- * Where operands of bf16 meet in AMX's tiles, the blocks are longer; inside them, and of vdpbf16ps's pairs, the
- * instruction's order holds.
+ * Where operands of bf16 meet in AMX's tiles, a sum runs on through all of k in the instruction's order; where they
+ * meet in vdpbf16ps, pairs are added in the instruction's order.
  *
  * The smallest piece of work is a tile of TILE_ROWS x TILE_COLS sums that stay in registers while k runs. Its operands
  * are f32 and laid out for it: b as a panel (k, TILE_COLS), a either as rows of LINE floats or as (k, step). */

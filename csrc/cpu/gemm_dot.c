@@ -11,8 +11,8 @@ enum { PAIR_BYTES = 4 };
 
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
 
-/* A panel for `width` rows of a or columns of b, of which there are `lines`. sideways: its terms do not lie side by side
- * in memory. */
+/* A panel for `width` rows of a or columns of b, of which there are `lines`. sideways: its terms do not lie side by
+ * side in memory. */
 INLINE void pack(const bool sideways, const int64_t width, uint32_t *panel, const uint16_t *from, int64_t stride,
                  int64_t lines, int64_t depth)
 {

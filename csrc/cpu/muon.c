@@ -103,10 +103,15 @@ static void mirror(Device *d, Tensor s, Tensor gram)
             FLOAT_SWITCH(s.dtype, A, mirror_block(A, s.data, gram.data, side, i, j));
 }
 
-void CPU(orthogonalize)(Device *d, Tensor x, bool bf16)
+/* Multiply-adds of a product for which threads would spend more time waiting for one another. */
+static int64_t few(bool bf16) { return bf16 ? 1 << 25 : 1 << 23; }
+
+void CPU(orthogonalize)(Device *device, Tensor x, bool bf16)
 {
     const DType type = type_of(bf16);
-    const Work w = lay_out(d, x, type, d->workspace);
+    const Work w = lay_out(device, x, type, device->workspace);
+    Device alone = *device, *d = numel(x) * smaller_side(x) < few(bf16) ? &alone : device;
+    alone.threads = 1;
     Tensor from = w.other, to = as_type(x, type);
     normalize(d, from, x);                                      /* from here on x is but memory */
     for (int step = 0; step < 5; step++) {                      /* an odd number: the last ends in x */

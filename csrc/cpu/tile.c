@@ -54,7 +54,10 @@ INLINE void columns(float *panel, const int64_t width, const void *from, const i
             for (int i = 0; i < WIDTH; i++)
                 v[i] = c + i < cols ? vec_load(from, A, (c + i) * stride + k, depth) : (Vec){0};
             vec_transpose(v);
-            for (int i = 0; i < depth; i++) vec_store(panel, DT_F32, (k + i) * width + c, lanes, v[i]);
+            for (int i = 0; i < depth; i++) {           /* what is too much is overwritten by the next term */
+                const int count = width <= WIDTH && k + i < K - 1 ? WIDTH : lanes;
+                vec_store(panel, DT_F32, (k + i) * width + c, count, v[i]);
+            }
         }
 }
 

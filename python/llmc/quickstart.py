@@ -30,6 +30,7 @@ PROMPTS = ["ROMEO.\n", "To be, or not to be", "My lord, the king"]      # for Sh
 SAMPLE_TOKENS = 120
 VAL_WINDOWS = 512               # rows of held-out text that a validation reads, at most
 LOOKS = 10                      # validations, samples and checkpoints on the way
+UNNAMED = {"optimizer": "adamw", "dtype": "f32"}    # of runs whose recipe does not say
 
 
 @dataclass
@@ -137,7 +138,7 @@ def recipe(config: QuickStart) -> dict[str, object]:
 
 
 def dtype(config: QuickStart) -> str:
-    """The type of the weights: the losses are the same to a hundredth or two, the speed is not."""
+    """The type of the weights: the one this processor trains faster."""
     from llmc import _core
 
     fast = "cpu:amx" in _core.device_list()
@@ -180,7 +181,7 @@ def begin(place: Place, settings: dict[str, object], fresh: bool) -> None:
     if before["text"] != made_from["text"]:
         raise ValueError(f"{place.run} was begun with another text than is there now; "
                          f"{place.again} FRESH=1 starts anew")
-    old = {field.name: field.default for field in fields(Recipe)} | before["recipe"]
+    old = {field.name: field.default for field in fields(Recipe)} | UNNAMED | before["recipe"]
     changed = [f"{name} was {old[name]} and is {value} now"
                for name, value in settings.items() if old[name] != value]
     if changed:

@@ -157,6 +157,17 @@ def test_nothing_is_mixed(home, change, sentence):
     assert everything(home / "runs" / "play") == before
 
 
+def test_a_recipe_that_names_no_optimizer_was_adamw_in_f32(home):
+    note = home / "runs/play/quickstart.json"
+    before = note.read_text()
+    made = json.loads(before)
+    del made["recipe"]["optimizer"], made["recipe"]["dtype"]
+    note.write_text(json.dumps(made))
+    with pytest.raises(ValueError, match="optimizer was adamw and is muon now, dtype was f32 and is auto now"):
+        run(QuickStart(data="play.txt", **TINY))
+    note.write_text(before)
+
+
 @pytest.mark.parametrize("note, text, sentence", [
     ("quickstart.json", "[]", "quickstart.json holds list, wanted an object; move runs/play away"),
     ("quickstart.json", "{}", "quickstart.json: 'source' is missing, wanted str; move runs/play away"),

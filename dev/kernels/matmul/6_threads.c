@@ -1,5 +1,5 @@
-/* The same on all cores: x packed by all, then each takes the next strip of w. The engine's csrc/cpu/gemm.c is this, with
- * the packing done in registers, what is read next asked for ahead, steps of k, and what a layer does to its sums. */
+/* The same on all cores: x packed by all, then each takes the next strip of w. The engine's csrc/cpu/gemm.c is this,
+ * with packing in registers, what is read next asked for ahead, steps of k, and what a layer does to its sums. */
 #include "step.h"
 
 enum { STRIP = 4 * COLS };

@@ -30,7 +30,8 @@ enum { RUNGS = sizeof rungs / sizeof *rungs };
 
 static Tensor matrix(Device *d, DType dtype, int64_t rows, int64_t cols, const float *from)
 {
-    Tensor t = { device_alloc(d, (size_t)(rows * cols) * dtype_size(dtype), "a matrix"), "matrix", dtype, 2, { rows, cols } };
+    Tensor t = { NULL, "a matrix", dtype, 2, { rows, cols } };
+    t.data = device_alloc(d, (size_t)(rows * cols) * dtype_size(dtype), t.name);
     for (int64_t i = 0; from && i < rows * cols; i++)
         if (dtype == DT_BF16) ((uint16_t *)t.data)[i] = f32_to_bf16(from[i]);
         else                  ((float *)t.data)[i] = from[i];
@@ -99,10 +100,10 @@ static double peak(void)
 #pragma GCC unroll 28
             for (int s = 0; s < SUMS; s++) {
                 sum[s] += a * b;
-                __asm__ volatile("" : "+v"(a));         /* or the product would be taken out of the loop */
+                __asm__ volatile("" : REGISTER(a));         /* or the product would be taken out of the loop */
             }
         }
-        for (int s = 0; s < SUMS; s++) __asm__ volatile("" : : "v"(sum[s]));
+        for (int s = 0; s < SUMS; s++) __asm__ volatile("" : REGISTER(sum[s]));
     }
     return 2.0 * TIMES * SUMS * WIDTH * omp_get_max_threads() / (seconds_now() - start);
 }
@@ -136,8 +137,8 @@ int main(int count, char **words)
     for (Rung *r = rungs; r < rungs + RUNGS; r++) {
         qsort(r->seconds, TURNS, sizeof(double), by_size);
         const double speed = 2.0 * (double)(M * N) * (double)K / r->seconds[TURNS / 2];
-        printf("%-24s %10.2f ms %9.1f GFLOP/s %6.1f %% of the peak\n", r->name, r->seconds[TURNS / 2] * 1e3, speed * 1e-9,
-               100 * speed / most);
+        printf("%-24s %10.2f ms %9.1f GFLOP/s %6.1f %% of the peak\n", r->name, r->seconds[TURNS / 2] * 1e3,
+               speed * 1e-9, 100 * speed / most);
         if (r->device) device_close(r->device);
     }
     free(x), free(w), free(out), free(small);

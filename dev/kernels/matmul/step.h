@@ -9,7 +9,18 @@
 typedef void Step(int64_t M, int64_t N, int64_t K, const float *x, const float *w, float *out);
 Step step_1_naive, step_2_vectors, step_3_registers, step_4_panels, step_5_strips, step_6_threads;
 
-enum { WIDTH = 16, ROWS = 14, VECS = 2, COLS = VECS * WIDTH };     /* a tile of sums: 28 of AVX-512's 32 registers */
+/* A tile of sums is ROWS x COLS: 28 of AVX-512's 32 registers, or 12 of 16. REGISTER: gcc's constraint for one. */
+#if defined(__AVX512F__)
+enum { WIDTH = 16, ROWS = 14, VECS = 2, COLS = VECS * WIDTH };
+#define REGISTER "+v"
+#else
+enum { WIDTH = 8, ROWS = 6, VECS = 2, COLS = VECS * WIDTH };
+#if defined(__AVX__)
+#define REGISTER "+x"
+#else
+#define REGISTER "+m"
+#endif
+#endif
 typedef float Vec __attribute__((vector_size(4 * WIDTH)));
 
 static inline Vec load(const float *from) { Vec v; memcpy(&v, from, sizeof v); return v; }
