@@ -249,6 +249,17 @@ INLINE double sum_total(Sum s)
 
 /* ---- functions -------------------------------------------------------------------------------------------------- */
 
+/* v 2^n, for a whole n of at most 200 either way */
+INLINE Vec vec_scale(Vec v, Vec n)
+{
+#if defined(__AVX512F__)
+    return (Vec)_mm512_scalef_ps((__m512)v, (__m512)n);
+#else
+    const VecI whole = __builtin_convertvector(n, VecI), half = whole >> 1;     /* a factor must fit the exponent */
+    return v * (Vec)((half + 127) << 23) * (Vec)((whole - half + 127) << 23);
+#endif
+}
+
 /* e^x, at most 2 ulp off; 0 at -inf, inf at inf, denormals where they belong, a NaN stays one.
  * x = n ln2 + r with |r| <= ln2 / 2, so e^x = 2^n e^r. e^r = 1 + r + r^2 q(r); q is the minimax polynomial of degree 4
  * for the relative error of e^r, 3.1e-9. Adding and taking away 1.5 * 2^23 rounds to a whole number. ln2 is split so
@@ -261,8 +272,7 @@ INLINE Vec vec_exp(Vec x)
     const Vec r = (x - n * 0x1.63p-1f) - n * -0x1.bd0106p-13f;
     const Vec q = (((0.001381454f * r + 0.0083687454f) * r + 0.04166839f) * r + 0.16666521f) * r + 0.49999994f;
     const Vec p = 1 + (r + r * r * q);
-    const VecI whole = (VecI)t - (VecI)shift, half = whole >> 1;
-    return p * (Vec)((half + 127) << 23) * (Vec)((whole - half + 127) << 23);
+    return vec_scale(p, n);
 }
 
 /* s = 1 / (1 + e^-x) and its slope s (1 - s). With e = e^-|x|, which is never large, both are precise at both ends. */
