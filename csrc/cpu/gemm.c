@@ -197,14 +197,11 @@ static void run_strip(Step s, int64_t i0, int64_t i1, int64_t j0, int64_t j1)
 static bool take(Step s, int64_t panels, int64_t *part, int64_t *j0, int64_t *j1)
 {
     const int64_t parts = s.z->parts, total = panels * parts;
-    int64_t at, many;
-    OMP(critical)
-    {
-        at = *s.next;
+    int64_t at = __atomic_load_n(s.next, __ATOMIC_RELAXED), many;
+    do {
         const int64_t share = s.z->threads > 1 ? (total - at) / (2 * s.z->threads) : STRIP;
         many = parts > 1 ? 1 : at_least(at_most(share, STRIP), 1);
-        *s.next = at + many;
-    }
+    } while (!__atomic_compare_exchange_n(s.next, &at, at + many, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
     *part = at % parts, *j0 = at / parts, *j1 = at_most(*j0 + many, panels);
     return at < total;
 }
