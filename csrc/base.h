@@ -22,6 +22,9 @@ typedef struct Tensor {
     int64_t     dim[4];     /* outermost first */
 } Tensor;
 
+/* Several, each with a shape of its own. */
+typedef struct Tensors { const Tensor *at; int count; } Tensors;
+
 static inline Tensor none(void) { Tensor t = { NULL, NULL, DT_F32, 0, {0} }; return t; }
 static inline bool is_none(Tensor t) { return t.ndim == 0; }
 

@@ -106,7 +106,7 @@ SCRATCH_DOOR(attention_backward, (Device *d, Tensor dqkv, Tensor dout, Tensor ou
                                   Tensor first, int H, int G),
              (d, dqkv, dout, out, lse, qkv, first, H, G))
 SCRATCH_DOOR(sum_squares, (Device *d, Tensor out, Tensor x), (d, out, as_line(x)))
-SCRATCH_DOOR(orthogonalize, (Device *d, Tensor x, bool bf16), (d, x, bf16))
+SCRATCH_DOOR(orthogonalize, (Device *d, Tensors x, bool bf16), (d, x, bf16))
 #undef SCRATCH_DOOR
 
 /* ----------------------------------------------------------------------------------------------------- embedding */
@@ -377,14 +377,21 @@ void nesterov(Device *d, Tensor grad, Tensor m, float momentum, float grad_scale
     RUN(nesterov, 5.0 * (double)numel(m), 2 * bytes_of(m) + 2 * bytes_of(grad), d, grad, m, momentum, grad_scale);
 }
 
-void orthogonalize(Device *d, Tensor x, bool bf16)
+void orthogonalize(Device *d, Tensors x, bool bf16)
 {
-    CHECK(x.ndim == 2 && numel(x) > 0, "orthogonalize: x has %d dimensions and %lld elements, wanted a matrix",
-          x.ndim, (long long)numel(x));
-    WANT(x, DT_F32, x.dim[0], x.dim[1]);
-    const double R = (double)x.dim[0], C = (double)x.dim[1], side = R < C ? R : C;
-    RUN_SCRATCH(orthogonalize, 5 * (3 * R * C * side + side * side * side),     /* half of the products x x^T, G G */
-                5 * 3 * bytes_of(x), d, x, bf16);
+    double flops = 0, bytes = 0;
+    for (int i = 0; i < x.count; i++) {
+        const Tensor m = x.at[i];
+        if (m.ndim != 2 || m.dtype != DT_F32 || numel(m) == 0) {
+            char got[128];
+            print_shape(got, sizeof got, m);
+            FAIL("orthogonalize: x[%d] is %s, wanted a matrix of f32", i, got);
+        }
+        const double R = (double)m.dim[0], C = (double)m.dim[1], side = R < C ? R : C;
+        flops += 5 * (3 * R * C * side + side * side * side);       /* half of the products x x^T, G G */
+        bytes += 5 * 3 * bytes_of(m);
+    }
+    RUN_SCRATCH(orthogonalize, flops, bytes, d, x, bf16);
 }
 
 void descend(Device *d, Tensor w, Tensor master, Tensor direction, float lr, float scale, float weight_decay)

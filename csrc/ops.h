@@ -93,11 +93,11 @@ typedef struct { float lr, beta1, beta2, eps, weight_decay, grad_scale; int64_t 
     /* Nesterov's momentum; g = grad * grad_scale:  m = momentum m + g;  grad = g + momentum m
      *                                                    grad, m any shape, f32 */ \
     PURE(nesterov, (Device *d, Tensor grad, Tensor m, float momentum, float grad_scale)) \
-    /* Of x = U S V^T about U V^T: x /= |x|, then five times x = 3.4445 x + (-4.775 G + 2.0315 G^2) x with G = x x^T.
-     * This Newton-Schulz iteration (K. Jordan et al., "Muon", 2024) brings singular values of |x| / 500 and more to
-     * 0.68 … 1.21 and leaves 0 where it is. bf16: x, G and G^2 are rounded to it between the products.
-     *                                                          x (R,C) f32 */ \
-    SCRATCH(orthogonalize, (Device *d, Tensor x, bool bf16)) \
+    /* Of each x = U S V^T about U V^T: x /= |x|, then five times x = 3.4445 x + (-4.775 G + 2.0315 G^2) x with
+     * G = x x^T. This Newton-Schulz iteration (K. Jordan et al., "Muon", 2024) brings singular values of |x| / 500 and
+     * more to 0.68 … 1.21 and leaves 0 where it is. bf16: x, G and G^2 are rounded to it between the products.
+     *                              x: any number of matrices (R,C) f32, each of its own shape, none overlapping */ \
+    SCRATCH(orthogonalize, (Device *d, Tensors x, bool bf16)) \
     /* w -= lr (scale direction + weight_decay w)               w any shape, A; master? as for adamw;
      *                                                    master?, direction the same shape, f32 */ \
     PURE(descend, (Device *d, Tensor w, Tensor master, Tensor direction, float lr, float scale, float weight_decay))

@@ -15,6 +15,8 @@ extern "C" {
 
 typedef enum { INIT_ZERO, INIT_ONE, INIT_NORMAL, INIT_RESIDUAL } InitKind;
 
+enum { MOST_PACKED = 3 };    /* matrices in one weight: q, k and v */
+
 typedef struct Param {
     Tensor   value, grad;       /* grad is f32; their data is NULL until params_allocate */
     InitKind init;
@@ -22,7 +24,7 @@ typedef struct Param {
     int      bucket;
     int64_t  offset;            /* first element in both flat blocks */
     int      matrices;          /* of a block's weight: how many are packed in it, one below the other; otherwise 0 */
-    int64_t  matrix_rows[3];    /* of each */
+    int64_t  matrix_rows[MOST_PACKED];
 } Param;
 
 typedef struct { Param *w, *b; } Pair;      /* a weight and its bias; b is NULL where there is none */

@@ -49,16 +49,37 @@ size_t trainer_state_bytes(const Model *m, OptimizerKind kind)
     return most;
 }
 
+/* The matrices of Muon that a rank's slices touch, and their gradients, in lists that have room for MOST_PACKED of each
+ * parameter. Returns how many. */
+static int list_matrices(const Params *all, int rank, Matrix *matrix, Tensor *grad)
+{
+    int count = 0;
+    for (int i = 0; i < all->count; i++) {
+        const Param *p = &all->list[i];
+        int64_t owned_begin, owned_end, row = 0;
+        params_owned(all, p, rank, &owned_begin, &owned_end);
+        for (int k = 0; k < p->matrices; row += p->matrix_rows[k++]) {
+            const int64_t from = row * last(p->value), to = from + p->matrix_rows[k] * last(p->value);
+            const int64_t begin = owned_begin > from ? owned_begin : from, end = owned_end < to ? owned_end : to;
+            if (begin >= end) continue;
+            matrix[count] = (Matrix){ p, begin, end };
+            grad[count++] = slice_rows(p->grad, row, p->matrix_rows[k]);
+        }
+    }
+    return count;
+}
+
 size_t trainer_scratch(const Model *m, OptimizerKind kind)
 {
     const Params *all = model_params((Model *)m);
+    Matrix *matrix AUTO(auto_free) = xcalloc((size_t)all->count * MOST_PACKED, sizeof *matrix, "matrices");
+    Tensor *grad AUTO(auto_free) = xcalloc((size_t)all->count * MOST_PACKED, sizeof *grad, "matrices");
     size_t most = 0;
-    for (int i = 0; i < all->count && kind == OPTIMIZER_MUON; i++)
-        for (int k = 0; k < all->list[i].matrices; k++) {
-            const Tensor x = { NULL, NULL, DT_F32, 2, { all->list[i].matrix_rows[k], all->list[i].value.dim[1] } };
-            const size_t bytes = orthogonalize_scratch(model_device(m), x, all->dtype == DT_BF16);
-            most = bytes > most ? bytes : most;
-        }
+    for (int rank = 0; rank < all->ranks && kind == OPTIMIZER_MUON; rank++) {
+        const Tensors x = { grad, list_matrices(all, rank, matrix, grad) };
+        const size_t bytes = orthogonalize_scratch(model_device(m), x, all->dtype == DT_BF16);
+        most = bytes > most ? bytes : most;
+    }
     return most;
 }
 
@@ -106,6 +127,9 @@ Trainer *trainer_create(Model *m, Comm *comm, TrainerConfig c)
     t->norm = device_alloc(t->device, sizeof(float), "the gradient norm");
     params_allocate(p, true);
     if (p->dtype != DT_F32) masters_from_weights(t);
+    t->matrix = xcalloc((size_t)p->count * MOST_PACKED, sizeof *t->matrix, "matrices");
+    t->direction = xcalloc((size_t)p->count * MOST_PACKED, sizeof *t->direction, "matrices");
+    if (c.optimizer == OPTIMIZER_MUON) t->matrices = list_matrices(p, t->rank, t->matrix, t->direction);
     Trainer *made = t;
     t = NULL;
     return made;
@@ -117,6 +141,8 @@ void trainer_free(Trainer *t)
     device_free(t->device, t->memory);
     device_free(t->device, t->norm);
     free(t->state);
+    free(t->matrix);
+    free(t->direction);
     free(t);
 }
 
@@ -194,20 +220,16 @@ static void apply_slices(Trainer *t, double lr, double grad_scale)
     }
 }
 
-/* Of each matrix that this rank's slice touches, the direction; of what it owns, the step. */
-static void apply_matrices(Trainer *t, const Param *p, double lr)
+/* Of each matrix that this rank's slices touch, the direction; of what it owns, the step. */
+static void apply_matrices(Trainer *t, double lr)
 {
-    const int64_t C = p->value.dim[1];
-    int64_t owned_begin, owned_end, row = 0;
-    params_owned(t->params, p, t->rank, &owned_begin, &owned_end);
-    for (int k = 0; k < p->matrices; row += p->matrix_rows[k++]) {
-        const int64_t R = p->matrix_rows[k], from = row * C, to = from + R * C;
-        const int64_t begin = owned_begin > from ? owned_begin : from, end = owned_end < to ? owned_end : to;
-        if (begin >= end) continue;
-        orthogonalize(t->device, slice_rows(p->grad, row, R), t->params->dtype == DT_BF16);
-        const Part at = part_of(t, p, begin, end);
+    orthogonalize(t->device, (Tensors){ t->direction, t->matrices }, t->params->dtype == DT_BF16);
+    for (int i = 0; i < t->matrices; i++) {
+        const Matrix m = t->matrix[i];
+        const Part at = part_of(t, m.param, m.begin, m.end);
+        const int64_t R = t->direction[i].dim[0], C = t->direction[i].dim[1];
         descend(t->device, at.w, at.master, at.grad, (float)lr, (float)(0.2 * sqrt((double)(R > C ? R : C))),
-                (float)decay(t, p));
+                (float)decay(t, m.param));
     }
 }
 
@@ -230,7 +252,7 @@ void trainer_apply(Trainer *t, double lr)
     apply_slices(t, lr, clip > 0 && t->grad_norm > clip ? clip / t->grad_norm : 1);
     if (t->config.optimizer == OPTIMIZER_MUON) {
         gather(t, t->params->grads, DT_F32);
-        for (int i = 0; i < t->params->count; i++) apply_matrices(t, &t->params->list[i], lr);
+        apply_matrices(t, lr);
     }
     gather(t, t->params->values, t->params->dtype);
     t->reduced = false;

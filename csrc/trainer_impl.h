@@ -8,6 +8,9 @@ enum { STATE_EXP_AVG, STATE_EXP_AVG_SQ, STATE_MOMENTUM, STATE_MASTER, STATE_KIND
 
 typedef struct { Tensor kind[STATE_KINDS]; } ParamState;    /* of the part that this rank owns; none(): not kept */
 
+/* A matrix that Muon moves: the elements [begin, end) of a parameter are what this rank owns of it. */
+typedef struct { const Param *param; int64_t begin, end; } Matrix;
+
 struct Trainer {
     Model  *model;
     Params *params;
@@ -16,6 +19,9 @@ struct Trainer {
     TrainerConfig config;
     int     rank;
     ParamState *state;          /* of each parameter */
+    int     matrices;           /* of Muon: those that this rank's slices touch */
+    Matrix *matrix;
+    Tensor *direction;          /* of each: its gradient, in the end orthogonalized momentum */
     void   *memory, *norm;      /* on the device: all state, and one f32 */
     int64_t updates;
     double  grad_norm;

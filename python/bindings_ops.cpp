@@ -11,6 +11,18 @@ template <> struct type_caster<Tensor> {
         return true;
     }
 };
+
+template <> struct type_caster<Tensors> {
+    PYBIND11_TYPE_CASTER(Tensors, const_name("list[numpy.ndarray]"));
+    std::vector<Tensor> tensors;        // the caster outlives the call
+    bool load(handle source, bool)
+    {
+        if (!isinstance<sequence>(source)) return false;
+        for (const handle array : reinterpret_borrow<sequence>(source)) tensors.push_back(tensor_of(array));
+        value = { tensors.data(), (int)tensors.size() };
+        return true;
+    }
+};
 }
 
 // "(Device *d, Tensor out, bool accumulate)" -> d, out, accumulate

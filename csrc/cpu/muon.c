@@ -1,7 +1,9 @@
 /* muon.c -- Newton-Schulz: the three products of a step, of whichever of x x^T and x^T x is smaller. See ops.h.
  *
  * A tall x is not turned: the products read it as it lies. Both x x^T and its square equal their transposes, bit for
- * bit, so that only what is on and below their diagonal is computed, and mirrored: a third of a square x's work. */
+ * bit, so that only what is on and below their diagonal is computed, and mirrored: a third of a square x's work.
+ *
+ * All threads work on one large matrix after the other; then each takes small ones by itself. */
 #include "../arena.h"
 #include "gemm.h"
 
@@ -56,7 +58,44 @@ static Work lay_out(Device *d, Tensor x, DType type, void *workspace)
 
 static DType type_of(bool bf16) { return bf16 ? DT_BF16 : DT_F32; }
 
-size_t CPU(orthogonalize_scratch)(Device *d, Tensor x, bool bf16) { return lay_out(d, x, type_of(bf16), NULL).bytes; }
+/* of the largest of the three products */
+static int64_t multiply_adds(Tensor x) { return numel(x) * smaller_side(x); }
+
+/* Over smaller ones threads that share a product wait for one another; larger ones would want too much memory for each
+ * thread, and caches have no room for several: dev/notes/2026-11-22-products.md */
+static bool is_large(Tensor x, bool bf16) { return multiply_adds(x) >= (int64_t)1 << (bf16 ? 30 : 28); }
+
+static Device lone_thread(const Device *d, void *workspace)
+{
+    Device one = *d;
+    one.threads = 1, one.workspace = workspace;
+    return one;
+}
+
+/* The workspace: large matrices have its beginning in turns, small ones the part there of the thread that took them.
+ * Then come the call's matrices, those with the most work first. */
+typedef struct { Tensor *sorted; int large; size_t part, bytes; } Call;
+
+static Call plan_call(Device *d, Tensors x, bool bf16, void *workspace)
+{
+    Arena a = { .block = workspace, .size = SIZE_MAX };
+    Call c = {0};
+    Device one = lone_thread(d, NULL);
+    size_t most = 0;
+    for (int i = 0; i < x.count; i++) {
+        const bool large = is_large(x.at[i], bf16);
+        const size_t bytes = lay_out(large ? d : &one, x.at[i], type_of(bf16), NULL).bytes;
+        if (large) most = larger(most, bytes);
+        else       c.part = larger(c.part, bytes);
+        c.large += large;
+    }
+    TAKE(&a, "work", DT_U8, (int64_t)larger(most, (size_t)d->threads * c.part));
+    c.sorted = TAKE(&a, "matrices", DT_U8, x.count * (int64_t)sizeof(Tensor)).data;
+    c.bytes = a.used;
+    return c;
+}
+
+size_t CPU(orthogonalize_scratch)(Device *d, Tensors x, bool bf16) { return plan_call(d, x, bf16, NULL).bytes; }
 
 /* to = x / |x|; a norm that f32 cannot hold counts as 0 */
 static void normalize(Device *d, Tensor to, Tensor x)
@@ -103,15 +142,9 @@ static void mirror(Device *d, Tensor s, Tensor gram)
             FLOAT_SWITCH(s.dtype, A, mirror_block(A, s.data, gram.data, side, i, j));
 }
 
-/* Multiply-adds of a product for which threads would spend more time waiting for one another. */
-static int64_t few(bool bf16) { return bf16 ? 1 << 25 : 1 << 23; }
-
-void CPU(orthogonalize)(Device *device, Tensor x, bool bf16)
+static void iterate(Device *d, Tensor x, DType type)
 {
-    const DType type = type_of(bf16);
-    const Work w = lay_out(device, x, type, device->workspace);
-    Device alone = *device, *d = numel(x) * smaller_side(x) < few(bf16) ? &alone : device;
-    alone.threads = 1;
+    const Work w = lay_out(d, x, type, d->workspace);
     Tensor from = w.other, to = as_type(x, type);
     normalize(d, from, x);                                      /* from here on x is but memory */
     for (int step = 0; step < 5; step++) {                      /* an odd number: the last ends in x */
@@ -124,5 +157,27 @@ void CPU(orthogonalize)(Device *device, Tensor x, bool bf16)
         CPU(gemm)(d, &next);
         const Tensor swap = from;
         from = to, to = swap;
+    }
+}
+
+/* by falling work */
+static void sort(Tensor *to, Tensors x)
+{
+    for (int i = 0; i < x.count; i++) {
+        int at = i;
+        for (; at > 0 && multiply_adds(to[at - 1]) < multiply_adds(x.at[i]); at--) to[at] = to[at - 1];
+        to[at] = x.at[i];
+    }
+}
+
+void CPU(orthogonalize)(Device *d, Tensors x, bool bf16)
+{
+    const Call c = plan_call(d, x, bf16, d->workspace);
+    sort(c.sorted, x);
+    for (int i = 0; i < c.large; i++) iterate(d, c.sorted[i], type_of(bf16));
+    OMP(parallel for schedule(dynamic) num_threads(d->threads))
+    for (int i = c.large; i < x.count; i++) {
+        Device one = lone_thread(d, (char *)d->workspace + (size_t)omp_get_thread_num() * c.part);
+        iterate(&one, c.sorted[i], type_of(bf16));
     }
 }

@@ -18,10 +18,10 @@ static void product(double *out, const double *a, const double *b, bool turned, 
         }
 }
 
-void plain_orthogonalize(Device *d, Tensor x, bool bf16)
+static void orthogonalize_one(double *workspace, Tensor x, bool bf16)
 {
     const int64_t R = x.dim[0], C = x.dim[1], side = R < C ? R : C, length = R < C ? C : R;
-    double *at = d->workspace, *next = at + R * C, *gram = next + R * C, *square = gram + side * side, squares = 0;
+    double *at = workspace, *next = at + R * C, *gram = next + R * C, *square = gram + side * side, squares = 0;
     for (int64_t i = 0; i < R * C; i++) squares += (double)get(x, i) * get(x, i);
     const double scale = squares > 0 ? 1 / sqrt(squares) : 0;
     for (int64_t i = 0; i < side; i++)                          /* a tall x is worked on turned */
@@ -39,8 +39,17 @@ void plain_orthogonalize(Device *d, Tensor x, bool bf16)
         for (int64_t j = 0; j < length; j++) put(x, R > C ? j * side + i : i * length + j, at[i * length + j]);
 }
 
-size_t plain_orthogonalize_scratch(Device *d, Tensor x, bool bf16)
+void plain_orthogonalize(Device *d, Tensors x, bool bf16)
 {
-    const int64_t R = x.dim[0], C = x.dim[1], side = R < C ? R : C;
-    return (size_t)(2 * R * C + 2 * side * side) * sizeof(double);
+    for (int i = 0; i < x.count; i++) orthogonalize_one(d->workspace, x.at[i], bf16);
+}
+
+size_t plain_orthogonalize_scratch(Device *d, Tensors x, bool bf16)
+{
+    int64_t most = 0;
+    for (int i = 0; i < x.count; i++) {
+        const int64_t R = x.at[i].dim[0], C = x.at[i].dim[1], side = R < C ? R : C, doubles = 2 * (R * C + side * side);
+        most = doubles > most ? doubles : most;
+    }
+    return (size_t)most * sizeof(double);
 }

@@ -115,7 +115,7 @@ def muon(case: dict[str, Any]) -> Step:
 
     def step() -> None:
         _core.nesterov(on, grad, m, 0.95, 1)
-        _core.orthogonalize(on, grad, dtype == "bf16")
+        _core.orthogonalize(on, [grad], dtype == "bf16")
         _core.descend(on, w, master, grad, 1e-4, 0.2 * max(R, C)**0.5, 0.1)
 
     return step

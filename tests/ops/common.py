@@ -56,14 +56,20 @@ def guarded(array: np.ndarray) -> np.ndarray:
 
 
 def run(on: Any, op: str, *args: Any) -> Any:
-    """Call an op: an Out is written, an array is an input that must stay as it is. Returns what was written, in order."""
+    """Call an op: an Out is written (or a list of them), an array is an input that must stay as it is. Returns what was
+    written, in order."""
     inputs = [(guarded(a), a) for a in args if isinstance(a, np.ndarray)]
     copies = iter(inputs)
-    passed = [a.array if isinstance(a, Out) else next(copies)[0] if isinstance(a, np.ndarray) else a for a in args]
-    getattr(_core, op)(on, *passed)
+
+    def passed(a: Any) -> Any:
+        if isinstance(a, list):
+            return [passed(each) for each in a]
+        return a.array if isinstance(a, Out) else next(copies)[0] if isinstance(a, np.ndarray) else a
+
+    getattr(_core, op)(on, *map(passed, args))
     for copy, original in inputs:
         assert copy.tobytes() == original.tobytes(), f"{op} changed an input of shape {original.shape}"
-    outs = [a for a in args if isinstance(a, Out)]
+    outs = [out for a in args for out in (a if isinstance(a, list) else [a]) if isinstance(out, Out)]
     for out in outs:
         assert out.around() == out.guards, f"{op} wrote outside an output of shape {out.array.shape}"
     return outs[0].array if len(outs) == 1 else tuple(out.array for out in outs)

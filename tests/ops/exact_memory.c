@@ -92,9 +92,14 @@ static void squares(Device *d, Call c, int64_t count)
     drop(d, &c);
 }
 
-static void matrix(Device *d, Call c, int64_t R, int64_t C)
+/* one by one, and all in one call */
+static void matrices(Device *d, Call c, const int64_t (*shape)[2], int count)
 {
-    EXACTLY(orthogonalize, tensor(&c, DT_F32, R, C), c.A == DT_BF16);
+    Tensor x[MOST];
+    for (int i = 0; i < count; i++) x[i] = tensor(&c, DT_F32, shape[i][0], shape[i][1]);
+    for (int i = 0; i < count; i++) EXACTLY(orthogonalize, ((Tensors){ &x[i], 1 }), c.A == DT_BF16);
+    EXACTLY(orthogonalize, ((Tensors){ x, count }), c.A == DT_BF16);
+    EXACTLY(orthogonalize, ((Tensors){ NULL, 0 }), c.A == DT_BF16);
     drop(d, &c);
 }
 
@@ -112,8 +117,8 @@ static void every_op(Device *d, Call c)
         attention(d, c, heads[i][0], heads[i][1], (int)heads[i][2], (int)heads[i][3], heads[i][4]);
     static const int64_t rows_cols[][2] = { { 1, 1 }, { 3, 5 }, { 133, 67 }, { 17, 1031 } };
     for (size_t i = 0; i < COUNT_OF(rows_cols); i++) norm(d, c, rows_cols[i][0], rows_cols[i][1]);
-    static const int64_t matrices[][2] = { { 1, 1 }, { 1, 67 }, { 67, 1 }, { 33, 259 }, { 259, 33 }, { 130, 131 } };
-    for (size_t i = 0; i < COUNT_OF(matrices); i++) matrix(d, c, matrices[i][0], matrices[i][1]);
+    static const int64_t shapes[][2] = { { 1, 1 }, { 1, 67 }, { 67, 1 }, { 33, 259 }, { 259, 33 }, { 130, 131 } };
+    matrices(d, c, shapes, COUNT_OF(shapes));
     for (int64_t count = 1; count < 200000; count = count * 7 + 3) squares(d, c, count);
 }
 

@@ -146,16 +146,42 @@ def orthogonal(x):
 MATRICES = [(1, 1), (1, 7), (7, 1), (2, 3), (31, 31), (64, 32), (67, 131), (131, 67), (96, 257), (257, 96), (48, 48)]
 
 
+def orthogonalized(on, x, bf16=False):
+    return run(on, "orthogonalize", [Out(*x.shape, fill=x)], bf16)
+
+
 @pytest.mark.parametrize("shape", MATRICES)
 def test_orthogonalize_is_the_iteration(on, shape):
     x = numbers(*shape)
-    within_budget(run(on, "orthogonalize", Out(*shape, fill=x), False), orthogonal, x)
+    within_budget(orthogonalized(on, x), orthogonal, x)
 
 
-@pytest.mark.parametrize("shape", [(521, 523), (1100, 259)])
+@pytest.mark.parametrize("shape", [(521, 523), (1100, 259), (647, 653)])
 def test_orthogonalize_is_the_iteration_for_large_matrices(shape):
     x = numbers(*shape)
-    within_budget(run(device("cpu"), "orthogonalize", Out(*shape, fill=x), False), orthogonal, x)
+    within_budget(orthogonalized(device("cpu"), x), orthogonal, x)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_orthogonalize_takes_matrices_as_if_each_were_alone(on, bf16):
+    xs = [numbers(*shape) for shape in MATRICES] + [np.zeros((13, 29), F32), numbers(67, 131, seed=1)]
+    together = run(on, "orthogonalize", [Out(*x.shape, fill=x) for x in xs], bf16)
+    for x, got in zip(xs, together):
+        assert got.tobytes() == orthogonalized(on, x, bf16).tobytes()
+
+
+@pytest.mark.parametrize("bf16, large", [(False, (647, 653)), (True, (1031, 1049))])
+def test_orthogonalize_takes_large_matrices_among_small_ones(bf16, large):
+    """Large enough for all threads to work on one."""
+    on, shapes = device("cpu"), [(67, 131), large, (1, 7), large, (131, 67)]
+    xs = [numbers(*shape, seed=i) for i, shape in enumerate(shapes)]
+    together = run(on, "orthogonalize", [Out(*x.shape, fill=x) for x in xs], bf16)
+    for x, got in zip(xs, together):
+        assert got.tobytes() == orthogonalized(device("cpu", 1), x, bf16).tobytes()
+
+
+def test_orthogonalize_takes_no_matrices(on):
+    assert run(on, "orthogonalize", [], False) == ()
 
 
 def orthogonal_in_bf16(x):
@@ -175,7 +201,7 @@ def orthogonal_in_bf16(x):
 def test_orthogonalize_in_bf16_is_as_far_from_exact_as_rounding_makes_it(on, shape):
     """Roundings that fall the other way are amplified, so that two right answers differ by as much as each is wrong."""
     for x in (numbers(*shape), numbers(*shape).T.copy()):
-        got = run(on, "orthogonalize", Out(*x.shape, fill=x), True)
+        got = orthogonalized(on, x, True)
         exact, plain = (f(torch.from_numpy(x).double()).numpy() for f in (orthogonal, orthogonal_in_bf16))
         assert np.linalg.norm(got - exact) <= 2 * np.linalg.norm(plain - exact) + 0.01 * np.linalg.norm(exact)
         assert np.linalg.norm(got - exact) > 1e-5 * np.linalg.norm(exact)
@@ -184,7 +210,7 @@ def test_orthogonalize_in_bf16_is_as_far_from_exact_as_rounding_makes_it(on, sha
 @pytest.mark.slow
 def test_orthogonalize_is_the_iteration_for_more_than_one_block_of_sums():
     x = numbers(1361, 2111)
-    within_budget(run(device("cpu"), "orthogonalize", Out(*x.shape, fill=x), False), orthogonal, x)
+    within_budget(orthogonalized(device("cpu"), x), orthogonal, x)
 
 
 def test_orthogonalize_brings_singular_values_together(on):
@@ -195,28 +221,33 @@ def test_orthogonalize_brings_singular_values_together(on):
     values = np.maximum(values, np.linalg.norm(values) / 499)
     for scale in (1e-15, 1, 1e15):
         x = (scale * left * values @ right).astype(F32)
-        found = np.linalg.svd(run(on, "orthogonalize", Out(37, 37, fill=x), False).astype(np.float64))
+        found = np.linalg.svd(orthogonalized(on, x).astype(np.float64))
         assert 0.67 < found.S.min() and found.S.max() < 1.21
 
 
 def test_orthogonalize_leaves_zeros_alone(on):
     for bf16 in (False, True):
-        assert not run(on, "orthogonalize", Out(5, 7, fill=0), bf16).any()
+        assert not orthogonalized(on, np.zeros((5, 7), F32), bf16).any()
     x = numbers(9, 5)
     x[3], x[:, 1] = 0, 0
-    got = run(on, "orthogonalize", Out(9, 5, fill=x), False)
+    got = orthogonalized(on, x)
     assert np.isfinite(got).all() and not got[3].any() and not got[:, 1].any()
 
 
-def test_orthogonalize_wants_a_matrix(on):
-    with pytest.raises(RuntimeError, match="orthogonalize: x has 1 dimensions"):
-        run(on, "orthogonalize", Out(5), False)
+@pytest.mark.parametrize("bad", [Out(5), Out(3, 0), Out(3, 5, dtype=BF16)], ids=["a line", "empty", "bf16"])
+def test_orthogonalize_wants_matrices_and_touches_none_if_one_is_not(on, bad):
+    good = Out(3, 5)
+    before = good.array.copy()
+    with pytest.raises(RuntimeError, match=r"orthogonalize: x\[1\] is \w+ \([0-9,]+\), wanted a matrix of f32"):
+        run(on, "orthogonalize", [good, bad], False)
+    assert np.array_equal(good.array, before)
 
 
 def test_bits_do_not_depend_on_threads(name, dtype):
     x = numbers(100003)
-    for shape in ((131, 307), (307, 131)) if name != "cpu:plain" else ((31, 37),):
-        same_bits_for_any_threads(name, "orthogonalize", lambda: (Out(*shape, fill=numbers(*shape)), dtype == BF16))
+    shapes = [(31, 37), (1, 1), (53, 7), (31, 37)] + [(131, 307), (307, 131)] * (name != "cpu:plain")
+    same_bits_for_any_threads(name, "orthogonalize", lambda: (
+        [Out(*shape, fill=numbers(*shape, seed=i)) for i, shape in enumerate(shapes)], dtype == BF16))
     same_bits_for_any_threads(name, "nesterov", lambda: (Out(x.size, fill=x), Out(x.size, fill=x), 0.95, 0.5))
     same_bits_for_any_threads(name, "descend", lambda: (Out(x.size, dtype=dtype, fill=x), Out(x.size, fill=x), x, 0.1, 2, 0.1))
     same_bits_for_any_threads(name, "sum_squares", lambda: (Out(1), x))
