@@ -86,6 +86,7 @@ static Plan plan_of(const Product *p, int threads)
 
 size_t CPU(gemm_scratch)(Device *d, const Product *p)
 {
+    if (CPU(is_few)(p)) return CPU(gemm_few_scratch)(p);
     const Plan z = plan_of(p, d->threads);
     return z.a + d->threads * z.b + z.sums;
 }
@@ -114,7 +115,7 @@ INLINE void finish_as(const Product p, const int A, const bool plain, const floa
         }
 }
 
-static void finish(const Product *p, const float *sums, int64_t m0, int64_t n0, int64_t rows, int64_t cols)
+void CPU(finish)(const Product *p, const float *sums, int64_t m0, int64_t n0, int64_t rows, int64_t cols)
 {
     const bool plain = is_none(p->keep) && is_none(p->slope_at) && p->act != ACT_GELU;
     if (plain) FLOAT_SWITCH(p->a.dtype, A, finish_as(*p, A, true, sums, m0, n0, rows, cols));
@@ -188,7 +189,7 @@ static void run_strip(Step s, int64_t i0, int64_t i1, int64_t j0, int64_t j1)
             const void *next_a = j == j0 && i + 1 < i1 ? panel_a(s, i + 1, 0) : NULL;
             if (is_last) fetch_out(s.p, s.m + m, s.n + n, rows, cols);
             kind->multiply(panel_a(s, i, 0), panel_b(s, j - j0, 0), rows, s.depth, to, s.k > 0, next_a);
-            if (is_last) finish(s.p, to, s.m + m, s.n + n, rows, cols);
+            if (is_last) CPU(finish)(s.p, to, s.m + m, s.n + n, rows, cols);
         }
 }
 
@@ -239,6 +240,10 @@ static void run_blocks(const Product *p, const Plan *z, char *workspace, int64_t
 
 void CPU(gemm)(Device *d, const Product *p)
 {
+    if (CPU(is_few)(p)) {
+        CPU(gemm_few)(d, p);
+        return;
+    }
     const int threads = team(d, p->M * p->N * p->K / 64);
     const Plan z = plan_of(p, threads);
     int64_t next;

@@ -100,6 +100,14 @@ void CPU(amx_end)(void);
 extern const Kind CPU(dot_kind);
 #endif
 
+/* What is done to a tile of sums, (rows, TILE_COLS), on its way out. */
+void   CPU(finish)(const Product *p, const float *sums, int64_t m0, int64_t n0, int64_t rows, int64_t cols);
+
+/* A few rows times a weight: gemm goes this way by itself. */
+bool   CPU(is_few)(const Product *p);
+void   CPU(gemm_few)(Device *d, const Product *p);
+size_t CPU(gemm_few_scratch)(const Product *p);
+
 void   CPU(gemm)(Device *d, const Product *p);
 size_t CPU(gemm_scratch)(Device *d, const Product *p);
 

@@ -1,0 +1,209 @@
+/* gemm_few.c -- products of a few rows with a weight, x w^T, as when text is written token by token.
+ *
+ * What takes time is reading w. It is read once, where it lies: a register of terms from each of some rows, turned so
+ * that its lanes are rows, or left to a tile of AMX. That all rows are read side by side keeps many lines of memory on
+ * their way; those a little further on are asked for, or they would come too late. Sums are gemm.h's, to the bit. */
+#include "gemm_bf16.h"
+
+/* ---- in vector registers ---------------------------------------------------------------------------------------- */
+
+/* A unit is what a lane holds: one term as f32, or the two of bf16 that vdpbf16ps takes. x is laid out in units. */
+#ifdef DOT
+#define PAIRS(A) ((A) == DT_BF16)
+#else
+#define PAIRS(A) false
+#endif
+
+INLINE int64_t unit_terms(const int A) { return PAIRS(A) ? 2 : 1; }
+
+/* WIDTH units from element `at` on, of which there are `left` more terms in the row */
+INLINE Vec units(const int A, const void *from, int64_t at, int64_t left)
+{
+#ifdef DOT
+    if (PAIRS(A)) return terms((const uint16_t *)from + at, left);
+#endif
+    return vec_load(from, A, at, vec_left(left, 0));
+}
+
+INLINE Vec add_product(const int A, Vec sum, const float *x, Vec w)
+{
+#ifdef DOT
+    if (PAIRS(A)) return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_ps(*x), (__m512bh)w);
+#endif
+    return sum + *x * w;
+}
+
+/* Rows of w, as columns of out, from element `from` on; x's units, `step` from row to row. */
+typedef struct Rows { const void *w; int64_t K, lines; const float *x; int64_t step; } Rows;
+
+/* sum[m] += terms k .. of row m and of every line; count units, a constant where it is WIDTH */
+INLINE void add_terms(const int M, const int A, Vec *sum, Rows r, int64_t from, int64_t k, const int count)
+{
+    Vec v[WIDTH];
+    const int64_t size = A == DT_BF16 ? 2 : 4;
+    const float *x = r.x + k / unit_terms(A);
+    const char *ahead = (const char *)r.w + (from + k) * size + 4 * 64;
+#pragma GCC unroll 16
+    for (int i = 0; i < WIDTH; i++) {
+        __builtin_prefetch(ahead + i * r.K * size);
+        v[i] = i < r.lines ? units(A, r.w, from + i * r.K + k, r.K - k) : (Vec){0};
+    }
+    vec_transpose(v);
+#pragma GCC unroll 16
+    for (int i = 0; i < count; i++)
+#pragma GCC unroll 16
+        for (int m = 0; m < M; m++) sum[m] = add_product(A, sum[m], x + m * r.step + i, v[i]);
+}
+
+/* sums[m * TILE_COLS + lane] = row m times line `lane` of w */
+INLINE void few(const int M, const int A, Rows r, int64_t from, float *sums)
+{
+    const int64_t unit = unit_terms(A);
+    for (int64_t k0 = 0; k0 < r.K; k0 += DEPTH) {
+        const int64_t end = at_most(r.K, k0 + DEPTH);
+        Vec sum[TILE_ROWS] = {0};
+        int64_t k = k0;
+        for (; k + WIDTH * unit <= end; k += WIDTH * unit) add_terms(M, A, sum, r, from, k, WIDTH);
+        if (k < end) add_terms(M, A, sum, r, from, k, (int)whole(end - k, unit));
+#pragma GCC unroll 16
+        for (int m = 0; m < M; m++) {
+            float *to = sums + m * TILE_COLS;
+            vec_store(to, DT_F32, 0, WIDTH, k0 ? vec_f32(to) + sum[m] : sum[m]);
+        }
+    }
+}
+
+static void few_block(const Product *p, const void *x, int64_t n, int64_t cols, float *sums)
+{
+    for (int64_t c = 0; c < cols; c += WIDTH) {
+        const Rows r = { p->b.data, p->K, cols - c, x, whole(p->K, WIDTH) * WIDTH };
+        const int64_t from = (n + c) * p->K;
+#define FEW(M) case M: FLOAT_SWITCH(p->b.dtype, A, few(M, A, r, from, sums + c)); break;
+        switch (p->M) { EACH_ROWS(FEW) }
+#undef FEW
+    }
+}
+
+static void lay_out(const Product *p, void *x)
+{
+    const int A = (int)p->a.dtype;
+    const int64_t unit = unit_terms(A), step = whole(p->K, WIDTH) * WIDTH;
+    for (int64_t m = 0; m < p->M; m++)
+        for (int64_t k = 0; k < p->K; k += WIDTH * unit)
+            vec_store(x, DT_F32, m * step + k / unit, WIDTH, units(A, p->a.data, m * p->K + k, p->K - k));
+}
+
+/* ---- in AMX's tiles --------------------------------------------------------------------------------------------- */
+
+#ifdef AMX
+
+enum { LINES = 2 * SIDE, REGISTER = SIDE * TERMS };     /* rows of w in a block; elements of a tile register */
+enum { AHEAD = 3 };                                     /* steps, that memory is asked for beforehand */
+
+/* 16 x 16 sums, line by line, to 16 columns of up to 16 rows */
+static void turn_out(Vec v[SIDE], float *sums, int64_t rows)
+{
+    vec_transpose(v);
+    for (int64_t m = 0; m < rows; m++) vec_store(sums, DT_F32, m * TILE_COLS, WIDTH, v[m]);
+}
+
+static void amx_lay_out(const Product *p, void *x) { CPU(amx_pack)(false, true, x, p->a.data, p->K, p->M, p->K); }
+
+/* Terms k .. of a block's rows, for two tile registers */
+INLINE void fetch(const Product *p, Vec to[LINES], int64_t n, int64_t k)
+{
+    const uint16_t *from = bf16_at(p->b, n, k);
+    for (int i = 0; i < LINES; i++) _mm_prefetch(from + i * p->K + AHEAD * TERMS, _MM_HINT_T0);
+    load_lines(to, from, p->K, p->N - n, p->K - k);
+    load_lines(to + SIDE, from + SIDE * p->K, p->K, p->N - n - SIDE, p->K - k);
+}
+
+/* Rows of w stand where a's do in gemm_amx.c, and x's where b's do, so sums come out turned; which is which changes no
+ * bit. Tiles are loaded from what was fetched a step before: from memory itself they would wait line by line. */
+static void amx_block(const Product *p, const void *x_panel, int64_t n, int64_t cols, float *sums)
+{
+    (void)cols;                 /* rows of w that are not there count as 0 */
+    const uint16_t *x = x_panel;
+    const bool more = p->M > SIDE;
+    Vec w[2][LINES];
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    fetch(p, w[0], n, 0);
+    for (int64_t step = 0; step * TERMS < p->K; step++, x += 2 * REGISTER) {
+        if ((step + 1) * TERMS < p->K) fetch(p, w[(step + 1) % 2], n, (step + 1) * TERMS);
+        _tile_loadd(4, w[step % 2], TERMS * 2);
+        _tile_loadd(5, w[step % 2] + SIDE, TERMS * 2);
+        _tile_loadd(6, x, TERMS * 2);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 5, 6);
+        if (!more) continue;
+        _tile_loadd(7, x + REGISTER, TERMS * 2);
+        _tile_dpbf16ps(2, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    Vec v[SIDE];
+    _tile_stored(0, v, SIDE * 4);
+    turn_out(v, sums, at_most(p->M, SIDE));
+    _tile_stored(1, v, SIDE * 4);
+    turn_out(v, sums + SIDE, at_most(p->M, SIDE));
+    if (!more) return;
+    _tile_stored(2, v, SIDE * 4);
+    turn_out(v, sums + SIDE * TILE_COLS, p->M - SIDE);
+    _tile_stored(3, v, SIDE * 4);
+    turn_out(v, sums + SIDE * TILE_COLS + SIDE, p->M - SIDE);
+}
+
+#endif
+
+/* ---- both ------------------------------------------------------------------------------------------------------- */
+
+/* rows: the most it takes of x, which lay_out brings into the form that block wants. block: sums (rows, TILE_COLS) of
+ * rows n .. of w, of which there are `cols`. begin, end: of each thread's work, if not NULL. */
+typedef struct Way {
+    int64_t rows;
+    void    (*lay_out)(const Product *p, void *x);
+    void    (*block)(const Product *p, const void *x, int64_t n, int64_t cols, float *sums);
+    void    (*begin)(void), (*end)(void);
+} Way;
+
+static const Way in_vectors = { TILE_ROWS, lay_out, few_block, NULL, NULL };
+
+static const Way *way_of(const Product *p)
+{
+#ifdef AMX
+    static const Way in_tiles = { MOST_ROWS, amx_lay_out, amx_block, CPU(amx_begin), CPU(amx_end) };
+    if (p->b.dtype == DT_BF16) return &in_tiles;
+#endif
+    (void)p;
+    return &in_vectors;
+}
+
+bool CPU(is_few)(const Product *p)
+{
+    return p->M <= way_of(p)->rows && p->b_turned && !p->a_turned && !p->symmetric && p->a.dtype == p->b.dtype;
+}
+
+size_t CPU(gemm_few_scratch)(const Product *p)
+{
+    return (size_t)(way_of(p)->rows * whole(p->K, MOST_ROWS) * MOST_ROWS) * sizeof(float);
+}
+
+void CPU(gemm_few)(Device *d, const Product *p)
+{
+    const Way *way = way_of(p);
+    way->lay_out(p, d->workspace);
+    OMP(parallel num_threads(team(d, p->N * p->K)))
+    {
+        _Alignas(64) float sums[MOST_ROWS * TILE_COLS];
+        if (way->begin) way->begin();
+        OMP(for schedule(dynamic))
+        for (int64_t n = 0; n < p->N; n += TILE_COLS) {
+            const int64_t cols = at_most(p->N - n, TILE_COLS);
+            way->block(p, d->workspace, n, cols, sums);
+            CPU(finish)(p, sums, 0, n, p->M, cols);
+        }
+        if (way->end) way->end();
+    }
+}
