@@ -105,6 +105,9 @@ SCRATCH_DOOR(attention_forward, (Device *d, Tensor out, Tensor lse, Tensor qkv, 
 SCRATCH_DOOR(attention_backward, (Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
                                   Tensor first, int H, int G),
              (d, dqkv, dout, out, lse, qkv, first, H, G))
+SCRATCH_DOOR(attention_cached, (Device *d, Tensor out, Tensor cache, Tensor qkv, Tensor table, Tensor start,
+                                Tensor length, int H, int G),
+             (d, out, cache, as_rows(qkv), table, start, length, H, G))
 SCRATCH_DOOR(sum_squares, (Device *d, Tensor out, Tensor x), (d, out, as_line(x)))
 SCRATCH_DOOR(orthogonalize, (Device *d, Tensors x, bool bf16), (d, x, bf16))
 #undef SCRATCH_DOOR
@@ -276,6 +279,24 @@ void attention_backward(Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor 
     RUN_SCRATCH(attention_backward, 5.0 * (double)(B * H * D) * (double)T * (double)(T + 1),
                 2 * bytes_of(qkv) + 2 * bytes_of(out),
                 d, dqkv, dout, out, lse, qkv, first, H, G);
+}
+
+void attention_cached(Device *d, Tensor out, Tensor cache, Tensor qkv, Tensor table, Tensor start, Tensor length, int H,
+                      int G)
+{
+    WANT_FLOAT(qkv, 2);
+    const Tensor x = as_rows(qkv), y = as_rows(out);
+    CHECK(H > 0 && G > 0 && H % G == 0 && last(x) % (H + 2 * G) == 0,
+          "attention_cached: rows of %lld numbers for %d heads and %d key/value heads", (long long)last(x), H, G);
+    CHECK(cache.ndim == 3 && table.ndim == 2, "attention_cached: cache has %d dimensions and table %d, wanted 3 and 2",
+          cache.ndim, table.ndim);
+    const int64_t D = last(x) / (H + 2 * G), R = table.dim[0], most = table.dim[1];
+    want(__func__, "out", y, qkv.dtype, 2, (int64_t[]){ rows(x), H * D });
+    WANT(cache, qkv.dtype, cache.dim[0], CACHE_PAGE, 2 * G * D);
+    WANT(table, DT_I32, R, most);
+    WANT(start, DT_I32, R + 1);
+    WANT(length, DT_I32, R);
+    RUN_SCRATCH(attention_cached, 0, bytes_of(qkv) + bytes_of(out), d, y, cache, x, table, start, length, H, G);
 }
 
 /* ----------------------------------------------------------------------------------------------------------- mlp */

@@ -66,16 +66,18 @@ static const void *step(const void *from, Shape z, int64_t elements)
     return (const char *)from + (size_t)elements * dtype_size(z.A);
 }
 
-static void pack_across(float *to, const void *from, Shape z)
+static void pack_across(float *to, const void *from, Shape z, int64_t stride, int64_t steps)
 {
-    for (int64_t s = 0; s < z.T; s += TILE_COLS)
-        CPU(pack_columns)(to + s * z.D, TILE_COLS, step(from, z, s * z.P), z.A, z.P, z.D, at_most(z.T - s, TILE_COLS));
+    for (int64_t s = 0; s < steps; s += TILE_COLS)
+        CPU(pack_columns)(to + s * z.D, TILE_COLS, step(from, z, s * stride), z.A, stride, z.D,
+                          at_most(steps - s, TILE_COLS));
 }
 
-static void pack_along(float *to, const void *from, Shape z, int64_t stride, int64_t steps)
+/* Each panel has room for `room` steps. */
+static void pack_along(float *to, int64_t room, const void *from, Shape z, int64_t stride, int64_t steps)
 {
     for (int64_t i = 0; i < z.D; i += TILE_COLS)
-        CPU(pack_rows)(to + i * steps, TILE_COLS, step(from, z, i), z.A, stride, steps, z.D - i);
+        CPU(pack_rows)(to + i * room, TILE_COLS, step(from, z, i), z.A, stride, steps, z.D - i);
 }
 
 static void copy_lines(float *to, const void *from, Shape z, int64_t stride, int64_t rows, int64_t tall)
@@ -125,17 +127,17 @@ static float soften(float *p, Shape z, int64_t begin, int64_t end, int64_t first
     return sum;
 }
 
-/* The queries of steps t .. of one head; lse, q and first begin at step 0. */
-static void forward_tile(Shape z, Room m, Tensor out, float *lse, const void *q, const int32_t *first, int64_t b,
-                         int64_t h, int64_t t)
+/* The queries of steps t .. of one head. q, lse and first are theirs; out's begin at element `at`. */
+static void forward_tile(Shape z, Room m, Tensor out, int64_t at, float *lse, const void *q, const int32_t *first,
+                         int64_t t)
 {
-    const int64_t rows = at_most(z.T - t, TILE_ROWS), begin = first_panel(first + t, rows), end = t + rows;
-    copy_lines(m.q_lines, step(q, z, t * z.P), z, z.P, rows, TILE_ROWS);
+    const int64_t rows = at_most(z.T - t, TILE_ROWS), begin = first_panel(first, rows), end = t + rows;
+    copy_lines(m.q_lines, q, z, z.P, rows, TILE_ROWS);
     for (int64_t s = begin; s < end; s += TILE_COLS)
         score(m.p + spot(s), m.q_lines, m.k_across + s * z.D, z, rows, TILE_ROWS);
     float sum[TILE_ROWS];
     for (int64_t r = 0; r < rows; r++)
-        sum[r] = soften(m.p + r * LINE, z, begin, end, first[t + r], t + r, &lse[t + r]);
+        sum[r] = soften(m.p + r * LINE, z, begin, end, first[r], t + r, &lse[r]);
     for (int64_t i = 0; i < z.D; i += TILE_COLS)
         for (int64_t s = begin, next; s < end; s = next) {
             next = at_most(end, (s / DEPTH + 1) * DEPTH);
@@ -145,7 +147,7 @@ static void forward_tile(Shape z, Room m, Tensor out, float *lse, const void *q,
     for (int64_t r = 0; r < rows; r++)
         for (int64_t i = 0; i < z.width; i += WIDTH)
             vec_store(m.mean, DT_F32, r * z.width + i, WIDTH, vec_f32(m.mean + r * z.width + i) / sum[r]);
-    store_rows(out, ((b * z.T + t) * z.H + h) * z.D, z.H * z.D, m.mean, z, rows);
+    store_rows(out, at, z.H * z.D, m.mean, z, rows);
 }
 
 static size_t forward_bytes(Shape z)
@@ -173,17 +175,84 @@ void CPU(attention_forward)(Device *d, Tensor out, Tensor lse, Tensor qkv, Tenso
         const int64_t b = task / H, h = task % H, g = h / (H / G);
         Arena part = my_part(d, bytes);
         const Room m = forward_room(&part, z);
-        pack_across(m.k_across, k_of(z, qkv, b, g), z);
-        pack_along(m.v_along, v_of(z, qkv, b, g), z, z.P, z.T);
+        pack_across(m.k_across, k_of(z, qkv, b, g), z, z.P, z.T);
+        pack_along(m.v_along, z.T, v_of(z, qkv, b, g), z, z.P, z.T);
         for (int64_t t = 0; t < z.T; t += TILE_ROWS)
-            forward_tile(z, m, out, (float *)lse.data + task * z.T, q_of(z, qkv, b, h),
-                         (const int32_t *)first.data + b * z.T, b, h, t);
+            forward_tile(z, m, out, ((b * z.T + t) * H + h) * z.D, (float *)lse.data + task * z.T + t,
+                         step(q_of(z, qkv, b, h), z, t * z.P), (const int32_t *)first.data + b * z.T + t, t);
     }
 }
 
 size_t CPU(attention_forward_scratch)(Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G)
 {
     return (size_t)d->threads * forward_bytes(shape_of(qkv, H, G));
+}
+
+/* ---- forward over a cache --------------------------------------------------------------------------------------- */
+
+/* One head's new tokens. z.T: the row's keys, the new ones among them. */
+static void attend(Shape z, Device *d, size_t bytes, Tensor out, Tensor cache, Tensor qkv, const CachedRow *row,
+                   int64_t h)
+{
+    const int64_t g = h / (z.H / z.G), stride = last(cache);
+    Arena part = my_part(d, bytes);
+    const Room m = forward_room(&part, z);
+    for (int64_t s = 0; s < z.T; s += CACHE_PAGE) {
+        const void *k = cached_k(z, cache, row, s, g), *v = step(k, z, z.G * z.D);
+        const int64_t steps = at_most(z.T - s, CACHE_PAGE);
+        pack_across(m.k_across + s * z.D, k, z, stride, steps);
+        pack_along(m.v_along + s * TILE_COLS, z.T, v, z, stride, steps);
+    }
+    for (int64_t t = row->length; t < z.T; t += TILE_ROWS) {
+        const int64_t n = row->begin + t - row->length;
+        float lse[TILE_ROWS];
+        forward_tile(z, m, out, (n * z.H + h) * z.D, lse, element(qkv, n * z.P + h * z.D), from_the_first, t);
+    }
+}
+
+_Static_assert(CACHE_PAGE % TILE_COLS == 0 && (int)TILE_ROWS <= (int)MOST_TILE, "a page is some panels");
+
+static void store_new(Device *d, Shape z, Tensor cache, Tensor qkv, Tensor table, Tensor start, Tensor length)
+{
+    const size_t size = (size_t)last(cache) * dtype_size(z.A);
+    for (int64_t r = 0; r < numel(length); r++) {
+        const CachedRow row = cached_row(table, start, length, r);
+        PARALLEL_FOR(d, row.count * z.P)
+        for (int64_t i = 0; i < row.count; i++)
+            memcpy((void *)cached_k(z, cache, &row, row.length + i, 0),
+                   element(qkv, (row.begin + i) * z.P + z.H * z.D), size);
+    }
+}
+
+void CPU(attention_cached)(Device *d, Tensor out, Tensor cache, Tensor qkv, Tensor table, Tensor start, Tensor length,
+                           int H, int G)
+{
+    const Shape z = cached_shape(qkv, table, H, G);
+    const size_t bytes = forward_bytes(z);
+    const int64_t R = numel(length);
+    store_new(d, z, cache, qkv, table, start, length);
+    int64_t keys = 0;
+    for (int64_t r = 0; r < R; r++) keys += cached_row(table, start, length, r).length + 1;
+    OMP(parallel for schedule(dynamic) num_threads(team(d, keys * H * z.D)))
+    for (int64_t task = 0; task < R * H; task++) {
+        const CachedRow row = cached_row(table, start, length, task / H);
+        Shape own = z;
+        own.T = row.length + row.count;
+        if (row.count == 0) continue;
+#ifdef AMX
+        if (z.A == DT_BF16) {
+            CPU(amx_attend)(own, d, bytes, out, cache, qkv, &row, task % H);
+            continue;
+        }
+#endif
+        attend(own, d, bytes, out, cache, qkv, &row, task % H);
+    }
+}
+
+size_t CPU(attention_cached_scratch)(Device *d, Tensor out, Tensor cache, Tensor qkv, Tensor table, Tensor start,
+                                     Tensor length, int H, int G)
+{
+    return (size_t)d->threads * forward_bytes(cached_shape(qkv, table, H, G));
 }
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
@@ -241,8 +310,8 @@ static void backward_head(Shape z, Room m, Tensor dqkv, Tensor dout, Tensor out,
         const void *q_rows = step(q, z, t * z.P), *dout_rows = element(dout, at);
         copy_lines(m.q_lines, q_rows, z, z.P, n.rows, QUERIES);
         copy_lines(m.dout_lines, dout_rows, z, z.H * z.D, n.rows, QUERIES);
-        pack_along(m.q_along, q_rows, z, z.P, n.rows);
-        pack_along(m.dout_along, dout_rows, z, z.H * z.D, n.rows);
+        pack_along(m.q_along, n.rows, q_rows, z, z.P, n.rows);
+        pack_along(m.dout_along, n.rows, dout_rows, z, z.H * z.D, n.rows);
         for (int64_t r = 0; r < n.rows; r++) n.mean[r] = mean_slope(z, dout, out, at + r * z.H * z.D);
         for (int64_t s = n.begin, next; s < n.end; s = next) {
             next = at_most(n.end, (s / DEPTH + 1) * DEPTH);
@@ -279,9 +348,9 @@ void CPU(attention_backward)(Device *d, Tensor dqkv, Tensor dout, Tensor out, Te
         const int64_t b = task / G, g = task % G, at = b * z.T * z.P + (H + g) * z.D;
         Arena part = my_part(d, bytes);
         const Room m = backward_room(&part, z);
-        pack_across(m.k_across, k_of(z, qkv, b, g), z);
-        pack_across(m.v_across, v_of(z, qkv, b, g), z);
-        pack_along(m.k_along, k_of(z, qkv, b, g), z, z.P, z.T);
+        pack_across(m.k_across, k_of(z, qkv, b, g), z, z.P, z.T);
+        pack_across(m.v_across, v_of(z, qkv, b, g), z, z.P, z.T);
+        pack_along(m.k_along, z.T, k_of(z, qkv, b, g), z, z.P, z.T);
         memset(m.dk, 0, (size_t)(z.T * z.width) * sizeof *m.dk);
         memset(m.dv, 0, (size_t)(z.T * z.width) * sizeof *m.dv);
         for (int64_t h = g * (H / G); h < (g + 1) * (H / G); h++)

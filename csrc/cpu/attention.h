@@ -84,11 +84,43 @@ INLINE float mean_slope(Shape z, Tensor dout, Tensor out, int64_t at)
     return vec_sum(sum);
 }
 
+/* ---- cached ----------------------------------------------------------------------------------------------------- */
+
+/* One row of a batch over a cache: `count` tokens from token `begin` on, which are its steps `length` and on. */
+typedef struct CachedRow { int64_t begin, count, length; const int32_t *table; } CachedRow;
+
+INLINE CachedRow cached_row(Tensor table, Tensor start, Tensor length, int64_t r)
+{
+    const int32_t *from = (const int32_t *)start.data + r;
+    return (CachedRow){ from[0], from[1] - from[0], ((const int32_t *)length.data)[r],
+                        (const int32_t *)table.data + r * last(table) };
+}
+
+/* k of group g at step s; v lies G*D numbers on, and the next step last(cache) */
+INLINE const void *cached_k(Shape z, Tensor cache, const CachedRow *row, int64_t s, int64_t g)
+{
+    return element(cache, (row->table[s / CACHE_PAGE] * CACHE_PAGE + s % CACHE_PAGE) * last(cache) + g * z.D);
+}
+
+/* No query of theirs sees less than all keys before it. */
+enum { MOST_TILE = 32 };
+static const int32_t from_the_first[MOST_TILE] = {0};
+
+/* The most keys a row can have: what rooms are measured by, before there are numbers. */
+INLINE Shape cached_shape(Tensor qkv, Tensor table, int H, int G)
+{
+    Shape z = shape_of(qkv, H, G);
+    z.B = 1, z.T = last(table) * CACHE_PAGE;
+    return z;
+}
+
 #ifdef AMX
 /* attention_amx.c: bf16 */
 void   CPU(amx_attention_forward)(Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G);
 void   CPU(amx_attention_backward)(Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
                                    Tensor first, int H, int G);
+void   CPU(amx_attend)(Shape z, Device *d, size_t bytes, Tensor out, Tensor cache, Tensor qkv, const CachedRow *row,
+                       int64_t h);
 size_t CPU(amx_forward_bytes)(Shape z);         /* of each thread's part of the workspace */
 size_t CPU(amx_backward_bytes)(Shape z);
 #endif

@@ -85,10 +85,10 @@ size_t CPU(amx_backward_bytes)(Shape z)
 
 static const uint16_t *step(const void *from, int64_t elements) { return (const uint16_t *)from + elements; }
 
-static void pack_across(uint16_t *to, const void *from, Shape z)
+static void pack_across(uint16_t *to, const void *from, Shape z, int64_t stride, int64_t steps)
 {
-    for (int64_t s = 0; s < z.T; s += SIDE)
-        CPU(amx_pack)(false, true, to + s * z.width, step(from, s * z.P), z.P, at_most(z.T - s, SIDE), z.D);
+    for (int64_t s = 0; s < steps; s += SIDE)
+        CPU(amx_pack)(false, true, to + s * z.width, step(from, s * stride), stride, at_most(steps - s, SIDE), z.D);
 }
 
 /* Columns of D as columns (turn false) or lines (true) of an operand, with `steps` terms; panels lie `room` apart. */
@@ -144,22 +144,22 @@ static float soften(Room m, Shape z, int64_t r, int64_t begin, int64_t end, int6
     return sum;
 }
 
-/* The queries of steps t .. of one head; lse, q and first begin at step 0. */
-static void forward_tile(Shape z, Room m, Tensor out, float *lse, const void *q, const int32_t *first, int64_t b,
-                         int64_t h, int64_t t)
+/* The queries of steps t .. of one head. q, lse and first are theirs; out's begin at element `at`. */
+static void forward_tile(Shape z, Room m, Tensor out, int64_t at, float *lse, const void *q, const int32_t *first,
+                         int64_t t)
 {
-    const int64_t rows = at_most(z.T - t, SIDE), begin = first_panel(first + t, rows), end = t + rows;
+    const int64_t rows = at_most(z.T - t, SIDE), begin = first_panel(first, rows), end = t + rows;
     float sum[SIDE];
-    pack_lines(m.q_lines, step(q, t * z.P), z, z.P, rows);
+    pack_lines(m.q_lines, q, z, z.P, rows);
     for (int64_t s = begin; s < end; s += SIDE)
         CPU(amx_multiply)(m.q_lines, m.k_across + s * z.width, rows, z.D, m.scores + s * SIDE, false);
-    for (int64_t r = 0; r < rows; r++) sum[r] = soften(m, z, r, begin, end, first[t + r], t + r, &lse[t + r]);
+    for (int64_t r = 0; r < rows; r++) sum[r] = soften(m, z, r, begin, end, first[r], t + r, &lse[r]);
     for (int64_t i = 0; i < z.D; i += SIDE) {
         const uint16_t *v = m.v_along + i * whole(z.T, SIDE) * SIDE;
         CPU(amx_multiply)(m.p + begin * SIDE, v + begin * SIDE, rows, end - begin, m.mean, false);
         for (int64_t r = 0; r < rows; r++)
             for (int64_t c = 0; c < SIDE && i + c < z.D; c += WIDTH)
-                vec_store(out.data, DT_BF16, ((b * z.T + t + r) * z.H + h) * z.D + i + c, vec_left(z.D, i + c),
+                vec_store(out.data, DT_BF16, at + r * z.H * z.D + i + c, vec_left(z.D, i + c),
                           vec_f32(m.mean + r * SIDE + c) / sum[r]);
     }
 }
@@ -176,15 +176,38 @@ void CPU(amx_attention_forward)(Device *d, Tensor out, Tensor lse, Tensor qkv, T
             const int64_t b = task / H, h = task % H, g = h / (H / G);
             Arena part = my_part(d, bytes);
             const Room m = forward_room(&part, z);
-            pack_across(m.k_across, k_of(z, qkv, b, g), z);
+            pack_across(m.k_across, k_of(z, qkv, b, g), z, z.P, z.T);
             pack_along(false, m.v_along, whole(z.T, SIDE) * PANEL, v_of(z, qkv, b, g), z, z.P, z.T);
             for (int64_t t = 0; t < z.T; t += SIDE)
-                forward_tile(z, m, out, (float *)lse.data + task * z.T, q_of(z, qkv, b, h),
-                             (const int32_t *)first.data + b * z.T, b, h, t);
+                forward_tile(z, m, out, ((b * z.T + t) * H + h) * z.D, (float *)lse.data + task * z.T + t,
+                             step(q_of(z, qkv, b, h), t * z.P), (const int32_t *)first.data + b * z.T + t, t);
         }
         CPU(amx_end)();
     }
 }
+
+void CPU(amx_attend)(Shape z, Device *d, size_t bytes, Tensor out, Tensor cache, Tensor qkv, const CachedRow *row,
+                     int64_t h)
+{
+    const int64_t g = h / (z.H / z.G), stride = last(cache), room = whole(z.T, SIDE) * PANEL;
+    Arena part = my_part(d, bytes);
+    const Room m = forward_room(&part, z);
+    for (int64_t s = 0; s < z.T; s += CACHE_PAGE) {
+        const void *k = cached_k(z, cache, row, s, g);
+        const int64_t steps = at_most(z.T - s, CACHE_PAGE);
+        pack_across(m.k_across + s * z.width, k, z, stride, steps);
+        pack_along(false, m.v_along + s * SIDE, room, step(k, z.G * z.D), z, stride, steps);
+    }
+    CPU(amx_begin)();
+    for (int64_t t = row->length; t < z.T; t += SIDE) {
+        const int64_t n = row->begin + t - row->length;
+        float lse[SIDE];
+        forward_tile(z, m, out, (n * z.H + h) * z.D, lse, element(qkv, n * z.P + h * z.D), from_the_first, t);
+    }
+    CPU(amx_end)();
+}
+
+_Static_assert(CACHE_PAGE % SIDE == 0 && (int)SIDE <= (int)MOST_TILE, "a page is some panels");
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
 
@@ -285,8 +308,8 @@ void CPU(amx_attention_backward)(Device *d, Tensor dqkv, Tensor dout, Tensor out
             const int64_t b = task / G, g = task % G, at = b * z.T * z.P + (H + g) * z.D;
             Arena part = my_part(d, bytes);
             const Room m = backward_room(&part, z);
-            pack_across(m.k_across, k_of(z, qkv, b, g), z);
-            pack_across(m.v_across, v_of(z, qkv, b, g), z);
+            pack_across(m.k_across, k_of(z, qkv, b, g), z, z.P, z.T);
+            pack_across(m.v_across, v_of(z, qkv, b, g), z, z.P, z.T);
             pack_along(false, m.k_along, whole(z.T, SIDE) * PANEL, k_of(z, qkv, b, g), z, z.P, z.T);
             memset(m.dk, 0, sums);
             memset(m.dv, 0, sums);

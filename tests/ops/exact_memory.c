@@ -77,6 +77,18 @@ static void attention(Device *d, Call c, int64_t B, int64_t T, int H, int G, int
     drop(d, &c);
 }
 
+/* Two rows that end at the end of a page and within one; the second's pages come first. */
+static void cached(Device *d, Call c, int H, int G, int64_t D)
+{
+    static int32_t table[] = { 3, 2, 0, 1 }, start[] = { 0, 2, 5 }, length[] = { 2 * CACHE_PAGE - 2, 0 };
+    const Tensor pages = { table, "test", DT_I32, 2, { 2, 2 } }, starts = { start, "test", DT_I32, 1, { 3 } };
+    const Tensor lengths = { length, "test", DT_I32, 1, { 2 } };
+    const Tensor qkv = tensor(&c, c.A, 5, (H + 2 * G) * D), out = tensor(&c, c.A, 5, H * D);
+    const Tensor cache = RESHAPE(tensor(&c, c.A, 4 * CACHE_PAGE, 2 * G * D), 4, CACHE_PAGE, 2 * G * D);
+    EXACTLY(attention_cached, out, cache, qkv, pages, starts, lengths, H, G);
+    drop(d, &c);
+}
+
 static void norm(Device *d, Call c, int64_t N, int64_t C)
 {
     const Tensor x = tensor(&c, c.A, N, C), dout = tensor(&c, c.A, N, C), dx = tensor(&c, c.A, N, C);
@@ -113,8 +125,10 @@ static void every_op(Device *d, Call c)
     static const int64_t heads[][5] = {
         { 1, 1, 1, 1, 1 }, { 3, 13, 4, 2, 5 }, { 1, 291, 2, 1, 80 }, { 2, 35, 2, 2, 261 }, { 1, 256, 1, 1, 32 },
     };
-    for (size_t i = 0; i < COUNT_OF(heads); i++)
+    for (size_t i = 0; i < COUNT_OF(heads); i++) {
         attention(d, c, heads[i][0], heads[i][1], (int)heads[i][2], (int)heads[i][3], heads[i][4]);
+        cached(d, c, (int)heads[i][2], (int)heads[i][3], heads[i][4]);
+    }
     static const int64_t rows_cols[][2] = { { 1, 1 }, { 3, 5 }, { 133, 67 }, { 17, 1031 } };
     for (size_t i = 0; i < COUNT_OF(rows_cols); i++) norm(d, c, rows_cols[i][0], rows_cols[i][1]);
     static const int64_t shapes[][2] = { { 1, 1 }, { 1, 67 }, { 67, 1 }, { 33, 259 }, { 259, 33 }, { 130, 131 } };

@@ -159,3 +159,52 @@ def test_bits_do_not_depend_on_threads(name, dtype, B, T, H, G, D):
         Out(B, T, H * D, dtype=dtype), Out(B, H, T), qkv, first, H, G))
     same_bits_for_any_threads(name, "attention_backward", lambda: (
         Out(*qkv.shape, dtype=dtype), dout, out.astype(dtype), lse, qkv, first, H, G))
+
+
+PAGE = 32
+
+
+def through_a_cache(on, sequences, H, G, seed):
+    """Each sequence's out, (T,H*D): fed in pieces of random lengths, beside the others or not, its
+    pages where chance put them, and what no one wrote NaN."""
+    rng = np.random.default_rng(seed)
+    width, dtype = sequences[0].shape[1], sequences[0].dtype
+    D = width // (H + 2 * G)
+    most = max(len(s) for s in sequences) // PAGE + 1
+    table = rng.permutation(len(sequences) * most).astype(I32).reshape(-1, most)
+    cache = np.full((table.size, PAGE, 2 * G * D), np.nan).astype(dtype)
+    outs, done = [[] for _ in sequences], np.zeros(len(sequences), I32)
+    while any(done[r] < len(s) for r, s in enumerate(sequences)):
+        count = [min(rng.choice([0, 1, 1, 2, 31, 40, 200]), len(s) - done[r])
+                 for r, s in enumerate(sequences)]
+        if not any(count):
+            continue
+        start = np.r_[0, np.cumsum(count)].astype(I32)
+        batch = np.concatenate([s[done[r]:done[r] + count[r]] for r, s in enumerate(sequences)])
+        out, kept = Out(len(batch), H * D, dtype=dtype), Out(*cache.shape, dtype=dtype, fill=cache)
+        run(on, "attention_cached", out, kept, batch, table, start, done, H, G)
+        cache = kept.array
+        done = (done + count).astype(I32)
+        for r, pieces in enumerate(outs):
+            pieces.append(out.array[start[r]:start[r + 1]])
+    return [np.concatenate(pieces) for pieces in outs]
+
+
+@pytest.mark.parametrize("H,G,D", [(1, 1, 1), (4, 2, 20), (2, 2, 64), (6, 1, 33)])
+def test_over_a_cache_it_is_the_same(on, dtype, H, G, D):
+    """Bit for bit, whatever the pieces, the neighbours and the pages."""
+    sequences = [numbers(T, (H + 2 * G) * D, dtype=dtype, seed=T) for T in (1, 31, 33, 97, 300)]
+    for seed in range(3):
+        for got, sequence in zip(through_a_cache(on, sequences, H, G, seed), sequences):
+            first = np.zeros((1, len(sequence)), I32)
+            assert got.tobytes() == forward(on, sequence[None], first, H, G)[0].tobytes()
+
+
+def test_a_cache_is_read_alike_by_any_number_of_threads(name, dtype):
+    if name == "cpu:plain":
+        pytest.skip("the reference loops use one thread")
+    batch, table = numbers(9, 8 * 20, dtype=dtype), np.array([[1, 3], [2, 0]], I32)
+    cache = numbers(4, PAGE, 4 * 20, dtype=dtype, seed=1)
+    same_bits_for_any_threads(name, "attention_cached", lambda: (
+        Out(9, 4 * 20, dtype=dtype), Out(*cache.shape, dtype=dtype, fill=cache), batch, table,
+        np.array([0, 1, 9], I32), np.array([40, 3], I32), 4, 2))
