@@ -42,6 +42,8 @@ static const ConfigField fields[] = {
                            FIELD_FLOAT,  AT(norm_eps), NULL },
     { "rope_theta",        "base of RoPE's wavelengths",
                            FIELD_FLOAT,  AT(rope_theta), NULL },
+    { "qkv_bias",          "biases on q, k and v, also where the other layers have none",
+                           FIELD_BOOL,   AT(qkv_bias), NULL, .optional = true },
 };
 
 const ConfigField *config_fields(int *count)
@@ -146,7 +148,8 @@ int64_t config_param_count(const Config *c)
                   HD = (int64_t)c->n_head * c->head_dim;
     const int64_t up = (int64_t)c->n_ff * (c->mlp == MLP_SWIGLU ? 2 : 1), F = c->n_ff, V = c->vocab_size;
     const int64_t norm = C * (c->norm == NORM_LAYER && c->bias ? 2 : 1);
-    const int64_t block = 2 * norm + C * (P + HD + up + F) + (c->bias ? P + C + up + C : 0);
+    const int64_t block = 2 * norm + C * (P + HD + up + F) + (c->bias ? C + up + C : 0)
+                        + (c->bias || c->qkv_bias ? P : 0);
     return V * C + (c->position == POSITION_LEARNED ? c->max_seq_len * C : 0) + c->n_layer * block + norm
          + (c->head == HEAD_SCALAR ? C : c->tied ? 0 : V * C);
 }
@@ -211,6 +214,7 @@ Config config_read(const char *path)
     for (JsonEach each = json_each(root); json_next(&each);)
         if (!field_named(each.key)) json_fail(each.value, "only fields this version knows");
     for (size_t i = 0; i < COUNT_OF(fields); i++) {
+        if (fields[i].optional && !json_find(root, fields[i].name).at) continue;
         const Json v = json_get(root, fields[i].name);
         void *at = (char *)&c + fields[i].offset;
         switch (fields[i].type) {

@@ -1,4 +1,4 @@
-/* config.h -- what a model is: GPT-2 and Llama are values of one Config. Every field is described once, in the table
+/* config.h -- what a model is: GPT-2, Llama and Qwen are values of one Config. Every field is described once, in the table
  * of config.c; JSON files, command-line flags, Python and error messages are all made from that table. */
 #ifndef LLMC_CONFIG_H
 #define LLMC_CONFIG_H
@@ -20,6 +20,7 @@ typedef struct Config {
     int n_layer, n_embd, n_head, n_kv_head, head_dim, n_ff;
     int norm, position, mlp, head;      /* NormKind, PositionKind, MlpKind, HeadKind */
     int bias, tied;                     /* biases in linear layers and LayerNorm; lm_head is wte */
+    int qkv_bias;                       /* a bias on q, k and v, whatever `bias` says of the other layers */
     float norm_eps, rope_theta;
 } Config;
 
@@ -30,6 +31,7 @@ typedef struct ConfigField {
     FieldType   type;
     size_t      offset;
     const char *choices;                /* FIELD_CHOICE: the names of values 0, 1, …, separated by spaces */
+    bool        optional;               /* a config.json may leave it out: 0, what models are that never had it */
 } ConfigField;
 
 const ConfigField *config_fields(int *count);

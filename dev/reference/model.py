@@ -1,4 +1,4 @@
-"""The PyTorch reference: GPT-2 and Llama by one Config, with this project's parameter names.
+"""The PyTorch reference: GPT-2, Llama and Qwen by one Config, with this project's parameter names.
 
 Numerics of the C core are checked against it, so it is written to be read, not to be fast.
 Letters: B rows, T steps, C = n_embd, H query heads, G key/value heads, D = head_dim, F = n_ff,
@@ -34,7 +34,8 @@ class Attention(nn.Module):
         self.heads = config["n_head"], config["n_kv_head"], config["head_dim"]
         self.theta = config["rope_theta"] if config["position"] == "rope" else None
         H, G, D = self.heads
-        self.qkv = nn.Linear(config["n_embd"], (H + 2 * G) * D, bias=config["bias"])
+        qkv_bias = config["bias"] or config["qkv_bias"]
+        self.qkv = nn.Linear(config["n_embd"], (H + 2 * G) * D, bias=qkv_bias)
         self.proj = nn.Linear(H * D, config["n_embd"], bias=config["bias"])
 
     def forward(self, x: torch.Tensor, pos: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:

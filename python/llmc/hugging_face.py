@@ -1,4 +1,4 @@
-"""A Hugging Face GPT-2 or Llama -> our config and our parameters: renamed, packed and padded."""
+"""A Hugging Face GPT-2, Llama or Qwen -> our config and our parameters: renamed, packed and padded."""
 
 from typing import Any
 
@@ -46,9 +46,16 @@ def config_from_gpt2(theirs: dict[str, Any]) -> dict[str, Any]:
 
 
 def config_from_llama(theirs: dict[str, Any]) -> dict[str, Any]:
+    """theirs: the config of a Llama, or of a Qwen 2, which is one with biases on q, k and v."""
+    kind = theirs.get("model_type", "llama")
     rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
     _want(theirs, "hidden_act", "silu")
-    _want(theirs, "mlp_bias", theirs.get("attention_bias", False))
+    _want(theirs, "model_type", "llama", "qwen2")
+    _want(theirs, "use_sliding_window", False)
+    if kind == "llama":
+        _want(theirs, "mlp_bias", theirs.get("attention_bias", False))
+    else:
+        _want(theirs, "attention_bias", False)      # a Qwen's would leave the MLP without
     _want(rope, "rope_type", "default")
     heads = theirs["num_attention_heads"]
     return dict(
@@ -64,6 +71,7 @@ def config_from_llama(theirs: dict[str, Any]) -> dict[str, Any]:
         position="rope",
         mlp="swiglu",
         bias=theirs.get("attention_bias", False),
+        qkv_bias=kind == "qwen2",
         tied=theirs.get("tie_word_embeddings", False),
         norm_eps=theirs["rms_norm_eps"],
         rope_theta=rope.get("rope_theta") or theirs.get("rope_theta", 10000.0),
@@ -86,7 +94,7 @@ def params_from_gpt2(theirs: Arrays, config: dict[str, Any]) -> Arrays:
 
 
 def params_from_llama(theirs: Arrays, config: dict[str, Any]) -> Arrays:
-    """theirs: LlamaForCausalLM's tensors by name, config: ours, completed."""
+    """theirs: a Llama's or Qwen's tensors by name, config: ours, completed."""
     ours = _blocks(theirs, config, "model.layers", LLAMA_BLOCK)
     ours["wte.weight"] = _pad(theirs["model.embed_tokens.weight"], config)
     ours["ln_f.weight"] = theirs["model.norm.weight"]

@@ -30,6 +30,10 @@ TINY = {
         vocab_size=64, max_seq_len=23, n_layer=2, n_embd=37, n_head=5, n_kv_head=1, head_dim=6,
         n_ff=31, bias=True, tied=True,
     ),
+    "llama like Qwen 2: biases on q, k and v": dict(
+        vocab_size=59, max_seq_len=23, n_layer=2, n_embd=28, n_head=4, n_kv_head=2, head_dim=6,
+        n_ff=37, qkv_bias=True,
+    ),
 }  # fmt: skip
 CASES = [(name, head) for name in TINY for head in ("lm", "scalar")]
 

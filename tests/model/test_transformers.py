@@ -1,11 +1,14 @@
-"""The engine against Hugging Face's models: their weights, in ours, give the same logits."""
+"""The engine against Hugging Face's models: their weights, in ours, give the same logits and
+the same gradients."""
 
 import numpy as np
 import pytest
 import torch
-from parity import batch, engine
+from dev.reference.model import numbers
+from parity import batch, engine, grads, slopes, worst
 from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel
 from transformers.models.llama import LlamaConfig, LlamaForCausalLM
+from transformers.models.qwen2 import Qwen2Config, Qwen2ForCausalLM
 
 import llmc
 from llmc import hugging_face
@@ -30,31 +33,46 @@ CASES = {
         mlp_bias=True,
         rope_parameters={"rope_type": "default", "rope_theta": 5e5},
     ),
+    "qwen2, tied": dict(LLAMA, tie_word_embeddings=True),
+}
+FAMILIES = {
+    "gpt2": (GPT2Config, GPT2LMHeadModel),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_logits_are_hugging_faces(case):
+def test_logits_and_gradients_are_hugging_faces(case):
     torch.manual_seed(0)
-    if case.startswith("gpt2"):
-        theirs = GPT2LMHeadModel(GPT2Config(**CASES[case]))
+    family = case.split(",")[0].split()[0]
+    their_config, their_model = FAMILIES[family]
+    theirs = their_model(their_config(**CASES[case]))
+    if family == "gpt2":
         to_config, to_params = hugging_face.config_from_gpt2, hugging_face.params_from_gpt2
     else:
-        theirs = LlamaForCausalLM(LlamaConfig(**CASES[case]))
         to_config, to_params = hugging_face.config_from_llama, hugging_face.params_from_llama
     for name, p in theirs.named_parameters():       # theirs begin with biases of 0 and norms of 1
         torch.nn.init.normal_(p, 1.0 if "norm" in name or "ln_" in name else 0.0, 0.15)
 
     config = llmc.Config(**to_config(theirs.config.to_dict()))
     state = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
-    model = engine(config, to_params(state, config.to_dict()), 3, 29, train=False)
+    model = engine(config, to_params(state, config.to_dict()), 3, 29)
     assert config.param_count() == sum(p.numel() for p in theirs.parameters())
-    tokens, _ = batch(config, 3, 29)
-    with torch.no_grad():
-        wanted = theirs.eval()(torch.tensor(tokens).long()).logits.numpy()
-    model.score(tokens)
-    got = model.logits(0, tokens.size).reshape(wanted.shape)
-    assert np.linalg.norm(got - wanted) < 1e-5 * np.linalg.norm(wanted)
+    tokens, targets = batch(config, 3, 29)
+    logits = theirs.eval()(torch.tensor(tokens).long()).logits
+    model.forward(tokens, targets)
+    got = model.logits(0, tokens.size).reshape(logits.shape)
+    assert np.linalg.norm(got - logits.detach().numpy()) < 1e-5 * torch.linalg.norm(logits)
+
+    given = slopes(config, 3, 29)
+    found = numbers(logits, torch.tensor(targets).long())
+    found = dict(zip(("logp", "lse", "entropy"), found, strict=True))
+    sum((found[name] * torch.tensor(slope)).sum() for name, slope in given.items()).backward()
+    model.backward(given)
+    grads_of_theirs = {name: p.grad.numpy() for name, p in theirs.named_parameters()}
+    distance, part = worst(config, grads(model), to_params(grads_of_theirs, config.to_dict()))
+    assert distance < 1e-4, part
 
 
 @pytest.mark.parametrize(
