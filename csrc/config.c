@@ -2,6 +2,7 @@
 #include "config.h"
 #include "json.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -44,6 +45,16 @@ static const ConfigField fields[] = {
                            FIELD_FLOAT,  AT(rope_theta), NULL },
     { "qkv_bias",          "biases on q, k and v, also where the other layers have none",
                            FIELD_BOOL,   AT(qkv_bias), NULL, .optional = true },
+    { "rope_scaling",      "how RoPE reaches a context longer than the one first learned",
+                           FIELD_CHOICE, AT(rope_scaling), "none linear llama3", .optional = true },
+    { "rope_factor",       "how many times longer: what rope_scaling divides frequencies by",
+                           FIELD_FLOAT,  AT(rope_factor), NULL, .optional = true },
+    { "rope_low_freq_factor", "llama3: pairs with fewer turns in the first context are divided; 0: 1",
+                           FIELD_FLOAT,  AT(rope_low_freq_factor), NULL, .optional = true },
+    { "rope_high_freq_factor", "llama3: pairs with more turns there are left alone; 0: 4",
+                           FIELD_FLOAT,  AT(rope_high_freq_factor), NULL, .optional = true },
+    { "rope_original_max_seq_len", "llama3: that first context; 0: 8192",
+                           FIELD_INT,    AT(rope_original_max_seq_len), NULL, .optional = true },
 };
 
 const ConfigField *config_fields(int *count)
@@ -118,6 +129,11 @@ void config_complete(Config *c)
         c->n_ff = c->mlp == MLP_SWIGLU ? round_up(c->n_embd * 8 / 3, 32) : 4 * c->n_embd;
     if (!c->rope_theta) c->rope_theta = 10000;
     if (!c->norm_eps) c->norm_eps = 1e-5f;
+    if (c->rope_scaling == ROPE_LLAMA3) {
+        if (!c->rope_low_freq_factor) c->rope_low_freq_factor = 1;
+        if (!c->rope_high_freq_factor) c->rope_high_freq_factor = 4;
+        if (!c->rope_original_max_seq_len) c->rope_original_max_seq_len = 8192;
+    }
 }
 
 void config_check(const Config *c)
@@ -139,7 +155,28 @@ void config_check(const Config *c)
     CHECK(c->norm_eps > 0 && c->norm_eps < 1, "norm_eps is %g, wanted more than 0 and less than 1",
           (double)c->norm_eps);
     CHECK(c->rope_theta > 1, "rope_theta is %g, wanted more than 1", (double)c->rope_theta);
+    CHECK(c->rope_scaling == ROPE_PLAIN || (c->rope_factor >= 1 && c->rope_factor <= 1e6f),
+          "rope_factor is %g; rope_scaling wants 1 to 1e6", (double)c->rope_factor);
+    if (c->rope_scaling == ROPE_LLAMA3) {
+        CHECK(c->rope_low_freq_factor > 0 && c->rope_high_freq_factor > c->rope_low_freq_factor,
+              "rope_low_freq_factor is %g and rope_high_freq_factor %g, wanted more than 0 and more than that",
+              (double)c->rope_low_freq_factor, (double)c->rope_high_freq_factor);
+        CHECK(c->rope_original_max_seq_len > 0, "rope_original_max_seq_len is %d, wanted 1 or more",
+              c->rope_original_max_seq_len);
+    }
     CHECK(c->head == HEAD_LM || !c->tied, "a scalar head cannot be tied to wte; set tied to false");
+}
+
+/* llama3: pairs that turn seldom in the first context are slowed down, those that turn often keep their speed, and
+ * between the two it goes over from one to the other (Llama 3.1, 2024). */
+double config_rope_freq(const Config *c, int i)
+{
+    const double freq = pow(c->rope_theta, -2.0 * i / c->head_dim), low = c->rope_low_freq_factor;
+    if (c->rope_scaling == ROPE_PLAIN) return freq;
+    if (c->rope_scaling == ROPE_LINEAR) return freq / c->rope_factor;
+    const double turns = c->rope_original_max_seq_len * freq / (2 * 3.14159265358979323846);
+    const double kept = fmin(1, fmax(0, (turns - low) / (c->rope_high_freq_factor - low)));
+    return freq * (kept + (1 - kept) / c->rope_factor);
 }
 
 int64_t config_param_count(const Config *c)

@@ -1,7 +1,6 @@
 /* model_plan.c -- a model's memory: made, measured, carved. See model.h. */
 #include "model_impl.h"
 
-#include <math.h>
 #include <stdlib.h>
 
 const Config *model_config(const Model *m)        { return &m->cfg; }
@@ -24,7 +23,7 @@ Model *model_create(Device *d, const Config *c, DType dtype, int ranks)
     m->stream = xcalloc((size_t)c->n_layer + 1, sizeof *m->stream, "layers");
     m->block = xcalloc((size_t)c->n_layer, sizeof *m->block, "layers");
     m->host_freq = xcalloc((size_t)c->head_dim / 2 + 1, sizeof *m->host_freq, "RoPE's frequencies");
-    for (int i = 0; i < c->head_dim / 2; i++) m->host_freq[i] = (float)pow(c->rope_theta, -2.0 * i / c->head_dim);
+    for (int i = 0; i < c->head_dim / 2; i++) m->host_freq[i] = (float)config_rope_freq(c, i);
     m->params = params_create(d, c, dtype, ranks);
     Model *made = m;
     m = NULL;

@@ -56,7 +56,8 @@ def config_from_llama(theirs: dict[str, Any]) -> dict[str, Any]:
         _want(theirs, "mlp_bias", theirs.get("attention_bias", False))
     else:
         _want(theirs, "attention_bias", False)      # a Qwen's would leave the MLP without
-    _want(rope, "rope_type", "default")
+    rope_type = rope.get("rope_type") or rope.get("type") or "default"
+    _want({"rope_type": rope_type}, "rope_type", "default", "linear", "llama3")
     heads = theirs["num_attention_heads"]
     return dict(
         vocab_size=theirs["vocab_size"],
@@ -75,6 +76,11 @@ def config_from_llama(theirs: dict[str, Any]) -> dict[str, Any]:
         tied=theirs.get("tie_word_embeddings", False),
         norm_eps=theirs["rms_norm_eps"],
         rope_theta=rope.get("rope_theta") or theirs.get("rope_theta", 10000.0),
+        rope_scaling="none" if rope_type == "default" else rope_type,
+        rope_factor=rope.get("factor", 0.0),
+        rope_low_freq_factor=rope.get("low_freq_factor", 0.0),
+        rope_high_freq_factor=rope.get("high_freq_factor", 0.0),
+        rope_original_max_seq_len=rope.get("original_max_position_embeddings", 0),
     )
 
 

@@ -34,6 +34,10 @@ TINY = {
         vocab_size=59, max_seq_len=23, n_layer=2, n_embd=28, n_head=4, n_kv_head=2, head_dim=6,
         n_ff=37, qkv_bias=True,
     ),
+    "llama like Llama 3.1: stretched RoPE": dict(
+        vocab_size=59, max_seq_len=23, n_layer=2, n_embd=24, n_head=2, head_dim=14, n_ff=37,
+        rope_theta=50.0, rope_scaling="llama3", rope_factor=3.0, rope_original_max_seq_len=36,
+    ),
 }  # fmt: skip
 CASES = [(name, head) for name in TINY for head in ("lm", "scalar")]
 

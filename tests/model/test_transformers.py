@@ -33,6 +33,17 @@ CASES = {
         mlp_bias=True,
         rope_parameters={"rope_type": "default", "rope_theta": 5e5},
     ),
+    "llama, stretched": dict(       # 4 of 16 pairs are left alone, 4 go over, 8 are slowed
+        LLAMA,
+        head_dim=32,
+        rope_parameters={
+            "rope_type": "llama3", "rope_theta": 1e3, "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 130,
+        },
+    ),
+    "llama, positions divided": dict(
+        LLAMA, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.5}
+    ),
     "qwen2, tied": dict(LLAMA, tie_word_embeddings=True),
 }
 FAMILIES = {
