@@ -45,6 +45,8 @@ static const ConfigField fields[] = {
                            FIELD_FLOAT,  AT(rope_theta), NULL },
     { "qkv_bias",          "biases on q, k and v, also where the other layers have none",
                            FIELD_BOOL,   AT(qkv_bias), NULL, .optional = true },
+    { "qk_norm",           "RMSNorm of every q and k head, before RoPE",
+                           FIELD_BOOL,   AT(qk_norm), NULL, .optional = true },
     { "rope_scaling",      "how RoPE reaches a context longer than the one first learned",
                            FIELD_CHOICE, AT(rope_scaling), "none linear llama3", .optional = true },
     { "rope_factor",       "how many times longer: what rope_scaling divides frequencies by",
@@ -152,6 +154,7 @@ void config_check(const Config *c)
     CHECK(c->n_head % c->n_kv_head == 0, "n_head %d is not divisible by n_kv_head %d", c->n_head, c->n_kv_head);
     CHECK(c->position != POSITION_ROPE || c->head_dim % 2 == 0,
           "head_dim is %d; RoPE turns pairs, so it must be even", c->head_dim);
+    CHECK(c->position == POSITION_ROPE || !c->qk_norm, "qk_norm without RoPE; set position to rope");
     CHECK(c->norm_eps > 0 && c->norm_eps < 1, "norm_eps is %g, wanted more than 0 and less than 1",
           (double)c->norm_eps);
     CHECK(c->rope_theta > 1, "rope_theta is %g, wanted more than 1", (double)c->rope_theta);
@@ -186,7 +189,7 @@ int64_t config_param_count(const Config *c)
     const int64_t up = (int64_t)c->n_ff * (c->mlp == MLP_SWIGLU ? 2 : 1), F = c->n_ff, V = c->vocab_size;
     const int64_t norm = C * (c->norm == NORM_LAYER && c->bias ? 2 : 1);
     const int64_t block = 2 * norm + C * (P + HD + up + F) + (c->bias ? C + up + C : 0)
-                        + (c->bias || c->qkv_bias ? P : 0);
+                        + (c->bias || c->qkv_bias ? P : 0) + (c->qk_norm ? 2 * c->head_dim : 0);
     return V * C + (c->position == POSITION_LEARNED ? c->max_seq_len * C : 0) + c->n_layer * block + norm
          + (c->head == HEAD_SCALAR ? C : c->tied ? 0 : V * C);
 }

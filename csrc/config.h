@@ -1,5 +1,5 @@
-/* config.h -- what a model is: GPT-2, Llama and Qwen are values of one Config. Every field is described once, in the table
- * of config.c; JSON files, command-line flags, Python and error messages are all made from that table. */
+/* config.h -- what a model is: GPT-2, Llama and Qwen are values of one Config. Every field is described once, in the
+ * table of config.c; JSON files, command-line flags, Python and error messages are all made from that table. */
 #ifndef LLMC_CONFIG_H
 #define LLMC_CONFIG_H
 
@@ -22,6 +22,7 @@ typedef struct Config {
     int norm, position, mlp, head;      /* NormKind, PositionKind, MlpKind, HeadKind */
     int bias, tied;                     /* biases in linear layers and LayerNorm; lm_head is wte */
     int qkv_bias;                       /* a bias on q, k and v, whatever `bias` says of the other layers */
+    int qk_norm;                        /* RMSNorm of every q and k head, before RoPE */
     int rope_scaling;                   /* RopeScaling; the rest are its numbers, see config_rope_freq */
     int rope_original_max_seq_len;
     float rope_factor, rope_low_freq_factor, rope_high_freq_factor;

@@ -43,8 +43,9 @@ static void block_inside(Model *m, int l)
     const Config *c = &m->cfg;
     const LayerParams *w = &m->params->layer[l];
     Block *k = block_of(m, l);
-    linear(m, rope(m) ? m->unturned : k->qkv, none(), k->n1, w->qkv, ACT_NONE);
-    if (rope(m)) rope_forward(m->dev, k->qkv, m->unturned, m->pos, m->freq, c->n_head, c->n_kv_head);
+    linear(m, rope(m) ? k->unturned : k->qkv, none(), k->n1, w->qkv, ACT_NONE);
+    if (rope(m)) rope_forward(m->dev, k->qkv, k->unturned, m->pos, m->freq, value(w->q_norm), value(w->k_norm),
+                              c->n_head, c->n_kv_head, c->norm_eps);
     attention_forward(m->dev, k->att, k->lse, k->qkv, m->first, c->n_head, c->n_kv_head);
     linear(m, m->branch, none(), k->att, w->proj, ACT_NONE);
     norm(m, k->mid, k->n2, k->mean2, k->rstd2, m->stream[l], m->branch, w->ln_2);
@@ -88,7 +89,8 @@ static void block_backward(Model *m, int l, bool accumulate)
 
     linear_back(m, m->datt, m->dx, k->att, w->proj, none(), accumulate);
     attention_backward(m->dev, m->dqkv, m->datt, k->att, k->lse, k->qkv, m->first, c->n_head, c->n_kv_head);
-    if (rope(m)) rope_backward(m->dev, m->dqkv, m->dqkv, m->pos, m->freq, c->n_head, c->n_kv_head);
+    if (rope(m)) rope_backward(m->dev, m->dqkv, grad(w->q_norm), grad(w->k_norm), m->dqkv, k->unturned, m->pos, m->freq,
+                               value(w->q_norm), value(w->k_norm), c->n_head, c->n_kv_head, c->norm_eps, accumulate);
     linear_back(m, m->dn, m->dqkv, k->n1, w->qkv, none(), accumulate);
     norm_back(m, m->dx, m->dn, m->dx, m->stream[l], k->mean1, k->rstd1, w->ln_1, accumulate);
 }

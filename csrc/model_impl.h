@@ -6,8 +6,9 @@
 #include "model.h"
 #include "ops.h"
 
-/* What a block keeps for its way back. mid is the stream after attention. */
-typedef struct { Tensor n1, mean1, rstd1, qkv, att, lse, mid, n2, mean2, rstd2, pre, act; } Block;
+/* What a block keeps for its way back. mid is the stream after attention. unturned is qkv before RoPE: the way back
+ * reads it only where heads are normalised too, and otherwise all blocks share it. */
+typedef struct { Tensor n1, mean1, rstd1, unturned, qkv, att, lse, mid, n2, mean2, rstd2, pre, act; } Block;
 
 struct Model {
     Device *dev;

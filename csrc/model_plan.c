@@ -58,6 +58,7 @@ static void lay_out_block(Model *m, Arena *a, Block *k)
     k->n1    = TAKE(a, "ln_1",      m->dtype, B, T, C);
     k->mean1 = take_mean(m, a, "ln_1.mean");
     k->rstd1 = TAKE(a, "ln_1.rstd", DT_F32, B, T);
+    k->unturned = c->qk_norm ? TAKE(a, "attn.qkv before rope", m->dtype, B, T, (H + 2 * G) * D) : m->unturned;
     k->qkv   = TAKE(a, "attn.qkv",  m->dtype, B, T, (H + 2 * G) * D);
     k->att   = TAKE(a, "attn.out",  m->dtype, B, T, H * D);
     k->lse   = TAKE(a, "attn.lse",  DT_F32, B, H, T);
@@ -110,7 +111,7 @@ static void lay_out(Model *m, Arena *a)
     m->pos     = TAKE(a, "pos",     DT_I32, B, T);
     m->first   = TAKE(a, "first",   DT_I32, B, T);
     m->freq    = rope(m) ? TAKE(a, "rope.freq", DT_F32, D / 2) : none();
-    m->unturned = rope(m) ? TAKE(a, "attn.qkv before rope", m->dtype, B, T, (H + 2 * G) * D) : none();
+    m->unturned = rope(m) && !c->qk_norm ? TAKE(a, "attn.qkv before rope", m->dtype, B, T, (H + 2 * G) * D) : none();
     for (int64_t l = 0; l <= L; l++)
         m->stream[l] = l == 0 || m->train ? TAKE(a, "stream", m->dtype, B, T, C) : m->stream[0];
     for (int64_t l = 0; l < (keeps_all(m) ? L : 1); l++) lay_out_block(m, a, &m->block[l]);

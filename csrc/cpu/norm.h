@@ -1,5 +1,5 @@
-/* norm.h -- what norm.c and rope.c (which normalises heads) share: a row's squares, its way back, and the sums over rows
- * that gradients of the weights are. */
+/* norm.h -- what norm.c and rope.c (which normalises heads) share: a row's squares, its way back, and the sums over
+ * rows that gradients of weights are. */
 #ifndef LLMC_CPU_NORM_H
 #define LLMC_CPU_NORM_H
 

@@ -50,12 +50,18 @@ class Attention(nn.Module):
         H, G, D = self.heads
         qkv_bias = config["bias"] or config["qkv_bias"]
         self.qkv = nn.Linear(config["n_embd"], (H + 2 * G) * D, bias=qkv_bias)
+        self.normed = config["qk_norm"]
+        if self.normed:
+            self.q_norm = nn.RMSNorm(D, eps=config["norm_eps"])
+            self.k_norm = nn.RMSNorm(D, eps=config["norm_eps"])
         self.proj = nn.Linear(H * D, config["n_embd"], bias=config["bias"])
 
     def forward(self, x: torch.Tensor, pos: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         (B, T, _), (H, G, D) = x.shape, self.heads
         heads = self.qkv(x).view(B, T, H + 2 * G, D).transpose(1, 2)            # (B,H+2G,T,D)
         q, k, v = heads.split([H, G, G], dim=1)
+        if self.normed:
+            q, k = self.q_norm(q), self.k_norm(k)
         if self.freq is not None:
             q, k = turn(q, pos, self.freq), turn(k, pos, self.freq)
         k, v = k.repeat_interleave(H // G, dim=1), v.repeat_interleave(H // G, dim=1)

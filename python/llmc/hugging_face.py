@@ -1,4 +1,4 @@
-"""A Hugging Face GPT-2, Llama or Qwen -> our config and our parameters: renamed, packed and padded."""
+"""A Hugging Face GPT-2, Llama or Qwen -> our config and parameters: renamed, packed, padded."""
 
 from typing import Any
 
@@ -18,6 +18,8 @@ GPT2_BLOCK = {
 LLAMA_BLOCK = {
     "ln_1": ["input_layernorm"],
     "attn.qkv": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    "attn.q_norm": ["self_attn.q_norm"],
+    "attn.k_norm": ["self_attn.k_norm"],
     "attn.proj": ["self_attn.o_proj"],
     "ln_2": ["post_attention_layernorm"],
     "mlp.up": ["mlp.gate_proj", "mlp.up_proj"],
@@ -46,11 +48,11 @@ def config_from_gpt2(theirs: dict[str, Any]) -> dict[str, Any]:
 
 
 def config_from_llama(theirs: dict[str, Any]) -> dict[str, Any]:
-    """theirs: the config of a Llama, or of a Qwen 2, which is one with biases on q, k and v."""
+    """theirs: the config of a Llama, or of a Qwen: 2 has biases on q, k and v, 3 QK-norm."""
     kind = theirs.get("model_type", "llama")
     rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
     _want(theirs, "hidden_act", "silu")
-    _want(theirs, "model_type", "llama", "qwen2")
+    _want(theirs, "model_type", "llama", "qwen2", "qwen3")
     _want(theirs, "use_sliding_window", False)
     if kind == "llama":
         _want(theirs, "mlp_bias", theirs.get("attention_bias", False))
@@ -73,6 +75,7 @@ def config_from_llama(theirs: dict[str, Any]) -> dict[str, Any]:
         mlp="swiglu",
         bias=theirs.get("attention_bias", False),
         qkv_bias=kind == "qwen2",
+        qk_norm=kind == "qwen3",
         tied=theirs.get("tie_word_embeddings", False),
         norm_eps=theirs["rms_norm_eps"],
         rope_theta=rope.get("rope_theta") or theirs.get("rope_theta", 10000.0),

@@ -166,9 +166,10 @@ def test_a_config_is_its_dict_and_back():
         ({"norm": "batchnorm"}, "norm is batchnorm, wanted one of: layernorm rmsnorm"),
         ({"norm_eps": "small"}, "config: norm_eps is 'small', wanted a number"),
         ({"n_embd": 130}, "n_embd 130 is not divisible by n_head 4"),
+        ({"qk_norm": True}, "qk_norm without RoPE; set position to rope"),
         ({"rope_scaling": "linear"}, "rope_factor is 0; rope_scaling wants 1 to 1e6"),
         ({"rope_scaling": "llama3", "rope_factor": 8, "rope_low_freq_factor": 4},
-         "rope_low_freq_factor is 4 and rope_high_freq_factor 4, wanted more than 0 and more than that"),
+         "rope_low_freq_factor is 4 and rope_high_freq_factor 4, wanted more than 0 and more"),
     ],
 )
 def test_an_impossible_config_is_refused_with_a_sentence(fields, sentence):

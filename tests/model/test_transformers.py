@@ -9,6 +9,7 @@ from parity import batch, engine, grads, slopes, worst
 from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel
 from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 from transformers.models.qwen2 import Qwen2Config, Qwen2ForCausalLM
+from transformers.models.qwen3 import Qwen3Config, Qwen3ForCausalLM
 
 import llmc
 from llmc import hugging_face
@@ -45,11 +46,13 @@ CASES = {
         LLAMA, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.5}
     ),
     "qwen2, tied": dict(LLAMA, tie_word_embeddings=True),
+    "qwen3, heads wider than the stream": dict(LLAMA, head_dim=22, tie_word_embeddings=True),
 }
 FAMILIES = {
     "gpt2": (GPT2Config, GPT2LMHeadModel),
     "llama": (LlamaConfig, LlamaForCausalLM),
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
 }
 
 
