@@ -89,12 +89,52 @@ def test_logits_and_gradients_are_hugging_faces(case):
     assert distance < 1e-4, part
 
 
+# What stands in the config.json of models that people know, and how many parameters they have.
+PUBLISHED = {
+    "Llama 3.2 1B": (1_235_814_400, dict(
+        model_type="llama", vocab_size=128256, max_position_embeddings=131072, hidden_size=2048,
+        intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32, num_key_value_heads=8,
+        head_dim=64, hidden_act="silu", attention_bias=False, mlp_bias=False, rms_norm_eps=1e-5,
+        tie_word_embeddings=True, rope_theta=500000.0, rope_scaling={
+            "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192, "rope_type": "llama3",
+        },
+    )),
+    "Qwen 2.5 0.5B": (494_032_768, dict(
+        model_type="qwen2", vocab_size=151936, max_position_embeddings=32768, hidden_size=896,
+        intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2,
+        hidden_act="silu", rms_norm_eps=1e-6, tie_word_embeddings=True, rope_theta=1000000.0,
+        sliding_window=32768, use_sliding_window=False,
+    )),
+    "Qwen 3 0.6B": (596_049_920, dict(
+        model_type="qwen3", vocab_size=151936, max_position_embeddings=40960, hidden_size=1024,
+        intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8,
+        head_dim=128, hidden_act="silu", attention_bias=False, rms_norm_eps=1e-6,
+        tie_word_embeddings=True, rope_theta=1000000, rope_scaling=None, use_sliding_window=False,
+    )),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_config_is_the_model_it_says(name):
+    count, theirs = PUBLISHED[name]
+    config = llmc.Config(**hugging_face.config_from_llama(theirs))
+    model = llmc.Model(llmc.Device("cpu", 1), config)
+    assert config.param_count() == count
+    assert ("h.0.attn.qkv.bias" in model.names) == name.startswith("Qwen 2")
+    assert ("h.0.attn.q_norm.weight" in model.names) == name.startswith("Qwen 3")
+    assert config.rope_scaling == ("llama3" if name.startswith("Llama") else "none")
+
+
 @pytest.mark.parametrize(
     "change, sentence",
     [
         ({"hidden_act": "gelu"}, "hidden_act is gelu; this engine computes only silu"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type is yarn"),
         ({"attention_bias": True}, "mlp_bias is False; this engine computes only True"),
+        ({"model_type": "qwen3", "attention_bias": True}, "attention_bias is True"),
+        ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window is True"),
+        ({"model_type": "mistral"}, "model_type is mistral"),
     ],
 )
 def test_a_model_we_would_compute_wrongly_is_refused(change, sentence):
