@@ -2,6 +2,7 @@
 #include "config.h"
 #include "json.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -42,6 +43,20 @@ static const ConfigField fields[] = {
                            FIELD_FLOAT,  AT(norm_eps), NULL },
     { "rope_theta",        "base of RoPE's wavelengths",
                            FIELD_FLOAT,  AT(rope_theta), NULL },
+    { "qkv_bias",          "biases on q, k and v, also where the other layers have none",
+                           FIELD_BOOL,   AT(qkv_bias), NULL, .optional = true },
+    { "qk_norm",           "RMSNorm of every q and k head, before RoPE",
+                           FIELD_BOOL,   AT(qk_norm), NULL, .optional = true },
+    { "rope_scaling",      "how RoPE reaches a context longer than the one first learned",
+                           FIELD_CHOICE, AT(rope_scaling), "none linear llama3", .optional = true },
+    { "rope_factor",       "how many times longer: what rope_scaling divides frequencies by",
+                           FIELD_FLOAT,  AT(rope_factor), NULL, .optional = true },
+    { "rope_low_freq_factor", "llama3: pairs with fewer turns in the first context are divided; 0: 1",
+                           FIELD_FLOAT,  AT(rope_low_freq_factor), NULL, .optional = true },
+    { "rope_high_freq_factor", "llama3: pairs with more turns there are left alone; 0: 4",
+                           FIELD_FLOAT,  AT(rope_high_freq_factor), NULL, .optional = true },
+    { "rope_original_max_seq_len", "llama3: that first context; 0: 8192",
+                           FIELD_INT,    AT(rope_original_max_seq_len), NULL, .optional = true },
 };
 
 const ConfigField *config_fields(int *count)
@@ -116,6 +131,11 @@ void config_complete(Config *c)
         c->n_ff = c->mlp == MLP_SWIGLU ? round_up(c->n_embd * 8 / 3, 32) : 4 * c->n_embd;
     if (!c->rope_theta) c->rope_theta = 10000;
     if (!c->norm_eps) c->norm_eps = 1e-5f;
+    if (c->rope_scaling == ROPE_LLAMA3) {
+        if (!c->rope_low_freq_factor) c->rope_low_freq_factor = 1;
+        if (!c->rope_high_freq_factor) c->rope_high_freq_factor = 4;
+        if (!c->rope_original_max_seq_len) c->rope_original_max_seq_len = 8192;
+    }
 }
 
 void config_check(const Config *c)
@@ -134,10 +154,32 @@ void config_check(const Config *c)
     CHECK(c->n_head % c->n_kv_head == 0, "n_head %d is not divisible by n_kv_head %d", c->n_head, c->n_kv_head);
     CHECK(c->position != POSITION_ROPE || c->head_dim % 2 == 0,
           "head_dim is %d; RoPE turns pairs, so it must be even", c->head_dim);
+    CHECK(c->position == POSITION_ROPE || !c->qk_norm, "qk_norm without RoPE; set position to rope");
     CHECK(c->norm_eps > 0 && c->norm_eps < 1, "norm_eps is %g, wanted more than 0 and less than 1",
           (double)c->norm_eps);
     CHECK(c->rope_theta > 1, "rope_theta is %g, wanted more than 1", (double)c->rope_theta);
+    CHECK(c->rope_scaling == ROPE_PLAIN || (c->rope_factor >= 1 && c->rope_factor <= 1e6f),
+          "rope_factor is %g; rope_scaling wants 1 to 1e6", (double)c->rope_factor);
+    if (c->rope_scaling == ROPE_LLAMA3) {
+        CHECK(c->rope_low_freq_factor > 0 && c->rope_high_freq_factor > c->rope_low_freq_factor,
+              "rope_low_freq_factor is %g and rope_high_freq_factor %g, wanted more than 0 and more than that",
+              (double)c->rope_low_freq_factor, (double)c->rope_high_freq_factor);
+        CHECK(c->rope_original_max_seq_len > 0, "rope_original_max_seq_len is %d, wanted 1 or more",
+              c->rope_original_max_seq_len);
+    }
     CHECK(c->head == HEAD_LM || !c->tied, "a scalar head cannot be tied to wte; set tied to false");
+}
+
+/* llama3: pairs that turn seldom in the first context are slowed down, those that turn often keep their speed, and
+ * between the two it goes over from one to the other (Llama 3.1, 2024). */
+double config_rope_freq(const Config *c, int i)
+{
+    const double freq = pow(c->rope_theta, -2.0 * i / c->head_dim), low = c->rope_low_freq_factor;
+    if (c->rope_scaling == ROPE_PLAIN) return freq;
+    if (c->rope_scaling == ROPE_LINEAR) return freq / c->rope_factor;
+    const double turns = c->rope_original_max_seq_len * freq / (2 * 3.14159265358979323846);
+    const double kept = fmin(1, fmax(0, (turns - low) / (c->rope_high_freq_factor - low)));
+    return freq * (kept + (1 - kept) / c->rope_factor);
 }
 
 int64_t config_param_count(const Config *c)
@@ -146,7 +188,8 @@ int64_t config_param_count(const Config *c)
                   HD = (int64_t)c->n_head * c->head_dim;
     const int64_t up = (int64_t)c->n_ff * (c->mlp == MLP_SWIGLU ? 2 : 1), F = c->n_ff, V = c->vocab_size;
     const int64_t norm = C * (c->norm == NORM_LAYER && c->bias ? 2 : 1);
-    const int64_t block = 2 * norm + C * (P + HD + up + F) + (c->bias ? P + C + up + C : 0);
+    const int64_t block = 2 * norm + C * (P + HD + up + F) + (c->bias ? C + up + C : 0)
+                        + (c->bias || c->qkv_bias ? P : 0) + (c->qk_norm ? 2 * c->head_dim : 0);
     return V * C + (c->position == POSITION_LEARNED ? c->max_seq_len * C : 0) + c->n_layer * block + norm
          + (c->head == HEAD_SCALAR ? C : c->tied ? 0 : V * C);
 }
@@ -211,6 +254,7 @@ Config config_read(const char *path)
     for (JsonEach each = json_each(root); json_next(&each);)
         if (!field_named(each.key)) json_fail(each.value, "only fields this version knows");
     for (size_t i = 0; i < COUNT_OF(fields); i++) {
+        if (fields[i].optional && !json_find(root, fields[i].name).at) continue;
         const Json v = json_get(root, fields[i].name);
         void *at = (char *)&c + fields[i].offset;
         switch (fields[i].type) {

@@ -43,9 +43,12 @@ static void block_inside(Model *m, int l)
     const Config *c = &m->cfg;
     const LayerParams *w = &m->params->layer[l];
     Block *k = block_of(m, l);
-    linear(m, rope(m) ? m->unturned : k->qkv, none(), k->n1, w->qkv, ACT_NONE);
-    if (rope(m)) rope_forward(m->dev, k->qkv, m->unturned, m->pos, m->freq, c->n_head, c->n_kv_head);
-    attention_forward(m->dev, k->att, k->lse, k->qkv, m->first, c->n_head, c->n_kv_head);
+    linear(m, rope(m) ? k->unturned : k->qkv, none(), k->n1, w->qkv, ACT_NONE);
+    if (rope(m)) rope_forward(m->dev, k->qkv, k->unturned, m->pos, m->freq, value(w->q_norm), value(w->k_norm),
+                              c->n_head, c->n_kv_head, c->norm_eps);
+    if (m->cache) attention_cached(m->dev, k->att, m->cache->layer[l], k->qkv, m->cache->table, m->cache->start,
+                                   m->cache->length, c->n_head, c->n_kv_head);
+    else          attention_forward(m->dev, k->att, k->lse, k->qkv, m->first, c->n_head, c->n_kv_head);
     linear(m, m->branch, none(), k->att, w->proj, ACT_NONE);
     norm(m, k->mid, k->n2, k->mean2, k->rstd2, m->stream[l], m->branch, w->ln_2);
     if (swiglu(m)) {
@@ -88,7 +91,8 @@ static void block_backward(Model *m, int l, bool accumulate)
 
     linear_back(m, m->datt, m->dx, k->att, w->proj, none(), accumulate);
     attention_backward(m->dev, m->dqkv, m->datt, k->att, k->lse, k->qkv, m->first, c->n_head, c->n_kv_head);
-    if (rope(m)) rope_backward(m->dev, m->dqkv, m->dqkv, m->pos, m->freq, c->n_head, c->n_kv_head);
+    if (rope(m)) rope_backward(m->dev, m->dqkv, grad(w->q_norm), grad(w->k_norm), m->dqkv, k->unturned, m->pos, m->freq,
+                               value(w->q_norm), value(w->k_norm), c->n_head, c->n_kv_head, c->norm_eps, accumulate);
     linear_back(m, m->dn, m->dqkv, k->n1, w->qkv, none(), accumulate);
     norm_back(m, m->dx, m->dn, m->dx, m->stream[l], k->mean1, k->rstd1, w->ln_1, accumulate);
 }
@@ -100,11 +104,11 @@ static Tensor part(Tensor t, int64_t begin, int64_t count)
     return RESHAPE(slice_rows(RESHAPE(t, numel(t), 1), begin, count), count);
 }
 
-/* Logits of positions begin .. begin+n-1 */
-static Tensor head_logits(Model *m, int64_t begin, int64_t n)
+/* Logits of rows of ln_f's output, at most head_rows */
+static Tensor head_logits(Model *m, Tensor x)
 {
-    Tensor z = slice_rows(m->logits, 0, n);
-    linear(m, z, none(), slice_rows(m->xf, begin, n), m->params->head, ACT_NONE);
+    Tensor z = slice_rows(m->logits, 0, rows(x));
+    linear(m, z, none(), x, m->params->head, ACT_NONE);
     return z;
 }
 
@@ -124,7 +128,7 @@ static void lm_head(Model *m, bool forward, bool entropy, const Slopes *s, bool 
     const int64_t N = m->B * m->T;
     for (int64_t begin = 0; begin < N; begin += m->head_rows) {
         const int64_t n = N - begin < m->head_rows ? N - begin : m->head_rows;
-        Tensor z = head_logits(m, begin, n);
+        Tensor z = head_logits(m, slice_rows(m->xf, begin, n));
         if (forward)
             logprob_forward(m->dev, part(m->logp, begin, n), part(m->lse, begin, n),
                             entropy ? part(m->entropy, begin, n) : none(), z, part(m->targets, begin, n),
@@ -282,20 +286,26 @@ void model_train(Model *m, const Batch *b, const Slopes *slopes, const Numbers *
     give_numbers(m, out);
 }
 
-void model_logits(Model *m, int64_t begin, int64_t count, float *logits)
+void model_download_logits(Model *m, Tensor x, float *logits)
 {
-    const int64_t N = m->B * m->T, vocab = m->cfg.vocab_size;
-    CHECK(m->cfg.head == HEAD_LM, "logits of a model with a scalar head");
-    CHECK(N, "logits without a pass before them");
-    CHECK(begin >= 0 && count >= 0 && begin + count <= N, "logits of positions %lld to %lld; the batch has %lld",
-          (long long)begin, (long long)(begin + count), (long long)N);
+    const int64_t vocab = m->cfg.vocab_size, count = rows(x);
     for (int64_t done = 0; done < count; ) {
         const int64_t n = count - done < m->head_rows ? count - done : m->head_rows;
-        Tensor z = head_logits(m, begin + done, n);
+        Tensor z = head_logits(m, slice_rows(x, done, n));
         for (int64_t i = 0; i < n; i++)
             device_download(m->dev, logits + (done + i) * vocab, part(z, i * last(z), vocab));
         done += n;
     }
+}
+
+void model_logits(Model *m, int64_t begin, int64_t count, float *logits)
+{
+    const int64_t N = m->B * m->T;
+    CHECK(m->cfg.head == HEAD_LM, "logits of a model with a scalar head");
+    CHECK(N, "logits without a pass before them");
+    CHECK(begin >= 0 && count >= 0 && begin + count <= N, "logits of positions %lld to %lld; the batch has %lld",
+          (long long)begin, (long long)(begin + count), (long long)N);
+    model_download_logits(m, slice_rows(m->xf, begin, count), logits);
 }
 
 /* ---------------------------------------------------------------------------------------------------- what broke */

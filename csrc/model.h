@@ -1,4 +1,4 @@
-/* model.h -- one transformer, GPT-2 or Llama by its Config, on any Device.
+/* model.h -- one transformer, GPT-2, Llama or Qwen by its Config, on any Device.
  *
  * The model is a function from tokens to a few numbers for each position: under the language head log p(target), the
  * log-sum-exp of the logits and the entropy; under the scalar head a value. A loss is whatever the caller makes of

@@ -6,14 +6,20 @@
 #include "model.h"
 #include "ops.h"
 
-/* What a block keeps for its way back. mid is the stream after attention. */
-typedef struct { Tensor n1, mean1, rstd1, qkv, att, lse, mid, n2, mean2, rstd2, pre, act; } Block;
+/* What a block keeps for its way back. mid is the stream after attention. unturned is qkv before RoPE: the way back
+ * reads it only where heads are normalised too, and otherwise all blocks share it. */
+typedef struct { Tensor n1, mean1, rstd1, unturned, qkv, att, lse, mid, n2, mean2, rstd2, pre, act; } Block;
+
+/* Where a decoder's model finds the keys and values of earlier tokens; the tensors are attention_cached's. */
+typedef struct Cache { Tensor *layer, table, start, length; } Cache;
 
 struct Model {
     Device *dev;
     Config  cfg;
     DType   dtype;                                  /* of weights and activations */
     Params *params;
+    bool    borrowed;                               /* another model's params */
+    const Cache *cache;                             /* NULL: a batch holds all that its tokens see */
     float   temperature;
     BucketFinished *bucket_finished;
     void   *bucket_context;
@@ -44,9 +50,13 @@ static inline bool rope(const Model *m) { return m->cfg.position == POSITION_ROP
 /* Lays the activations of a B x T batch out in the plan's memory. */
 void model_carve(Model *m, int64_t B, int64_t T, bool train);
 
+/* A model on the same parameters, with activations of its own. It must not outlive the first. */
+Model *model_borrow(Model *of);
+
 /* The two passes over an uploaded batch; also run with the doors measuring. */
 void model_trunk_forward(Model *m);
 void model_trunk_backward(Model *m, bool accumulate);
+void model_download_logits(Model *m, Tensor x, float *logits);  /* of rows of ln_f's output: (rows, vocab_size) */
 void model_head(Model *m, bool forward, bool entropy, const Slopes *slopes, bool accumulate);
 
 #endif

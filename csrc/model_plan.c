@@ -1,7 +1,6 @@
 /* model_plan.c -- a model's memory: made, measured, carved. See model.h. */
 #include "model_impl.h"
 
-#include <math.h>
 #include <stdlib.h>
 
 const Config *model_config(const Model *m)        { return &m->cfg; }
@@ -24,7 +23,7 @@ Model *model_create(Device *d, const Config *c, DType dtype, int ranks)
     m->stream = xcalloc((size_t)c->n_layer + 1, sizeof *m->stream, "layers");
     m->block = xcalloc((size_t)c->n_layer, sizeof *m->block, "layers");
     m->host_freq = xcalloc((size_t)c->head_dim / 2 + 1, sizeof *m->host_freq, "RoPE's frequencies");
-    for (int i = 0; i < c->head_dim / 2; i++) m->host_freq[i] = (float)pow(c->rope_theta, -2.0 * i / c->head_dim);
+    for (int i = 0; i < c->head_dim / 2; i++) m->host_freq[i] = (float)config_rope_freq(c, i);
     m->params = params_create(d, c, dtype, ranks);
     Model *made = m;
     m = NULL;
@@ -59,6 +58,7 @@ static void lay_out_block(Model *m, Arena *a, Block *k)
     k->n1    = TAKE(a, "ln_1",      m->dtype, B, T, C);
     k->mean1 = take_mean(m, a, "ln_1.mean");
     k->rstd1 = TAKE(a, "ln_1.rstd", DT_F32, B, T);
+    k->unturned = c->qk_norm ? TAKE(a, "attn.qkv before rope", m->dtype, B, T, (H + 2 * G) * D) : m->unturned;
     k->qkv   = TAKE(a, "attn.qkv",  m->dtype, B, T, (H + 2 * G) * D);
     k->att   = TAKE(a, "attn.out",  m->dtype, B, T, H * D);
     k->lse   = TAKE(a, "attn.lse",  DT_F32, B, H, T);
@@ -111,7 +111,7 @@ static void lay_out(Model *m, Arena *a)
     m->pos     = TAKE(a, "pos",     DT_I32, B, T);
     m->first   = TAKE(a, "first",   DT_I32, B, T);
     m->freq    = rope(m) ? TAKE(a, "rope.freq", DT_F32, D / 2) : none();
-    m->unturned = rope(m) ? TAKE(a, "attn.qkv before rope", m->dtype, B, T, (H + 2 * G) * D) : none();
+    m->unturned = rope(m) && !c->qk_norm ? TAKE(a, "attn.qkv before rope", m->dtype, B, T, (H + 2 * G) * D) : none();
     for (int64_t l = 0; l <= L; l++)
         m->stream[l] = l == 0 || m->train ? TAKE(a, "stream", m->dtype, B, T, C) : m->stream[0];
     for (int64_t l = 0; l < (keeps_all(m) ? L : 1); l++) lay_out_block(m, a, &m->block[l]);

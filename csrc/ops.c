@@ -100,6 +100,10 @@ SCRATCH_DOOR(linear_forward, (Device *d, Tensor out, Tensor pre, Tensor x, Tenso
 SCRATCH_DOOR(linear_backward, (Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w, Tensor pre,
                                bool accumulate),
              (d, as_rows(dx), dw, db, as_rows(dout), as_rows(x), w, as_rows(pre), accumulate))
+SCRATCH_DOOR(rope_backward, (Device *d, Tensor dqkv, Tensor dq_norm, Tensor dk_norm, Tensor dout, Tensor qkv,
+                             Tensor pos, Tensor freq, Tensor q_norm, Tensor k_norm, int H, int G, float eps,
+                             bool accumulate),
+             (d, dqkv, dq_norm, dk_norm, dout, qkv, pos, freq, q_norm, k_norm, H, G, eps, accumulate))
 SCRATCH_DOOR(attention_forward, (Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G),
              (d, out, lse, qkv, first, H, G))
 SCRATCH_DOOR(attention_backward, (Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
@@ -228,28 +232,45 @@ static void packed(const char *op, Tensor qkv, int H, int G, int64_t *B, int64_t
     *B = qkv.dim[0], *T = qkv.dim[1], *D = last(qkv) / (H + 2 * G);
 }
 
-void rope_forward(Device *d, Tensor out, Tensor qkv, Tensor pos, Tensor freq, int H, int G)
+/* What both ways of rope want of x, which is qkv or its slope. */
+static void want_rope(const char *op, Tensor x, Tensor pos, Tensor freq, Tensor q_norm, Tensor k_norm, int H, int G)
 {
     int64_t B, T, D;
-    WANT_FLOAT(qkv, 3);
-    packed(__func__, qkv, H, G, &B, &T, &D);
-    CHECK(D % 2 == 0, "rope_forward: head_dim %lld is odd", (long long)D);
-    WANT(out, qkv.dtype, B, T, last(qkv));
-    WANT(pos, DT_I32, B, T);
-    WANT(freq, DT_F32, D / 2);
-    RUN(rope_forward, 3.0 * (double)numel(qkv), 2 * bytes_of(qkv), d, out, qkv, pos, freq, H, G);
+    want_float(op, x, "qkv", 3);
+    packed(op, x, H, G, &B, &T, &D);
+    CHECK(D % 2 == 0, "%s: head_dim %lld is odd", op, (long long)D);
+    want(op, "pos", pos, DT_I32, 2, x.dim);
+    want(op, "freq", freq, DT_F32, 1, (int64_t[]){ D / 2 });
+    CHECK(is_none(q_norm) == is_none(k_norm), "%s: q_norm and k_norm are given together or not at all", op);
+    if (is_none(q_norm)) return;
+    want(op, "q_norm", q_norm, x.dtype, 1, &D);
+    want(op, "k_norm", k_norm, x.dtype, 1, &D);
 }
 
-void rope_backward(Device *d, Tensor dqkv, Tensor dout, Tensor pos, Tensor freq, int H, int G)
+void rope_forward(Device *d, Tensor out, Tensor qkv, Tensor pos, Tensor freq, Tensor q_norm, Tensor k_norm,
+                  int H, int G, float eps)
 {
-    int64_t B, T, D;
-    WANT_FLOAT(dout, 3);
-    packed(__func__, dout, H, G, &B, &T, &D);
-    CHECK(D % 2 == 0, "rope_backward: head_dim %lld is odd", (long long)D);
+    want_rope(__func__, qkv, pos, freq, q_norm, k_norm, H, G);
+    WANT(out, qkv.dtype, qkv.dim[0], qkv.dim[1], last(qkv));
+    CHECK(is_none(q_norm) || !out.data || out.data != qkv.data, "rope_forward: out is qkv, which is normalised");
+    RUN(rope_forward, (is_none(q_norm) ? 3.0 : 7.0) * (double)numel(qkv), 2 * bytes_of(qkv),
+        d, out, qkv, pos, freq, q_norm, k_norm, H, G, eps);
+}
+
+void rope_backward(Device *d, Tensor dqkv, Tensor dq_norm, Tensor dk_norm, Tensor dout, Tensor qkv, Tensor pos,
+                   Tensor freq, Tensor q_norm, Tensor k_norm, int H, int G, float eps, bool accumulate)
+{
+    want_rope(__func__, dout, pos, freq, q_norm, k_norm, H, G);
+    const int64_t B = dout.dim[0], T = dout.dim[1], D = 2 * freq.dim[0];
+    const bool normed = !is_none(q_norm);
     WANT(dqkv, dout.dtype, B, T, last(dout));
-    WANT(pos, DT_I32, B, T);
-    WANT(freq, DT_F32, D / 2);
-    RUN(rope_backward, 3.0 * (double)numel(dout), 2 * bytes_of(dout), d, dqkv, dout, pos, freq, H, G);
+    CHECK(normed || (is_none(dq_norm) && is_none(dk_norm)),
+          "rope_backward: dq_norm or dk_norm without q_norm and k_norm");
+    WANT_OPT(dq_norm, DT_F32, D);
+    WANT_OPT(dk_norm, DT_F32, D);
+    if (normed) WANT(qkv, dout.dtype, B, T, last(dout));
+    RUN_SCRATCH(rope_backward, (normed ? 15.0 : 3.0) * (double)numel(dout), (normed ? 3 : 2) * bytes_of(dout),
+                d, dqkv, dq_norm, dk_norm, dout, qkv, pos, freq, q_norm, k_norm, H, G, eps, accumulate);
 }
 
 void attention_forward(Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G)

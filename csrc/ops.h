@@ -57,11 +57,16 @@ typedef struct { float lr, beta1, beta2, eps, weight_decay, grad_scale; int64_t 
      *                        dx?, x (N,I) A; dout (N,O) A; w (O,I) A; pre? (N,I) A; dw? (O,I), db? (O) f32 */ \
     SCRATCH(linear_backward, (Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w, \
                               Tensor pre, bool accumulate)) \
-    /* In each q and k head the pair (x[i], x[i+D/2]) is turned by pos * freq[i]; v is copied. out may be qkv.
-     *                                                        out, qkv (B,T,P) A; pos (B,T) i32; freq (D/2) f32 */ \
-    PURE(rope_forward, (Device *d, Tensor out, Tensor qkv, Tensor pos, Tensor freq, int H, int G)) \
-    /* the same turn backwards: dqkv from dout. dqkv may be dout. */ \
-    PURE(rope_backward, (Device *d, Tensor dqkv, Tensor dout, Tensor pos, Tensor freq, int H, int G)) \
+    /* In each q and k head the pair (x[i], x[i+D/2]) is turned by pos * freq[i]; v is copied. With q_norm and k_norm
+     * each q and k head is normalised first: x * w / sqrt(mean_i x[i]^2 + eps). Without them out may be qkv.
+     *                                    out, qkv (B,T,P) A; pos (B,T) i32; freq (D/2) f32; q_norm?, k_norm? (D) A */ \
+    PURE(rope_forward, (Device *d, Tensor out, Tensor qkv, Tensor pos, Tensor freq, Tensor q_norm, Tensor k_norm, \
+                        int H, int G, float eps)) \
+    /* dqkv = dout turned back;  with q_norm and k_norm also through the norm, and dq_norm (+)=, dk_norm (+)=
+     * qkv is what was normalised. dqkv may be dout.         dqkv, dout, qkv? (B,T,P) A; dq_norm?, dk_norm? (D) f32 */ \
+    SCRATCH(rope_backward, (Device *d, Tensor dqkv, Tensor dq_norm, Tensor dk_norm, Tensor dout, Tensor qkv, \
+                            Tensor pos, Tensor freq, Tensor q_norm, Tensor k_norm, int H, int G, float eps, \
+                            bool accumulate)) \
     /* Causal, grouped: query head h reads key/value head h / (H/G); step t of a row sees keys first[t] .. t.
      * s = q.k / sqrt(D), out = softmax(s) v, lse = log sum exp s     qkv (B,T,P) A; first (B,T) i32; out (B,T,H*D) A;
      *                                                                lse (B,H,T) f32 */ \

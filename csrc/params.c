@@ -20,11 +20,11 @@ static Param *add_param(Params *all, int bucket, const char *prefix, const char 
     return p;
 }
 
-static Pair add_linear(Params *all, const Config *c, int bucket, const char *prefix, const char *name, InitKind init,
+static Pair add_linear(Params *all, bool bias, int bucket, const char *prefix, const char *name, InitKind init,
                        int64_t O, int64_t I)
 {
     Pair p = { add_param(all, bucket, prefix, name, "weight", init, 2, O, I), NULL };
-    if (c->bias) p.b = add_param(all, bucket, prefix, name, "bias", INIT_ZERO, 1, O, 0);
+    if (bias) p.b = add_param(all, bucket, prefix, name, "bias", INIT_ZERO, 1, O, 0);
     return p;
 }
 
@@ -56,11 +56,15 @@ static void list_params(Params *all, const Config *c)
         LayerParams *w = &all->layer[l];
         char *at AUTO(auto_free) = text_format("h.%d.", l);
         w->ln_1 = add_norm(all, c, L - l, at, "ln_1");
-        w->qkv  = add_linear(all, c, L - l, at, "attn.qkv", INIT_NORMAL, P, C);
-        w->proj = add_linear(all, c, L - l, at, "attn.proj", INIT_RESIDUAL, C, HD);
+        w->qkv  = add_linear(all, c->bias || c->qkv_bias, L - l, at, "attn.qkv", INIT_NORMAL, P, C);
+        if (c->qk_norm) {
+            w->q_norm = add_param(all, L - l, at, "attn.q_norm", "weight", INIT_ONE, 1, c->head_dim, 0);
+            w->k_norm = add_param(all, L - l, at, "attn.k_norm", "weight", INIT_ONE, 1, c->head_dim, 0);
+        }
+        w->proj = add_linear(all, c->bias, L - l, at, "attn.proj", INIT_RESIDUAL, C, HD);
         w->ln_2 = add_norm(all, c, L - l, at, "ln_2");
-        w->up   = add_linear(all, c, L - l, at, "mlp.up", INIT_NORMAL, up, C);
-        w->down = add_linear(all, c, L - l, at, "mlp.down", INIT_RESIDUAL, C, F);
+        w->up   = add_linear(all, c->bias, L - l, at, "mlp.up", INIT_NORMAL, up, C);
+        w->down = add_linear(all, c->bias, L - l, at, "mlp.down", INIT_RESIDUAL, C, F);
         packs(w->qkv.w, 3, HD, (P - HD) / 2, (P - HD) / 2);
         packs(w->proj.w, 1, C, 0, 0);
         packs(w->up.w, (int)(up / F), F, F, 0);
@@ -98,7 +102,7 @@ Params *params_create(Device *d, const Config *c, DType dtype, int ranks)
     Params *all AUTO(free_slot) = xcalloc(1, sizeof *all, "parameters");
     all->device = d, all->dtype = dtype, all->ranks = ranks;
     all->n_layer = c->n_layer, all->n_buckets = c->n_layer + 2;
-    all->list = xcalloc((size_t)c->n_layer * 12 + 8, sizeof *all->list, "parameters");
+    all->list = xcalloc((size_t)c->n_layer * 14 + 8, sizeof *all->list, "parameters");
     all->layer = xcalloc((size_t)c->n_layer, sizeof *all->layer, "layers");
     all->bucket = xcalloc((size_t)all->n_buckets, sizeof *all->bucket, "buckets");
     list_params(all, c);

@@ -28,7 +28,7 @@ typedef struct Param {
 } Param;
 
 typedef struct { Param *w, *b; } Pair;      /* a weight and its bias; b is NULL where there is none */
-typedef struct { Pair ln_1, qkv, proj, ln_2, up, down; } LayerParams;
+typedef struct { Pair ln_1, qkv, proj, ln_2, up, down; Param *q_norm, *k_norm; } LayerParams;
 typedef struct { int64_t offset, length; } Bucket;
 
 typedef struct Params {

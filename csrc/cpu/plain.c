@@ -156,31 +156,107 @@ size_t plain_linear_backward_scratch(Device *d, Tensor dx, Tensor dw, Tensor db,
 
 /* ---- rope ------------------------------------------------------------------------------------------------------- */
 
-/* (lo, hi) = (lo cos - hi sin, lo sin + hi cos) of the angle sign * pos * freq[i], in the first H+G heads */
-static void turn(Tensor out, Tensor in, Tensor pos, Tensor freq, int H, int G, int sign)
+/* 1 / sqrt(mean x^2 + eps) of the head whose first element is x[at]; 1 where there is no norm */
+static double head_rstd(Tensor x, int64_t at, int64_t D, Tensor w, float eps)
+{
+    double squares = 0;
+    if (is_none(w)) return 1;
+    for (int64_t i = at; i < at + D; i++) squares += (double)get(x, i) * get(x, i);
+    return 1 / sqrt(squares / (double)D + eps);
+}
+
+static double weight_at(Tensor w, int64_t i) { return is_none(w) ? 1 : get(w, i); }
+
+/* (lo, hi) = (lo cos - hi sin, lo sin + hi cos) of the angle sign * pos * freq[i], in x rstd w of q and k heads */
+static void turn(Tensor out, Tensor in, Tensor pos, Tensor freq, Tensor q_norm, Tensor k_norm, int H, int G, float eps,
+                 int sign)
 {
     const int64_t N = rows(in), P = last(in), D = P / (H + 2 * G);
     for (int64_t n = 0; n < N; n++) {
-        for (int64_t h = 0; h < H + G; h++)
+        for (int64_t h = 0; h < H + G; h++) {
+            const Tensor w = h < H ? q_norm : k_norm;
+            const double r = head_rstd(in, n * P + h * D, D, w, eps);
             for (int64_t i = 0; i < D / 2; i++) {
                 const int64_t at = n * P + h * D + i;
                 const double angle = (double)sign * index_at(pos, n) * get(freq, i);
-                const double lo = get(in, at), hi = get(in, at + D / 2);
+                const double lo = get(in, at) * r * weight_at(w, i);
+                const double hi = get(in, at + D / 2) * r * weight_at(w, i + D / 2);
                 put(out, at, lo * cos(angle) - hi * sin(angle));
                 put(out, at + D / 2, lo * sin(angle) + hi * cos(angle));
             }
+        }
         for (int64_t i = n * P + (H + G) * D; i < (n + 1) * P; i++) put(out, i, get(in, i));
     }
 }
 
-void plain_rope_forward(Device *d, Tensor out, Tensor qkv, Tensor pos, Tensor freq, int H, int G)
+void plain_rope_forward(Device *d, Tensor out, Tensor qkv, Tensor pos, Tensor freq, Tensor q_norm, Tensor k_norm,
+                        int H, int G, float eps)
 {
-    turn(out, qkv, pos, freq, H, G, 1);
+    turn(out, qkv, pos, freq, q_norm, k_norm, H, G, eps, 1);
 }
 
-void plain_rope_backward(Device *d, Tensor dqkv, Tensor dout, Tensor pos, Tensor freq, int H, int G)
+/* Element i of the head that begins at dout[at], turned back: the slope by x rstd w. */
+static double turned_back(Tensor dout, int64_t at, int64_t i, int64_t D, Tensor freq, double pos)
 {
-    turn(dqkv, dout, pos, freq, H, G, -1);
+    const int64_t pair = i % (D / 2);
+    const double lo = get(dout, at + pair), hi = get(dout, at + pair + D / 2), angle = pos * get(freq, pair);
+    return i < D / 2 ? lo * cos(angle) + hi * sin(angle) : hi * cos(angle) - lo * sin(angle);
+}
+
+/* dw (+)= turned_back x rstd, over the heads h .. h+count-1 of all rows */
+static void head_weight_slope(Tensor dw, Tensor dout, Tensor x, Tensor pos, Tensor freq, Tensor w, int64_t P, int64_t h,
+                              int64_t count, float eps, bool accumulate)
+{
+    const int64_t N = rows(x), D = last(w);
+    for (int64_t i = 0; i < D; i++) {
+        double sum = 0;
+        for (int64_t n = 0; n < N; n++)
+            for (int64_t at = n * P + h * D; at < n * P + (h + count) * D; at += D) {
+                const double unit = get(x, at + i) * head_rstd(x, at, D, w, eps);
+                sum += turned_back(dout, at, i, D, freq, index_at(pos, n)) * unit;
+            }
+        put_sum(dw, i, sum, accumulate);
+    }
+}
+
+/* unit = x rstd;  dx = rstd (g - unit mean_i(g unit)),  g = turned_back w;  of the head that begins at x[at] */
+static void head_slope(Tensor dx, Tensor dout, Tensor x, int64_t at, Tensor freq, double pos, Tensor w, float eps)
+{
+    const int64_t D = last(w);
+    const double r = head_rstd(x, at, D, w, eps);
+    double dot = 0;
+    for (int64_t i = 0; i < D; i++)
+        dot += turned_back(dout, at, i, D, freq, pos) * get(w, i) * get(x, at + i) * r / (double)D;
+    for (int64_t i = 0; i < D / 2; i++) {
+        const int64_t j = i + D / 2;        /* both of the pair before either is written: dx may be dout */
+        const double lo = turned_back(dout, at, i, D, freq, pos), hi = turned_back(dout, at, j, D, freq, pos);
+        put(dx, at + i, r * (lo * get(w, i) - get(x, at + i) * r * dot));
+        put(dx, at + j, r * (hi * get(w, j) - get(x, at + j) * r * dot));
+    }
+}
+
+void plain_rope_backward(Device *d, Tensor dqkv, Tensor dq_norm, Tensor dk_norm, Tensor dout, Tensor qkv, Tensor pos,
+                         Tensor freq, Tensor q_norm, Tensor k_norm, int H, int G, float eps, bool accumulate)
+{
+    const int64_t N = rows(dout), P = last(dout), D = P / (H + 2 * G);
+    if (is_none(q_norm)) {
+        turn(dqkv, dout, pos, freq, none(), none(), H, G, 0, -1);
+        return;
+    }
+    if (!is_none(dq_norm)) head_weight_slope(dq_norm, dout, qkv, pos, freq, q_norm, P, 0, H, eps, accumulate);
+    if (!is_none(dk_norm)) head_weight_slope(dk_norm, dout, qkv, pos, freq, k_norm, P, H, G, eps, accumulate);
+    for (int64_t n = 0; n < N; n++) {
+        for (int64_t h = 0; h < H + G; h++)
+            head_slope(dqkv, dout, qkv, n * P + h * D, freq, index_at(pos, n), h < H ? q_norm : k_norm, eps);
+        for (int64_t i = n * P + (H + G) * D; i < (n + 1) * P; i++) put(dqkv, i, get(dout, i));
+    }
+}
+
+size_t plain_rope_backward_scratch(Device *d, Tensor dqkv, Tensor dq_norm, Tensor dk_norm, Tensor dout, Tensor qkv,
+                                   Tensor pos, Tensor freq, Tensor q_norm, Tensor k_norm, int H, int G, float eps,
+                                   bool accumulate)
+{
+    return 0;
 }
 
 /* ---- mlp -------------------------------------------------------------------------------------------------------- */

@@ -1,4 +1,4 @@
-"""The PyTorch reference: GPT-2 and Llama by one Config, with this project's parameter names.
+"""The PyTorch reference: GPT-2, Llama and Qwen by one Config, with this project's parameter names.
 
 Numerics of the C core are checked against it, so it is written to be read, not to be fast.
 Letters: B rows, T steps, C = n_embd, H query heads, G key/value heads, D = head_dim, F = n_ff,
@@ -17,11 +17,25 @@ def norm(config: dict) -> nn.Module:
     return nn.LayerNorm(config["n_embd"], eps=config["norm_eps"], bias=config["bias"])
 
 
-def turn(x: torch.Tensor, pos: torch.Tensor, theta: float) -> torch.Tensor:
-    """RoPE: (x[i], x[i + D/2]) turned by pos * theta^(-2i/D); x (B,heads,T,D), pos (B,T)."""
+def frequencies(config: dict) -> torch.Tensor:
+    """RoPE's theta^(-2i/D), (D/2), scaled for a longer context than the one first learned."""
+    half, factor = config["head_dim"] // 2, config["rope_factor"]
+    freq = config["rope_theta"] ** (-torch.arange(half, dtype=torch.float64) / half)
+    if config["rope_scaling"] == "linear":
+        return freq / factor
+    if config["rope_scaling"] == "llama3":
+        low, high = config["rope_low_freq_factor"], config["rope_high_freq_factor"]
+        turns = config["rope_original_max_seq_len"] * freq / (2 * torch.pi)
+        between = freq * ((turns - low) + (high - turns) / factor) / (high - low)
+        slowed = torch.where(turns < low, freq / factor, between)
+        return torch.where(turns > high, freq, slowed)
+    return freq
+
+
+def turn(x: torch.Tensor, pos: torch.Tensor, freq: torch.Tensor) -> torch.Tensor:
+    """RoPE: (x[i], x[i + D/2]) turned by pos * freq[i]; x (B,heads,T,D), pos (B,T)."""
     half = x.shape[-1] // 2
     wide = torch.promote_types(x.dtype, torch.float32)
-    freq = theta ** (-torch.arange(half, dtype=torch.float64) / half)
     angle = (pos[:, None, :, None] * freq.to(torch.float32)).to(wide)
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x[..., :half], x[..., half:]
@@ -32,17 +46,24 @@ class Attention(nn.Module):
     def __init__(self, config: dict):
         super().__init__()
         self.heads = config["n_head"], config["n_kv_head"], config["head_dim"]
-        self.theta = config["rope_theta"] if config["position"] == "rope" else None
+        self.freq = frequencies(config) if config["position"] == "rope" else None
         H, G, D = self.heads
-        self.qkv = nn.Linear(config["n_embd"], (H + 2 * G) * D, bias=config["bias"])
+        qkv_bias = config["bias"] or config["qkv_bias"]
+        self.qkv = nn.Linear(config["n_embd"], (H + 2 * G) * D, bias=qkv_bias)
+        self.normed = config["qk_norm"]
+        if self.normed:
+            self.q_norm = nn.RMSNorm(D, eps=config["norm_eps"])
+            self.k_norm = nn.RMSNorm(D, eps=config["norm_eps"])
         self.proj = nn.Linear(H * D, config["n_embd"], bias=config["bias"])
 
     def forward(self, x: torch.Tensor, pos: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
         (B, T, _), (H, G, D) = x.shape, self.heads
         heads = self.qkv(x).view(B, T, H + 2 * G, D).transpose(1, 2)            # (B,H+2G,T,D)
         q, k, v = heads.split([H, G, G], dim=1)
-        if self.theta:
-            q, k = turn(q, pos, self.theta), turn(k, pos, self.theta)
+        if self.normed:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.freq is not None:
+            q, k = turn(q, pos, self.freq), turn(k, pos, self.freq)
         k, v = k.repeat_interleave(H // G, dim=1), v.repeat_interleave(H // G, dim=1)
         scores = (q @ k.transpose(-1, -2)) / D**0.5                             # (B,H,T,T)
         weights = scores.masked_fill(~visible[:, None], float("-inf")).softmax(dim=-1)

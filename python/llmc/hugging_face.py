@@ -1,4 +1,4 @@
-"""A Hugging Face GPT-2 or Llama -> our config and our parameters: renamed, packed and padded."""
+"""A Hugging Face GPT-2, Llama or Qwen -> our config and parameters: renamed, packed, padded."""
 
 from typing import Any
 
@@ -18,6 +18,8 @@ GPT2_BLOCK = {
 LLAMA_BLOCK = {
     "ln_1": ["input_layernorm"],
     "attn.qkv": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    "attn.q_norm": ["self_attn.q_norm"],
+    "attn.k_norm": ["self_attn.k_norm"],
     "attn.proj": ["self_attn.o_proj"],
     "ln_2": ["post_attention_layernorm"],
     "mlp.up": ["mlp.gate_proj", "mlp.up_proj"],
@@ -46,10 +48,18 @@ def config_from_gpt2(theirs: dict[str, Any]) -> dict[str, Any]:
 
 
 def config_from_llama(theirs: dict[str, Any]) -> dict[str, Any]:
+    """theirs: the config of a Llama, or of a Qwen: 2 has biases on q, k and v, 3 QK-norm."""
+    kind = theirs.get("model_type", "llama")
     rope = theirs.get("rope_parameters") or theirs.get("rope_scaling") or {}
     _want(theirs, "hidden_act", "silu")
-    _want(theirs, "mlp_bias", theirs.get("attention_bias", False))
-    _want(rope, "rope_type", "default")
+    _want(theirs, "model_type", "llama", "qwen2", "qwen3")
+    _want(theirs, "use_sliding_window", False)
+    if kind == "llama":
+        _want(theirs, "mlp_bias", theirs.get("attention_bias", False))
+    else:
+        _want(theirs, "attention_bias", False)      # a Qwen's would leave the MLP without
+    rope_type = rope.get("rope_type") or rope.get("type") or "default"
+    _want({"rope_type": rope_type}, "rope_type", "default", "linear", "llama3")
     heads = theirs["num_attention_heads"]
     return dict(
         vocab_size=theirs["vocab_size"],
@@ -64,9 +74,16 @@ def config_from_llama(theirs: dict[str, Any]) -> dict[str, Any]:
         position="rope",
         mlp="swiglu",
         bias=theirs.get("attention_bias", False),
+        qkv_bias=kind == "qwen2",
+        qk_norm=kind == "qwen3",
         tied=theirs.get("tie_word_embeddings", False),
         norm_eps=theirs["rms_norm_eps"],
         rope_theta=rope.get("rope_theta") or theirs.get("rope_theta", 10000.0),
+        rope_scaling="none" if rope_type == "default" else rope_type,
+        rope_factor=rope.get("factor", 0.0),
+        rope_low_freq_factor=rope.get("low_freq_factor", 0.0),
+        rope_high_freq_factor=rope.get("high_freq_factor", 0.0),
+        rope_original_max_seq_len=rope.get("original_max_position_embeddings", 0),
     )
 
 
@@ -86,7 +103,7 @@ def params_from_gpt2(theirs: Arrays, config: dict[str, Any]) -> Arrays:
 
 
 def params_from_llama(theirs: Arrays, config: dict[str, Any]) -> Arrays:
-    """theirs: LlamaForCausalLM's tensors by name, config: ours, completed."""
+    """theirs: a Llama's or Qwen's tensors by name, config: ours, completed."""
     ours = _blocks(theirs, config, "model.layers", LLAMA_BLOCK)
     ours["wte.weight"] = _pad(theirs["model.embed_tokens.weight"], config)
     ours["ln_f.weight"] = theirs["model.norm.weight"]

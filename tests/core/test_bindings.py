@@ -1,6 +1,7 @@
 """The module _core: what arrays it takes, how it fails, and that it lets other threads run."""
 
 import gc
+import json
 import signal
 import subprocess
 import sys
@@ -115,6 +116,7 @@ def test_other_threads_run_while_an_op_computes(device):
 
 TRAIN_UNTIL_INTERRUPTED = """
 import gc
+import json
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)    # a background job is started with it ignored
 import llmc, numpy as np
@@ -164,6 +166,10 @@ def test_a_config_is_its_dict_and_back():
         ({"norm": "batchnorm"}, "norm is batchnorm, wanted one of: layernorm rmsnorm"),
         ({"norm_eps": "small"}, "config: norm_eps is 'small', wanted a number"),
         ({"n_embd": 130}, "n_embd 130 is not divisible by n_head 4"),
+        ({"qk_norm": True}, "qk_norm without RoPE; set position to rope"),
+        ({"rope_scaling": "linear"}, "rope_factor is 0; rope_scaling wants 1 to 1e6"),
+        ({"rope_scaling": "llama3", "rope_factor": 8, "rope_low_freq_factor": 4},
+         "rope_low_freq_factor is 4 and rope_high_freq_factor 4, wanted more than 0 and more"),
     ],
 )
 def test_an_impossible_config_is_refused_with_a_sentence(fields, sentence):
@@ -181,6 +187,18 @@ def test_a_config_goes_through_its_file(tmp_path):
     (tmp_path / "config.json").write_text(config.to_json())
     assert llmc.Config.read(str(tmp_path / "config.json")) == config
     assert _core.checkpoint_latest(str(tmp_path)) is None
+
+
+def test_a_config_file_may_leave_out_what_its_model_does_not_have(tmp_path):
+    config = llmc.Config.preset("llama-tiny", vocab_size=300)
+    fields = json.loads(config.to_json())
+    assert fields.pop("qkv_bias") is False
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    assert llmc.Config.read(str(tmp_path / "config.json")) == config
+    del fields["bias"]
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(llmc.LlmcError, match="config.json: bias is missing"):
+        llmc.Config.read(str(tmp_path / "config.json"))
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def config_seeds() -> Files:
         "vocab_size": 300, "padded_vocab_size": 384, "max_seq_len": 64, "n_layer": 2, "n_head": 4,
         "n_kv_head": 2, "head_dim": 8, "n_embd": 32, "n_ff": 88, "norm": "rmsnorm",
         "position": "rope", "mlp": "swiglu", "head": "lm", "bias": False, "tied": False,
-        "norm_eps": 1e-5, "rope_theta": 10000.0,
+        "norm_eps": 1e-5, "rope_theta": 10000.0, "qkv_bias": True,
     }  # fmt: skip
     return {"gpt2": json.dumps(gpt2, indent=2).encode(), "llama": json.dumps(llama).encode()}
 

@@ -30,6 +30,18 @@ TINY = {
         vocab_size=64, max_seq_len=23, n_layer=2, n_embd=37, n_head=5, n_kv_head=1, head_dim=6,
         n_ff=31, bias=True, tied=True,
     ),
+    "llama like Qwen 2: biases on q, k and v": dict(
+        vocab_size=59, max_seq_len=23, n_layer=2, n_embd=28, n_head=4, n_kv_head=2, head_dim=6,
+        n_ff=37, qkv_bias=True,
+    ),
+    "llama like Qwen 3: QK-norm": dict(
+        vocab_size=59, max_seq_len=23, n_layer=3, n_embd=20, n_head=4, n_kv_head=2, head_dim=14,
+        n_ff=37, norm_eps=1e-6, qk_norm=True, tied=True,
+    ),
+    "llama like Llama 3.1: stretched RoPE": dict(
+        vocab_size=59, max_seq_len=23, n_layer=2, n_embd=24, n_head=2, head_dim=14, n_ff=37,
+        rope_theta=50.0, rope_scaling="llama3", rope_factor=3.0, rope_original_max_seq_len=36,
+    ),
 }  # fmt: skip
 CASES = [(name, head) for name in TINY for head in ("lm", "scalar")]
 
@@ -47,7 +59,7 @@ def weights(config: llmc.Config, seed: int = 0, spread: float = 0.15) -> Arrays:
     model = llmc.Model(llmc.Device("cpu", 1), config)
     result = {}
     for name in model.names:
-        about = np.float32("ln_" in name and name.endswith("weight"))
+        about = np.float32(("ln_" in name or "_norm" in name) and name.endswith("weight"))
         shape = model.get(name).shape
         result[name] = about + np.float32(spread) * rng.standard_normal(shape, np.float32)
     return result
@@ -139,11 +151,13 @@ def worst(config: llmc.Config, got: Arrays, wanted: Arrays) -> tuple[float, str]
 
     A part whose gradient is zero but for rounding is held against its whole parameter's: a key's
     bias adds the same to all scores of a query unless RoPE turns it, and one key has softmax 1.
+    The weights of QK-norm are held against the packed weight that makes what they multiply.
     """
     assert got.keys() == wanted.keys()
     found = []
-    for name, whole in wanted.items():
-        pairs = zip(parts(config, name, got[name]), parts(config, name, whole), strict=True)
+    for name, array in wanted.items():
+        whole = wanted[name.replace("q_norm", "qkv").replace("k_norm", "qkv")]
+        pairs = zip(parts(config, name, got[name]), parts(config, name, array), strict=True)
         for (part, a), (_, b) in pairs:
             scale = np.linalg.norm(b)
             if scale < 1e-6 * np.linalg.norm(whole):

@@ -89,6 +89,21 @@ static void cached(Device *d, Call c, int H, int G, int64_t D)
     drop(d, &c);
 }
 
+static void rope(Device *d, Call c, int64_t B, int64_t T, int H, int G, int64_t D)
+{
+    const int64_t P = (H + 2 * G) * D;
+    const Tensor qkv = RESHAPE(tensor(&c, c.A, B * T, P), B, T, P), dqkv = RESHAPE(tensor(&c, c.A, B * T, P), B, T, P);
+    const Tensor freq = line(&c, DT_F32, D / 2), q_norm = line(&c, c.A, D), k_norm = line(&c, c.A, D);
+    const Tensor dq_norm = line(&c, DT_F32, D), dk_norm = line(&c, DT_F32, D);
+    Tensor pos = tensor(&c, DT_F32, B, T);
+    pos.dtype = DT_I32;
+    for (int64_t i = 0; i < B * T; i++) ((int32_t *)pos.data)[i] = (int32_t)(i % T);
+    rope_forward(d, dqkv, qkv, pos, freq, q_norm, k_norm, H, G, 1e-6f);
+    EXACTLY(rope_backward, dqkv, dq_norm, dk_norm, dqkv, qkv, pos, freq, q_norm, k_norm, H, G, 1e-6f, true);
+    EXACTLY(rope_backward, dqkv, none(), none(), dqkv, none(), pos, freq, none(), none(), H, G, 0, false);
+    drop(d, &c);
+}
+
 static void norm(Device *d, Call c, int64_t N, int64_t C)
 {
     const Tensor x = tensor(&c, c.A, N, C), dout = tensor(&c, c.A, N, C), dx = tensor(&c, c.A, N, C);
@@ -129,6 +144,11 @@ static void every_op(Device *d, Call c)
         attention(d, c, heads[i][0], heads[i][1], (int)heads[i][2], (int)heads[i][3], heads[i][4]);
         cached(d, c, (int)heads[i][2], (int)heads[i][3], heads[i][4]);
     }
+    static const int64_t turned[][5] = {
+        { 1, 1, 1, 1, 2 }, { 3, 13, 4, 2, 6 }, { 2, 35, 2, 2, 262 }, { 1, 300, 3, 1, 64 },
+    };
+    for (size_t i = 0; i < COUNT_OF(turned); i++)
+        rope(d, c, turned[i][0], turned[i][1], (int)turned[i][2], (int)turned[i][3], turned[i][4]);
     static const int64_t rows_cols[][2] = { { 1, 1 }, { 3, 5 }, { 133, 67 }, { 17, 1031 } };
     for (size_t i = 0; i < COUNT_OF(rows_cols); i++) norm(d, c, rows_cols[i][0], rows_cols[i][1]);
     static const int64_t shapes[][2] = { { 1, 1 }, { 1, 67 }, { 67, 1 }, { 33, 259 }, { 259, 33 }, { 130, 131 } };
