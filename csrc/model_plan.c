@@ -15,25 +15,33 @@ void model_on_bucket(Model *m, BucketFinished *finished, void *context)
 
 static void free_slot(Model **m) { model_free(*m); }
 
-Model *model_create(Device *d, const Config *c, DType dtype, int ranks)
+/* With the params of `of`, or if it is NULL with its own. */
+static Model *create(Device *d, const Config *c, DType dtype, int ranks, Model *of)
 {
-    config_check(c);
     Model *m AUTO(free_slot) = xcalloc(1, sizeof *m, "a model");
-    m->dev = d, m->cfg = *c, m->dtype = dtype, m->temperature = 1;
+    m->dev = d, m->cfg = *c, m->dtype = dtype, m->temperature = 1, m->borrowed = of != NULL;
     m->stream = xcalloc((size_t)c->n_layer + 1, sizeof *m->stream, "layers");
     m->block = xcalloc((size_t)c->n_layer, sizeof *m->block, "layers");
     m->host_freq = xcalloc((size_t)c->head_dim / 2 + 1, sizeof *m->host_freq, "RoPE's frequencies");
     for (int i = 0; i < c->head_dim / 2; i++) m->host_freq[i] = (float)config_rope_freq(c, i);
-    m->params = params_create(d, c, dtype, ranks);
+    m->params = of ? of->params : params_create(d, c, dtype, ranks);
     Model *made = m;
     m = NULL;
     return made;
 }
 
+Model *model_create(Device *d, const Config *c, DType dtype, int ranks)
+{
+    config_check(c);
+    return create(d, c, dtype, ranks, NULL);
+}
+
+Model *model_borrow(Model *of) { return create(of->dev, &of->cfg, of->dtype, 1, of); }
+
 void model_free(Model *m)
 {
     if (!m) return;
-    params_free(m->params);
+    if (!m->borrowed) params_free(m->params);
     device_free(m->dev, m->memory);
     free(m->stream);
     free(m->block);

@@ -85,6 +85,7 @@ PYBIND11_MODULE(_core, m)
     bind_ops(m);
     bind_config(m);
     bind_model(m);
+    bind_decoder(m);
     bind_trainer(m);
     bind_sampler(m);
     bind_loader(m);

@@ -17,6 +17,7 @@ namespace py = pybind11;
 void bind_ops(py::module_ &m);          // bindings_ops.cpp
 void bind_config(py::module_ &m);       // bindings_model.cpp
 void bind_model(py::module_ &m);
+void bind_decoder(py::module_ &m);      // bindings_decoder.cpp
 void bind_trainer(py::module_ &m);      // bindings_train.cpp
 void bind_sampler(py::module_ &m);
 void bind_loader(py::module_ &m);       // bindings_loader.cpp

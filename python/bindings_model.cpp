@@ -95,7 +95,7 @@ void bind_config(py::module_ &m)
 
 // ---- models -------------------------------------------------------------------------------------------------------
 
-static DType weight_type(const std::string &name)
+DType weight_type(const std::string &name)
 {
     if (name == "f32") return DT_F32;
     if (name == "bf16") return DT_BF16;

@@ -4,6 +4,8 @@
 
 #include "model.h"
 
+#include <string>
+
 // A Model of the core and the shape of its last batch, which slopes must have.
 struct BoundModel {
     Model *model = nullptr;
@@ -12,5 +14,7 @@ struct BoundModel {
     BoundModel(const BoundModel &) = delete;
     ~BoundModel() { model_free(model); }
 };
+
+DType weight_type(const std::string &name);     // of "f32" and "bf16"; fails for others
 
 #endif

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["Config", "Device", "LlmcError", "Model", "Sampler", "Sampling", "Trainer"]
+__all__ = ["Config", "Decoder", "Device", "LlmcError", "Model", "Sampler", "Sampling", "Trainer"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,298 @@
+/* decoder.c -- rows, pages, and batches of the model's blocks over them. See decoder.h. */
+#include "decoder.h"
+#include "model_impl.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct Row { bool open; int64_t length; int32_t *pages; int32_t input; } Row;   /* input: of this call, or -1 */
+
+struct Decoder {
+    Model      *model;              /* on the parameters of another */
+    DecoderPlan plan;
+    int64_t     most;               /* pages of the longest row */
+    void       *memory;             /* the cache and the tables */
+    Cache       cache;
+    Tensor      table, start, length, picked;   /* with room for all rows */
+    Row        *row;
+    int32_t    *pages;              /* of all rows */
+    int32_t    *owners;             /* of each page: how many rows hold it */
+    int32_t    *free_page;          /* a stack */
+    int64_t     free_count;
+    int32_t    *host;               /* what goes up for a call */
+};
+
+/* ------------------------------------------------------------------------------------------------ made and measured */
+
+static int64_t pages_of(int64_t steps) { return (steps + CACHE_PAGE - 1) / CACHE_PAGE; }
+
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+size_t decoder_page_bytes(const Config *c, DType dtype)
+{
+    return (size_t)c->n_layer * CACHE_PAGE * 2 * (size_t)c->n_kv_head * (size_t)c->head_dim * dtype_size(dtype);
+}
+
+static void lay_out(Decoder *d, Arena *a)
+{
+    const Config *c = &d->model->cfg;
+    const int64_t R = d->plan.rows;
+    for (int l = 0; l < c->n_layer; l++)
+        d->cache.layer[l] = TAKE(a, "keys and values", d->model->dtype, d->plan.pages, CACHE_PAGE,
+                                 2 * c->n_kv_head * c->head_dim);
+    d->table  = TAKE(a, "page table", DT_I32, R, d->most);
+    d->start  = TAKE(a, "row starts", DT_I32, R + 1);
+    d->length = TAKE(a, "row lengths", DT_I32, R);
+    d->picked = TAKE(a, "last tokens", DT_I32, 1, larger(R, 1));
+}
+
+static void use_rows(Decoder *d, int64_t R)
+{
+    d->cache.table = slice_rows(d->table, 0, R);
+    d->cache.start = RESHAPE(slice_rows(RESHAPE(d->start, numel(d->start), 1), 0, R + 1), R + 1);
+    d->cache.length = RESHAPE(slice_rows(RESHAPE(d->length, numel(d->length), 1), 0, R), R);
+}
+
+static void free_slot(Decoder **d) { decoder_free(*d); }
+
+static void take_host_memory(Decoder *d)
+{
+    const int64_t R = d->plan.rows, pages = d->plan.pages;
+    d->row = xcalloc((size_t)R, sizeof *d->row, "rows");
+    d->pages = xcalloc((size_t)(R * d->most), sizeof *d->pages, "rows' pages");
+    for (int64_t r = 0; r < R; r++) d->row[r].pages = d->pages + r * d->most;
+    d->owners = xcalloc((size_t)pages, sizeof *d->owners, "pages");
+    d->free_page = xcalloc((size_t)pages, sizeof *d->free_page, "pages");
+    for (int64_t i = 0; i < pages; i++) d->free_page[d->free_count++] = (int32_t)(pages - 1 - i);
+    d->host = xcalloc((size_t)larger(d->plan.tokens, R * d->most + 1), sizeof *d->host, "a call");
+    d->cache.layer = xcalloc((size_t)d->model->cfg.n_layer, sizeof *d->cache.layer, "layers");
+}
+
+Decoder *decoder_create(Model *of, DecoderPlan plan)
+{
+    CHECK(of->cfg.head == HEAD_LM, "a decoder for a model with a scalar head, which writes nothing");
+    CHECK(plan.rows >= 1 && plan.pages >= 1 && plan.tokens >= 1 && plan.pages <= INT32_MAX / CACHE_PAGE,
+          "a decoder for %d rows, %lld pages and %lld tokens a call; each must be 1 or more", plan.rows,
+          (long long)plan.pages, (long long)plan.tokens);
+    Decoder *d AUTO(free_slot) = xcalloc(1, sizeof *d, "a decoder");
+    d->plan = plan, d->most = pages_of(of->cfg.max_seq_len);
+    d->model = model_borrow(of);
+    take_host_memory(d);
+    Arena a = {0};
+    lay_out(d, &a);
+    use_rows(d, plan.rows);
+    d->model->cache = &d->cache;
+    model_plan(d->model, (Plan){ .B = plan.tokens, .T = 1 });
+    d->memory = device_alloc(d->model->dev, a.used, "the cache of keys and values");
+    a = (Arena){ .block = d->memory, .size = a.used };
+    lay_out(d, &a);
+    Decoder *made = d;
+    d = NULL;
+    return made;
+}
+
+void decoder_free(Decoder *d)
+{
+    if (!d) return;
+    if (d->model) device_free(d->model->dev, d->memory);
+    model_free(d->model);
+    free(d->row);
+    free(d->pages);
+    free(d->owners);
+    free(d->free_page);
+    free(d->host);
+    free(d->cache.layer);
+    free(d);
+}
+
+/* ------------------------------------------------------------------------------------------------------------- rows */
+
+static Row *row_of(const Decoder *d, int row)
+{
+    CHECK(row >= 0 && row < d->plan.rows && d->row[row].open, "row %d of the decoder is not open", row);
+    return &d->row[row];
+}
+
+int decoder_open(Decoder *d)
+{
+    for (int r = 0; r < d->plan.rows; r++)
+        if (!d->row[r].open) {
+            d->row[r].open = true, d->row[r].length = 0, d->row[r].input = -1;
+            return r;
+        }
+    FAIL("all %d rows of the decoder are open; close one first", d->plan.rows);
+}
+
+static void drop_page(Decoder *d, int32_t page)
+{
+    if (--d->owners[page] == 0) d->free_page[d->free_count++] = page;
+}
+
+static int32_t new_page(Decoder *d)
+{
+    const int32_t page = d->free_page[--d->free_count];
+    d->owners[page] = 1;
+    return page;
+}
+
+static void check_length(const Row *k, int row, int64_t length)
+{
+    CHECK(length >= 0 && length <= k->length, "the first %lld steps of row %d, which has %lld", (long long)length, row,
+          (long long)k->length);
+}
+
+int decoder_lend(Decoder *d, int row, int64_t length)
+{
+    const Row *from = row_of(d, row);
+    check_length(from, row, length);
+    const int to = decoder_open(d);
+    d->row[to].length = length;
+    for (int64_t i = 0; i < pages_of(length); i++) d->owners[d->row[to].pages[i] = from->pages[i]]++;
+    return to;
+}
+
+void decoder_rewind(Decoder *d, int row, int64_t length)
+{
+    Row *k = row_of(d, row);
+    check_length(k, row, length);
+    for (int64_t i = pages_of(length); i < pages_of(k->length); i++) drop_page(d, k->pages[i]);
+    k->length = length;
+}
+
+void decoder_close(Decoder *d, int row)
+{
+    decoder_rewind(d, row, 0);
+    d->row[row].open = false;
+}
+
+int64_t decoder_length(const Decoder *d, int row) { return row_of(d, row)->length; }
+int64_t decoder_pages_free(const Decoder *d) { return d->free_count; }
+
+/* The page a row would write to next is there already, but another row's too. */
+static bool shares_last(const Decoder *d, const Row *k)
+{
+    return k->length % CACHE_PAGE && d->owners[k->pages[k->length / CACHE_PAGE]] > 1;
+}
+
+int64_t decoder_pages_needed(const Decoder *d, int row, int64_t count)
+{
+    const Row *k = row_of(d, row);
+    return count ? pages_of(k->length + count) - pages_of(k->length) + shares_last(d, k) : 0;
+}
+
+/* ----------------------------------------------------------------------------------------------------------- a call */
+
+static void check_input(Decoder *d, int i, const DecoderInput *in)
+{
+    const Config *c = &d->model->cfg;
+    Row *k = row_of(d, in->row);
+    CHECK(k->input < 0, "row %d comes twice in one call of the decoder", in->row);
+    k->input = i;
+    CHECK(in->count >= 1, "no tokens for row %d; each row of a call brings one or more", in->row);
+    CHECK(k->length + in->count <= c->max_seq_len, "%lld tokens more for row %d, which has %lld; the model's "
+          "max_seq_len is %d", (long long)in->count, in->row, (long long)k->length, c->max_seq_len);
+    for (int64_t t = 0; t < in->count; t++)
+        CHECK(in->tokens[t] >= 0 && in->tokens[t] < c->vocab_size, "token %d for row %d; wanted 0 to %d (vocab_size)",
+              in->tokens[t], in->row, c->vocab_size - 1);
+}
+
+/* The sums over all inputs; two that would copy the same shared page may ask for one more than they take. */
+static int64_t check_call(Decoder *d, int count, const DecoderInput *in)
+{
+    int64_t tokens = 0, pages = 0;
+    CHECK(count >= 1 && count <= d->plan.rows, "%d rows in a call of a decoder for %d", count, d->plan.rows);
+    for (int r = 0; r < d->plan.rows; r++) d->row[r].input = -1;
+    for (int i = 0; i < count; i++) {
+        check_input(d, i, &in[i]);
+        tokens += in[i].count;
+        pages += decoder_pages_needed(d, in[i].row, in[i].count);
+    }
+    CHECK(tokens <= d->plan.tokens, "%lld tokens in one call of a decoder for %lld", (long long)tokens,
+          (long long)d->plan.tokens);
+    CHECK(pages <= d->free_count, "the call needs %lld pages of %d steps, and %lld of the cache's %lld are free; close "
+          "a row, or give the cache more", (long long)pages, CACHE_PAGE, (long long)d->free_count,
+          (long long)d->plan.pages);
+    return tokens;
+}
+
+/* A row of a table of rows is what embed_forward copies. */
+static void copy_page(Decoder *d, int32_t to, int32_t from)
+{
+    Device *device = d->model->dev;
+    const Tensor index = RESHAPE(slice_rows(RESHAPE(d->picked, numel(d->picked), 1), 0, 1), 1, 1);
+    device_upload(device, index, &from);
+    for (int l = 0; l < d->model->cfg.n_layer; l++) {
+        const Tensor all = d->cache.layer[l], table = RESHAPE(all, all.dim[0], all.dim[1] * all.dim[2]);
+        embed_forward(device, RESHAPE(slice_rows(table, to, 1), 1, 1, last(table)), index, index, table, none());
+    }
+}
+
+static void make_room(Decoder *d, Row *k, int64_t count)
+{
+    if (shares_last(d, k)) {
+        int32_t *page = &k->pages[k->length / CACHE_PAGE];
+        const int32_t copy = new_page(d);
+        copy_page(d, copy, *page);
+        drop_page(d, *page);
+        *page = copy;
+    }
+    for (int64_t i = pages_of(k->length); i < pages_of(k->length + count); i++) k->pages[i] = new_page(d);
+}
+
+static void upload_rows(Decoder *d, int count, const DecoderInput *in)
+{
+    Device *device = d->model->dev;
+    use_rows(d, count);
+    for (int i = 0; i < count; i++)
+        memcpy(d->host + i * d->most, d->row[in[i].row].pages, (size_t)d->most * sizeof *d->host);
+    device_upload(device, d->cache.table, d->host);
+    d->host[0] = 0;
+    for (int i = 0; i < count; i++) d->host[i + 1] = d->host[i] + (int32_t)in[i].count;
+    device_upload(device, d->cache.start, d->host);
+    for (int i = 0; i < count; i++) d->host[i] = (int32_t)d->row[in[i].row].length;
+    device_upload(device, d->cache.length, d->host);
+}
+
+static void upload_tokens(Decoder *d, int count, const DecoderInput *in)
+{
+    Model *m = d->model;
+    int64_t n = 0;
+    for (int i = 0; i < count; n += in[i++].count)
+        memcpy(d->host + n, in[i].tokens, (size_t)in[i].count * sizeof *d->host);
+    device_upload(m->dev, m->tokens, d->host);
+    n = 0;
+    for (int i = 0; i < count; i++)
+        for (int64_t t = 0; t < in[i].count; t++) d->host[n++] = (int32_t)(d->row[in[i].row].length + t);
+    device_upload(m->dev, m->pos, d->host);
+}
+
+/* ln_f's output for the last token of each input that wants logits, side by side in the branch, which no one needs any
+ * more; then their logits. */
+static void give_logits(Decoder *d, int count, const DecoderInput *in, float *logits)
+{
+    Model *m = d->model;
+    int64_t wanted = 0, end = 0;
+    for (int i = 0; i < count; i++) {
+        end += in[i].count;
+        if (in[i].logits) d->host[wanted++] = (int32_t)(end - 1);
+    }
+    if (!wanted) return;
+    const int64_t C = m->cfg.n_embd;
+    const Tensor index = RESHAPE(slice_rows(RESHAPE(d->picked, numel(d->picked), 1), 0, wanted), 1, wanted);
+    const Tensor x = slice_rows(m->branch, 0, wanted);
+    device_upload(m->dev, index, d->host);
+    embed_forward(m->dev, RESHAPE(x, 1, wanted, C), index, index, RESHAPE(m->xf, rows(m->xf), C), none());
+    model_download_logits(m, x, logits);
+}
+
+void decoder_feed(Decoder *d, int count, const DecoderInput *in, float *logits)
+{
+    const int64_t tokens = check_call(d, count, in);
+    for (int i = 0; i < count; i++) make_room(d, &d->row[in[i].row], in[i].count);
+    model_carve(d->model, tokens, 1, false);
+    upload_rows(d, count, in);
+    upload_tokens(d, count, in);
+    model_trunk_forward(d->model);
+    for (int i = 0; i < count; i++) d->row[in[i].row].length += in[i].count;
+    give_logits(d, count, in, logits);
+}
