@@ -157,7 +157,77 @@ static void amx_block(const Product *p, const void *x_panel, int64_t n, int64_t 
 
 #endif
 
-/* ---- both ------------------------------------------------------------------------------------------------------- */
+/* ---- as AMX's tiles, in vector registers ------------------------------------------------------------------------ */
+
+#ifdef AMX
+
+/* For very few rows the tiles are no help, and the copies cost time. tdpbf16ps adds up, of 32 terms, the even ones and
+ * the odd ones apart, one after the other from 0, then both sums, and then adds them to the sum so far; every product is
+ * added before it is rounded, and denormals count as 0. So do these, to the bit. */
+enum { FEWEST = 4, FLUSH = 0x8040 };            /* FLUSH: the bits of MXCSR that make denormals 0, read and written */
+
+/* x: for each row and 32 terms, the even ones, then the odd */
+static void apart_lay_out(const Product *p, void *x)
+{
+    const int64_t step = whole(p->K, TERMS) * TERMS;
+    for (int64_t m = 0; m < p->M; m++)
+        for (int64_t k = 0; k < p->K; k += TERMS) {
+            const VecU pairs = (VecU)terms(bf16_at(p->a, m, k), p->K - k);
+            vec_store(x, DT_F32, m * step + k, WIDTH, (Vec)(pairs << 16));
+            vec_store(x, DT_F32, m * step + k + WIDTH, WIDTH, (Vec)(pairs & 0xffff0000u));
+        }
+}
+
+/* total[m] = row m times every second row of w, from n on: rows that are read side by side should not lie in one page of
+ * memory, or the processor does not see that each is read in order. */
+INLINE void apart(const int M, const Product *p, const float *x, int64_t n, Vec total[FEWEST])
+{
+    const uint16_t *w = bf16_at(p->b, n, 0);
+    const int64_t step = whole(p->K, TERMS) * TERMS, stride = 2 * p->K, lines = whole(p->N - n, 2);
+#pragma GCC unroll 4
+    for (int m = 0; m < M; m++) total[m] = (Vec){0};
+    for (int64_t k = 0; k < p->K; k += TERMS) {
+        Vec v[SIDE], even[FEWEST] = {0}, odd[FEWEST] = {0};
+#pragma GCC unroll 16
+        for (int i = 0; i < SIDE; i++) _mm_prefetch(w + i * stride + k + 2 * TERMS, _MM_HINT_T0);
+        load_lines(v, w + k, stride, lines, p->K - k);
+        vec_transpose(v);
+#pragma GCC unroll 16
+        for (int i = 0; i < SIDE; i++)
+#pragma GCC unroll 4
+            for (int m = 0; m < M; m++) {
+                const float *at = x + m * step + k + i;
+                even[m] += at[0] * (Vec)((VecU)v[i] << 16);
+                odd[m] += at[WIDTH] * (Vec)((VecU)v[i] & 0xffff0000u);
+            }
+#pragma GCC unroll 4
+        for (int m = 0; m < M; m++) total[m] += even[m] + odd[m];
+    }
+}
+
+static void apart_block(const Product *p, const void *x, int64_t n, int64_t cols, float *sums)
+{
+    (void)cols;                 /* rows of w that are not there count as 0 */
+    const unsigned before = _mm_getcsr();
+    _mm_setcsr(before | FLUSH);
+    Vec half[2][FEWEST];
+    for (int j = 0; j < 2; j++)
+        switch (p->M) {
+        case 1: apart(1, p, x, n + j, half[j]); break;
+        case 2: apart(2, p, x, n + j, half[j]); break;
+        case 3: apart(3, p, x, n + j, half[j]); break;
+        case 4: apart(4, p, x, n + j, half[j]); break;
+        }
+    _mm_setcsr(before);
+    for (int64_t m = 0; m < p->M; m++) {
+        vec_store(sums, DT_F32, m * TILE_COLS, WIDTH, WEAVE_LOW(half[0][m], half[1][m]));
+        vec_store(sums, DT_F32, m * TILE_COLS + WIDTH, WIDTH, WEAVE_HIGH(half[0][m], half[1][m]));
+    }
+}
+
+#endif
+
+/* ---- all of them ------------------------------------------------------------------------------------------------ */
 
 /* rows: the most it takes of x, which lay_out brings into the form that block wants. block: sums (rows, TILE_COLS) of
  * rows n .. of w, of which there are `cols`. begin, end: of each thread's work, if not NULL. */
@@ -174,7 +244,8 @@ static const Way *way_of(const Product *p)
 {
 #ifdef AMX
     static const Way in_tiles = { MOST_ROWS, amx_lay_out, amx_block, CPU(amx_begin), CPU(amx_end) };
-    if (p->b.dtype == DT_BF16) return &in_tiles;
+    static const Way as_tiles = { FEWEST, apart_lay_out, apart_block, NULL, NULL };
+    if (p->b.dtype == DT_BF16) return p->M <= FEWEST ? &as_tiles : &in_tiles;
 #endif
     (void)p;
     return &in_vectors;
