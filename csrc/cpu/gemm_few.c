@@ -164,7 +164,7 @@ static void amx_block(const Product *p, const void *x_panel, int64_t n, int64_t 
 /* For very few rows the tiles are no help, and the copies cost time. tdpbf16ps adds up, of 32 terms, the even ones and
  * the odd ones apart, one after the other from 0, then both sums, and then adds them to the sum so far; every product is
  * added before it is rounded, and denormals count as 0. So do these, to the bit. */
-enum { FEWEST = 4, FLUSH = 0x8040 };            /* FLUSH: the bits of MXCSR that make denormals 0, read and written */
+enum { FEWEST = 4, FLUSH = 0x8040 };            /* FLUSH: bits of MXCSR that make denormals 0, read and written */
 
 /* x: for each row and 32 terms, the even ones, then the odd */
 static void apart_lay_out(const Product *p, void *x)
@@ -178,8 +178,8 @@ static void apart_lay_out(const Product *p, void *x)
         }
 }
 
-/* total[m] = row m times every second row of w, from n on: rows that are read side by side should not lie in one page of
- * memory, or the processor does not see that each is read in order. */
+/* total[m] = row m times every second row of w, from n on: rows that are read side by side should not lie in one page
+ * of memory, or the processor does not see that each is read in order. */
 INLINE void apart(const int M, const Product *p, const float *x, int64_t n, Vec total[FEWEST])
 {
     const uint16_t *w = bf16_at(p->b, n, 0);
