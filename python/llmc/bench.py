@@ -1,4 +1,4 @@
-"""How fast this machine trains, and what each part of training reaches of the machine's own peak.
+"""How fast this machine trains and writes, and what each part reaches of the machine's own peak.
 
     llmc bench --against torch --json bench.json --png bench.png
 
@@ -16,7 +16,8 @@ rounds. Small tensors stay in the caches, so shares of memory's peak may be over
               faster)
     sides     by name: seconds (the median), rounds (of each), peak_bytes (of the process). Sides of
               a train step are llmc, recompute (less memory), eager and compiled (PyTorch; bf16 is
-              autocast) and pure (bf16 weights without masters); recompute and pure are not compared
+              autocast) and pure (bf16 weights without masters); recompute and pure are not compared;
+              of decode (PyTorch with a static cache, bf16 weights) llmc, eager and compiled
 """
 from __future__ import annotations
 
@@ -38,6 +39,7 @@ from llmc.bench_cases import Case, chosen, peak_cases
 from llmc.bench_worker import Worker
 
 COMPARED = ("torch", "eager", "compiled")       # peers; the fastest counts
+MODELS = ("train", "decode")                    # groups that take a whole model
 MODULES = {"llmc": "llmc.bench_engine", "recompute": "llmc.bench_engine",
            **{side: "llmc.bench_torch" for side in (*COMPARED, "pure")}}
 
@@ -46,7 +48,7 @@ MODULES = {"llmc": "llmc.bench_engine", "recompute": "llmc.bench_engine",
 class Bench:
     """Measure training and its parts in one table, against this machine's peak and PyTorch."""
     against: Literal["none", "torch"] = "none"  # whom to alternate with
-    only: str = ""              # some of train,matmul,attention,norm,optimizer,loader
+    only: str = ""              # some of train,decode,matmul,attention,norm,optimizer,loader
     match: str = ""             # only rows that have all these words: "gpt2 T=256 f32"
     quick: bool = False         # small sizes, short looks
     rounds: cli.Count = 5       # turns of each side
@@ -118,23 +120,23 @@ class Conductor:
 
     def measure(self, cases: list[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
         """Each case with what its sides took."""
-        ops = [case for case in cases if case.group != "train"]
+        ops = [case for case in cases if case.group not in MODELS]
         for case in cases:
             if case not in ops:
-                yield case, self.train(case)
+                yield case, self.whole_model(case)
         peer = ["torch"] if self.config.against == "torch" else []
         with self.workers(*(["llmc"] + peer if ops else [])) as workers:
             for case in ops:
                 alone = case.group == "loader"
                 yield case, self.turns(case, {"llmc": workers["llmc"]} if alone else workers)
 
-    def train(self, case: Case) -> dict[str, Any]:
+    def whole_model(self, case: Case) -> dict[str, Any]:
         """New processes for each case, so that their peak of memory is its own. Sides that are not
         compared run by themselves afterwards."""
-        compared, others = ["llmc"], ["recompute"]
+        compared, others = ["llmc"], ["recompute"] if case.group == "train" else []
         if self.config.against == "torch":
             compared += ["eager"] if self.config.quick else ["eager", "compiled"]
-            others += ["pure"] if case.dtype == "bf16" else []
+            others += ["pure"] if case.group == "train" and case.dtype == "bf16" else []
         sides: dict[str, Any] = {}
         for together in (compared, *([side] for side in others)):
             with self.workers(*together) as workers:
@@ -152,7 +154,7 @@ class Conductor:
         rounds: dict[str, list[float]] = {side: [] for side in workers}
         answer: dict[str, Any] = {}
         for side, worker in workers.items():
-            way = side if case.group == "train" else case.work.get("way")
+            way = side if case.group in MODELS else case.work.get("way")
             worker.ask(case=case.work | {"way": way, "device": self.config.device})
             worker.ask(seconds=0)               # compiles, takes its memory; not counted
         for number in range(count or self.config.rounds):

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmc import cli
 
-GROUPS = ("train", "matmul", "attention", "norm", "optimizer", "loader")
+GROUPS = ("train", "decode", "matmul", "attention", "norm", "optimizer", "loader")
 DTYPES = ("f32", "bf16")
 LAYERS = {"qkv": (768, 2304), "proj": (768, 768), "up": (768, 3072), "down": (3072, 768),
           "head": (768, 50304)}         # GPT-2's products: input and output width
@@ -36,7 +36,8 @@ def chosen(only: str, match: str, quick: bool) -> list[Case]:
         if group not in GROUPS:
             raise ValueError(f"--only: there is no group {group!r}{cli.nearest(group, GROUPS)}; "
                              f"wanted some of {','.join(GROUPS)}")
-    makers = (train_cases, matmul_cases, attention_cases, norm_cases, optimizer_cases, loader_cases)
+    makers = (train_cases, decode_cases, matmul_cases, attention_cases, norm_cases,
+              optimizer_cases, loader_cases)
     cases = [case for make in makers for case in make(quick)
              if case.group in groups and case.has(match)]
     if not cases:
@@ -75,6 +76,27 @@ def train_cases(quick: bool) -> Iterator[Case]:
             work = {"kind": "train", "config": model.to_dict(), "dtype": dtype, "B": B, "T": T}
             yield Case("train", f"{name} B={B} T={T}", dtype, work, model.train_flops(T) * B * T,
                        tokens=B * T)
+
+
+def decode_cases(quick: bool) -> Iterator[Case]:
+    """GPT-2 of 124M parameters reads a prompt, and writes one token more in each of some rows; the
+    latter reads all weights and the rows' caches, and of the embeddings next to nothing."""
+    from llmc import Config
+
+    model = Config.preset("gpt2")
+    read = model.param_count() - model.max_seq_len * model.n_embd
+    context, prompt = 128, 64 if quick else 512
+    head = 2 * model.padded_vocab_size * model.n_embd           # once: after the last token
+    for dtype in DTYPES:
+        work = {"kind": "decode", "config": model.to_dict(), "dtype": dtype}
+        yield Case("decode", f"prefill {prompt}", dtype,
+                   work | {"rows": 1, "context": 0, "T": prompt},
+                   (model.train_flops(prompt) / 3 - head) * prompt + head, tokens=prompt)
+        for rows in (1, 4) if quick else (1, 4, 16, 64):
+            cache = 2 * model.n_layer * model.n_kv_head * model.head_dim * context * rows
+            yield Case("decode", f"decode rows={rows}", dtype,
+                       work | {"rows": rows, "context": context, "T": 1},
+                       (read + cache) * width(dtype), "bytes/s", tokens=rows)
 
 
 def matmul_cases(quick: bool) -> Iterator[Case]:

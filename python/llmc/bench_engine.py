@@ -62,6 +62,26 @@ def train(case: dict[str, Any]) -> Step:
     return step
 
 
+def decode(case: dict[str, Any]) -> Step:
+    """Each of some rows, of `context` tokens, reads T more, and forgets them again."""
+    config, rows, context, T = (case[name] for name in ("config", "rows", "context", "T"))
+    model = _core.Model(device(case["device"]), _core.Config(**config), case["dtype"])
+    model.init(1)
+    pages = rows * -(-(context + T) // _core.CACHE_PAGE)
+    decoder = _core.Decoder(model, rows, pages, max(context, rows * T))
+    for row in [decoder.open() for _ in range(rows)]:
+        if context:
+            decoder.feed([(row, rng.integers(0, config["vocab_size"], context), False)])
+    tokens = rng.integers(0, config["vocab_size"], (rows, T), np.int32)
+
+    def step() -> None:
+        decoder.feed([(row, tokens[row], True) for row in range(rows)])
+        for row in range(rows):
+            decoder.rewind(row, context)
+
+    return step
+
+
 def matmul(case: dict[str, Any]) -> Step:
     """out (N,O) = x (N,I) w^T; dx = dout w; dw = dout^T x, in f32 as gradients are."""
     N, I, O, dtype, on = case["N"], case["I"], case["O"], case["dtype"], device(case["device"])
@@ -152,8 +172,9 @@ def memory(case: dict[str, Any]) -> Step:
     return lambda: list(pool.map(part, range(threads)))
 
 
-KINDS = {"train": train, "matmul": matmul, "attention": attention, "layer_norm": layer_norm,
-         "adamw": adamw, "muon": muon, "grad_norm": grad_norm, "loader": loader, "memory": memory}
+KINDS = {"train": train, "decode": decode, "matmul": matmul, "attention": attention,
+         "layer_norm": layer_norm, "adamw": adamw, "muon": muon, "grad_norm": grad_norm,
+         "loader": loader, "memory": memory}
 
 if __name__ == "__main__":
     serve(lambda case: KINDS[case["kind"]](case))

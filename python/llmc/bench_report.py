@@ -23,7 +23,7 @@ def columns(group: str, against: str) -> str:
     """The line above a group's rows. +- is half of what lies between the quickest round and the
     slowest, as a part of the median."""
     text = f"\n{group:<38}{'':>5}{'ms':>10}{'+-':>7}{'rate':>9} {'':<8}{'of peak':>8}"
-    if group in ("train", "loader"):
+    if group in ("train", "decode", "loader"):
         text += f"{'tok/s':>12}"
     if against != "none" and group != "loader":
         text += f"{against + ' ms':>12}{'+-':>7}{'ratio':>8}"

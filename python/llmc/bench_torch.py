@@ -27,6 +27,19 @@ def norm(c: dict[str, Any]) -> nn.Module:
     return nn.LayerNorm(c["n_embd"], eps=c["norm_eps"], bias=c["bias"])
 
 
+class Cache:
+    """A block's keys and values, with room for all steps; T more are added at the same place."""
+
+    def __init__(self, c: dict[str, Any], rows: int, context: int, T: int, dtype: torch.dtype):
+        shape = rows, c["n_kv_head"], context + T, c["head_dim"]
+        self.k, self.v = torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
+        self.pos = torch.arange(context, context + T)
+        self.seen = torch.arange(context + T) <= self.pos[:, None]
+
+    def add(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.k.index_copy_(2, self.pos, k), self.v.index_copy_(2, self.pos, v)
+
+
 class Attention(nn.Module):
     def __init__(self, c: dict[str, Any]):
         super().__init__()
@@ -40,19 +53,25 @@ class Attention(nn.Module):
             self.register_buffer("cos", angle.cos(), persistent=False)
             self.register_buffer("sin", angle.sin(), persistent=False)
 
-    def turn(self, x: torch.Tensor) -> torch.Tensor:
+    def turn(self, x: torch.Tensor, pos: torch.Tensor | None) -> torch.Tensor:
         """RoPE; x (B,heads,T,D)."""
         a, b = x.chunk(2, dim=-1)
-        cos, sin = self.cos[: x.shape[2]].to(x.dtype), self.sin[: x.shape[2]].to(x.dtype)
+        at = slice(x.shape[2]) if pos is None else pos
+        cos, sin = self.cos[at].to(x.dtype), self.sin[at].to(x.dtype)
         return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
         (B, T, _), (H, G, D) = x.shape, self.heads
         heads = self.qkv(x).view(B, T, H + 2 * G, D).transpose(1, 2)
         q, k, v = heads.split([H, G, G], dim=1)
         if self.rope:
-            q, k = self.turn(q), self.turn(k)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=H != G)
+            pos = cache.pos if cache else None
+            q, k = self.turn(q, pos), self.turn(k, pos)
+        if cache:
+            k, v = cache.add(k, v)
+            y = F.scaled_dot_product_attention(q, k, v, cache.seen, enable_gqa=H != G)
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=H != G)
         return self.proj(y.transpose(1, 2).reshape(B, T, H * D))
 
 
@@ -75,8 +94,8 @@ class Block(nn.Module):
         super().__init__()
         self.ln_1, self.attn, self.ln_2, self.mlp = norm(c), Attention(c), norm(c), MLP(c)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attn(self.ln_1(x))
+    def forward(self, x: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
+        x = x + self.attn(self.ln_1(x), cache)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -103,8 +122,19 @@ class Transformer(nn.Module):
             x = x + self.wpe.weight[: tokens.shape[1]]
         for block in self.h:
             x = block(x)
-        logits = F.linear(self.ln_f(x), self.wte.weight if self.tied else self.lm_head.weight)
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        return F.cross_entropy(self.head(x).flatten(0, 1).float(), targets.flatten())
+
+    def head(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(self.ln_f(x), self.wte.weight if self.tied else self.lm_head.weight)
+
+    def next_logits(self, tokens: torch.Tensor, caches: list[Cache]) -> torch.Tensor:
+        """(rows,V), after the last of (rows,T) tokens."""
+        x = self.wte(tokens)
+        if self.learned:
+            x = x + self.wpe.weight[caches[0].pos]
+        for block, cache in zip(self.h, caches):
+            x = block(x, cache)
+        return self.head(x[:, -1])
 
 
 # ---- what is timed -------------------------------------------------------------------------------
@@ -133,6 +163,22 @@ def train(case: dict[str, Any]) -> Step:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return loss.item()
+
+    return step
+
+
+def decode(case: dict[str, Any]) -> Step:
+    """With a static cache, eager or compiled; all in the case's type."""
+    c, dtype = case["config"], TYPES[case["dtype"]]
+    rows, context, T = case["rows"], case["context"], case["T"]
+    model = Transformer(c).to(dtype).eval()
+    caches = [Cache(c, rows, context, T, dtype) for _ in model.h]
+    tokens = torch.randint(c["vocab_size"], (rows, T))
+    read = torch.compile(model.next_logits) if case["way"] == "compiled" else model.next_logits
+
+    def step() -> None:
+        with torch.inference_mode():
+            read(tokens, caches)
 
     return step
 
@@ -197,8 +243,8 @@ def grad_norm(case: dict[str, Any]) -> Step:
     return lambda: torch.linalg.vector_norm(x)
 
 
-KINDS = {"train": train, "matmul": matmul, "attention": attention, "layer_norm": layer_norm,
-         "adamw": adamw, "muon": muon, "grad_norm": grad_norm}
+KINDS = {"train": train, "decode": decode, "matmul": matmul, "attention": attention,
+         "layer_norm": layer_norm, "adamw": adamw, "muon": muon, "grad_norm": grad_norm}
 
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
