@@ -223,6 +223,20 @@ Tensor safetensors_tensor(const Safetensors *file, int64_t index)
     return t;
 }
 
+RawTensor safetensors_raw(const Safetensors *file, int64_t index)
+{
+    CHECK(index >= 0 && index < file->count, "%s: tensor %lld of %lld", file->name, (long long)index,
+          (long long)file->count);
+    const Entry *e = &file->entries[index];
+    const Json about = { file->header, text_at(file, e->about) };
+    Tensor t = none();
+    read_shape(about, &t);
+    RawTensor raw = { safetensors_name(file, index), read_type(about)->name, file->data + e->begin,
+                      e->end - e->begin, { 0 }, t.ndim };
+    memcpy(raw.dim, t.dim, sizeof raw.dim);
+    return raw;
+}
+
 Tensor safetensors_get(const Safetensors *file, const char *name)
 {
     const int64_t index = safetensors_find(file, name);

@@ -28,6 +28,16 @@ Tensor      safetensors_tensor(const Safetensors *file, int64_t index);       /*
 Tensor      safetensors_get(const Safetensors *file, const char *name);       /* fails if it is missing */
 const char *safetensors_metadata(const Safetensors *file, const char *key);   /* NULL if it is missing */
 
+/* A tensor of any type the format knows, as it lies in the file: not always aligned. */
+typedef struct RawTensor {
+    const char *name, *dtype;       /* dtype by the format's own name: F32, F16, I64, … */
+    const void *data;
+    int64_t     bytes, dim[4];
+    int         ndim;
+} RawTensor;
+
+RawTensor safetensors_raw(const Safetensors *file, int64_t index);            /* read-only; good until the close */
+
 /* ---- writing: the names and shapes first, then the data in any order and any pieces ------------------------------
  *     SafetensorsWriter *w AUTO(safetensors_discard) = safetensors_create(path, tensors, count, metadata);
  *     for each tensor i:  safetensors_put(w, i, 0, host_copy, tensor_bytes(tensors[i]));

@@ -89,6 +89,7 @@ PYBIND11_MODULE(_core, m)
     bind_trainer(m);
     bind_sampler(m);
     bind_loader(m);
+    bind_store(m);
     m.def("fingerprint", [](const py::bytes &data) {
         const std::string_view view = data;
         return fingerprint(view.data(), view.size()); }, py::arg("data"), "FNV-1a of 64 bits, as in token shards.");

@@ -261,6 +261,17 @@ static std::vector<std::string> param_names(const BoundModel &self)
     return names;
 }
 
+static py::dict param_shapes(const BoundModel &self)
+{
+    const Params *all = model_params(self.model);
+    py::dict shapes;
+    for (int i = 0; i < all->count; i++) {
+        const Tensor t = all->list[i].value;
+        shapes[t.name] = py::tuple(py::cast(std::vector<int64_t>(t.dim, t.dim + t.ndim)));
+    }
+    return shapes;
+}
+
 static py::object latest_checkpoint(const std::string &dir)
 {
     const std::unique_ptr<char, decltype(&free)> path(checkpoint_latest(dir.c_str()), free);
@@ -278,6 +289,7 @@ void bind_model(py::module_ &m)
         .def(py::init(&create_model), "device"_a, "config"_a, "dtype"_a = "f32", py::keep_alive<1, 2>())
         .def_property_readonly("config", [](const BoundModel &self) { return *model_config(self.model); })
         .def_property_readonly("names", param_names, "The parameters' names, in the order of checkpoints.")
+        .def_property_readonly("shapes", param_shapes, "Their shapes by name. Takes no memory for weights.")
         .def("init", [](BoundModel &self, uint64_t seed) { params_init(model_params(self.model), seed); },
              "seed"_a, Release())
         .def("get", get_param, "name"_a, "A copy of a parameter; bfloat16 comes as its uint16 bits.")
