@@ -39,6 +39,7 @@ class Encoding(NamedTuple):
     pattern: str
     ranks: dict[bytes, int]     # a token's bytes -> its id; lower ids are merged first
     special: dict[str, int]
+    bos: int | None = None      # of these, the one that stands before each text
 
 
 def names() -> list[str]:

@@ -15,7 +15,7 @@ import tiktoken
 
 from llmc import encodings
 from llmc.encodings import Encoding
-from llmc.tokenizer_json import read_json, write_json
+from llmc.tokenizer_json import Foreign, read_json, write_json
 
 EOT_NAMES = (encodings.EOT, "<|end_of_text|>", "</s>")      # GPT's, Llama 3's, older models'
 
@@ -25,11 +25,12 @@ LONG_SPACE = re.compile(r"(?<!\s)\s{%d,}" % LONGEST_SPACE)
 
 
 class Tokenizer:
-    """A byte-level BPE: ids of a text, and bytes of ids. Made by `Tokenizer.load`."""
+    """A BPE: ids of a text, and bytes of ids. Made by `Tokenizer.load`."""
+    space_first = False         # a space is put before each text, and taken away by decoding
 
     def __init__(self, name: str, encoding: Encoding):
         self.name = name
-        self.pattern, self.ranks, self.special = encoding
+        self.pattern, self.ranks, self.special, self.bos = encoding
         try:
             self._tiktoken = tiktoken.Encoding(name, pat_str=self.pattern,
                                                mergeable_ranks=self.ranks,
@@ -53,7 +54,7 @@ class Tokenizer:
                              f"there are {', '.join(encodings.names())}")
         if path.is_dir():
             path = _in_folder(path)
-        return Tokenizer(str(name), read_json(path.read_bytes(), str(path)))
+        return _from_json(path.read_bytes(), str(name), str(path))
 
     def encode(self, text: str,
                allowed_special: Collection[str] | Literal["all"] = ()) -> list[int]:
@@ -110,7 +111,7 @@ class Tokenizer:
 
     @cached_property
     def _json(self) -> bytes:
-        return write_json(Encoding(self.pattern, self.ranks, self.special), self.name)
+        return write_json(Encoding(self.pattern, self.ranks, self.special, self.bos), self.name)
 
     @cached_property
     def _bytes_of(self) -> list[bytes]:
@@ -151,6 +152,16 @@ def cut_runs(text: str, runs: re.Pattern[str], longest: int) -> Iterator[str]:
                 yield text[begin:cut]
                 begin = cut
     yield text[begin:]
+
+
+def _from_json(raw: bytes, name: str, where: str) -> Tokenizer:
+    """By tiktoken if that means the same, or else by Hugging Face's library."""
+    from llmc.tokenizer_library import LibraryTokenizer
+
+    try:
+        return Tokenizer(name, read_json(raw, where))
+    except Foreign:
+        return LibraryTokenizer(name, raw, where)
 
 
 def _in_folder(folder: Path) -> Path:
