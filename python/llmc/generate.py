@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmc.disk import read_json
+from llmc.model_files import carried, token_ids
 from llmc.shards import fingerprint
 from llmc.tokenizer import Tokenizer
 
@@ -28,6 +29,7 @@ class Checkpoint:
     path: Path                  # its folder
     model: Model
     tokenizer: Tokenizer
+    ends: frozenset[int]        # the tokens that end a text
 
     @property
     def config(self) -> Config:
@@ -67,9 +69,10 @@ def open_checkpoint(path: str | Path, device: str = "cpu", threads: int = 0) -> 
     if tokenizer.vocab_size > config.vocab_size:
         raise ValueError(f"{folder}: tokenizer.json has {tokenizer.vocab_size} symbols, but the "
                          f"model knows {config.vocab_size}; it is another model's")
+    ends = {*token_ids(carried(folder), "eos_token_id"), tokenizer.eot} - {None}
     model = Model(Device(device, threads), config)
     model.load(str(folder / "model.safetensors"))
-    return Checkpoint(folder, model, tokenizer)
+    return Checkpoint(folder, model, tokenizer, frozenset(ends))
 
 
 def check_tokenizer(folder: Path) -> None:
@@ -87,10 +90,11 @@ def check_tokenizer(folder: Path) -> None:
 def encode_prompt(checkpoint: Checkpoint, prompt: str) -> list[int]:
     """The tokens to continue. Without a prompt: the token that stands before a document, or else
     the end of a line."""
-    eot, most = checkpoint.tokenizer.eot, checkpoint.config.max_seq_len
-    if prompt == "" and eot is not None:
-        return [eot]
-    tokens = checkpoint.tokenizer.encode(prompt or "\n")
+    tokenizer, most = checkpoint.tokenizer, checkpoint.config.max_seq_len
+    begin = [] if tokenizer.bos is None else [tokenizer.bos]
+    if prompt == "" and (begin or tokenizer.eot is not None):
+        return begin or [tokenizer.eot]
+    tokens = begin + tokenizer.encode(prompt or "\n")
     if len(tokens) > most:
         raise ValueError(f"the prompt has {len(tokens):,} tokens, but the model's context holds "
                          f"{most:,}; shorten it")
@@ -106,9 +110,12 @@ def generate(
     stream: int = 0,                # tells apart the texts of one seed
 ) -> Iterator[str]:
     """The text after the prompt, in pieces of whole characters as they become certain."""
+    tokenizer = checkpoint.tokenizer
     tokens = generate_tokens(checkpoint, prompt, sampling, max_tokens, stream)
-    characters = decode_pieces(map(checkpoint.tokenizer.token_bytes, tokens))
-    return until_stop(characters, stop)
+    pieces = map(tokenizer.token_bytes, tokens)
+    if tokenizer.space_first and list(prompt) == [tokenizer.bos]:
+        pieces = without_first_space(pieces)
+    return until_stop(decode_pieces(pieces), stop)
 
 
 def generate_tokens(checkpoint: Checkpoint, prompt: Sequence[int], sampling: Sampling,
@@ -124,7 +131,7 @@ def generate_tokens(checkpoint: Checkpoint, prompt: Sequence[int], sampling: Sam
         logits = next_logits(model, context[-config.max_seq_len:])
         logits[tokenizer.vocab_size:] = -np.inf         # rows of wte that stand for no symbol
         token = sampler.draw(logits, sampling, stream, position)
-        if token == tokenizer.eot:
+        if token in checkpoint.ends:
             return
         yield token
         context.append(token)
@@ -134,6 +141,12 @@ def next_logits(model: Model, context: Sequence[int]) -> np.ndarray:
     """Raw logits (vocab_size) of the token after the context."""
     model.read(np.array([context], np.int32))
     return model.logits(len(context) - 1, 1)[0]
+
+
+def without_first_space(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces of a whole text, without the space that its tokenizer put before it."""
+    for number, piece in enumerate(pieces):
+        yield piece.removeprefix(b" ") if number == 0 else piece
 
 
 def decode_pieces(pieces: Iterable[bytes]) -> Iterator[str]:

@@ -54,7 +54,7 @@ class Tokenizer:
                              f"there are {', '.join(encodings.names())}")
         if path.is_dir():
             path = _in_folder(path)
-        return _from_json(path.read_bytes(), str(name), str(path))
+        return from_json(path.read_bytes(), str(name), str(path))
 
     def encode(self, text: str,
                allowed_special: Collection[str] | Literal["all"] = ()) -> list[int]:
@@ -154,7 +154,7 @@ def cut_runs(text: str, runs: re.Pattern[str], longest: int) -> Iterator[str]:
     yield text[begin:]
 
 
-def _from_json(raw: bytes, name: str, where: str) -> Tokenizer:
+def from_json(raw: bytes, name: str, where: str) -> Tokenizer:
     """By tiktoken if that means the same, or else by Hugging Face's library."""
     from llmc.tokenizer_library import LibraryTokenizer
 
