@@ -60,6 +60,9 @@ def open_checkpoint(path: str | Path, device: str = "cpu", threads: int = 0) -> 
     from llmc import Config, Device, Model
 
     folder = find_checkpoint(path)
+    if b'"model_type"' in (folder / "config.json").read_bytes():
+        raise ValueError(f"{folder} is a Hugging Face folder; make a checkpoint of it: "
+                         f"llmc convert {folder} runs/{folder.name}")
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"{folder} holds no tokenizer.json; copy the one the model was trained "
                          "with there (it lies beside the token shards)")

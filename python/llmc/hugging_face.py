@@ -60,15 +60,16 @@ BUFFERS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)$|"
                      r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq$")
 
 
-def from_folder(folder: Path, ignored: Collection[str] = ()) -> ModelFiles:
-    """Open such a folder. A ValueError names what is missing, damaged, or not understood."""
+def from_folder(folder: Path, name: str, ignored: Collection[str] = ()) -> ModelFiles:
+    """Open such a folder, which is called so. A ValueError names what is missing, damaged, or not
+    understood."""
     from llmc import Config
 
     path = folder / "config.json"
     theirs = read_json(path, {"model_type": str}, "wanted a Hugging Face config.json")
     config = Config(**config_from(theirs, str(path), ignored))
     ours = assemble(_tensors(folder), config, str(folder))
-    return ModelFiles(folder.resolve().name, "Hugging Face", config, ours, _texts(folder, theirs))
+    return ModelFiles(name, "Hugging Face", config, ours, _texts(folder, theirs))
 
 
 def assemble(theirs: dict[str, Lazy], config: Config, where: str) -> dict[str, Lazy]:
@@ -155,9 +156,8 @@ def _tensors(folder: Path) -> dict[str, Lazy]:
         found = open_safetensors(folder / file)
         listed = {name for name, place in places.items() if place == file}
         for name in found.keys() ^ listed:
-            places = ("it", INDEX) if name in found else (INDEX, "it")
-            raise ValueError(f"{folder / file}: {name} is in {places[0]}, but not in {places[1]}; "
-                             f"{AGAIN}")
+            there, missing = ("it", INDEX) if name in found else (INDEX, "it")
+            raise ValueError(f"{folder / file}: {name} is in {there}, but not in {missing}; {AGAIN}")
         tensors |= found
     return tensors
 

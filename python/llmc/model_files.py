@@ -51,16 +51,16 @@ def shapes(config: Config) -> dict[str, Shape]:
     return Model(Device("cpu", 1), config).shapes
 
 
-def from_checkpoint(folder: Path) -> ModelFiles:
-    """A checkpoint of ours."""
+def from_checkpoint(folder: Path, name: str) -> ModelFiles:
+    """A checkpoint of ours, which is called so."""
     from llmc import Config
 
     config = Config.read(str(folder / "config.json"))
     wanted = shapes(config)
-    same = [Piece(name, name, 0, shape[0]) for name, shape in wanted.items()]
+    same = [Piece(each, each, 0, shape[0]) for each, shape in wanted.items()]
     path = folder / "model.safetensors"
     tensors = lazy.assemble(same, open_safetensors(path), wanted, str(path))
-    return ModelFiles(folder.resolve().name, "llmc", config, tensors, carried(folder))
+    return ModelFiles(name, "llmc", config, tensors, carried(folder))
 
 
 def to_checkpoint(model: ModelFiles, folder: Path, dtype: str) -> None:

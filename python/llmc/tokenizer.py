@@ -53,7 +53,7 @@ class Tokenizer:
             raise ValueError(f"{name} is no file or folder, and no encoding is called so; "
                              f"there are {', '.join(encodings.names())}")
         if path.is_dir():
-            path = _in_folder(path)
+            path = in_folder(path)
         return from_json(path.read_bytes(), str(name), str(path))
 
     def encode(self, text: str,
@@ -164,7 +164,7 @@ def from_json(raw: bytes, name: str, where: str) -> Tokenizer:
         return LibraryTokenizer(name, raw, where)
 
 
-def _in_folder(folder: Path) -> Path:
+def in_folder(folder: Path) -> Path:
     """The tokenizer.json of a data folder, a checkpoint or a run."""
     places = ("", "latest", "checkpoints/latest")
     for place in places:
