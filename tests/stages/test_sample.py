@@ -219,6 +219,13 @@ def test_the_tokenizer_of_another_model_is_refused(folder, tmp_path, state, sent
     assert sentence in str(failure.value) and str(tmp_path / "model") in str(failure.value)
 
 
+def test_a_hugging_face_folder_is_not_taken_for_a_checkpoint(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model/config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(ValueError, match="is a Hugging Face folder; make a checkpoint of it: llmc convert"):
+        open_checkpoint(tmp_path / "model")
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_its_own_tokenizer_is_taken(folder, tmp_path, known):
     shutil.copytree(folder, tmp_path / "model")
