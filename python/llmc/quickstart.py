@@ -21,8 +21,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from llmc import cli, disk, documents, plot, prepare_text, pretrain, sample, train_tokenizer
+from llmc.checkpoint import find_checkpoint
 from llmc.cli import Range
-from llmc.generate import find_checkpoint
 from llmc.shards import read_shard
 from llmc.tokenizer import Tokenizer
 
