@@ -9,7 +9,8 @@ from pathlib import Path
 from llmc import cli
 
 # the order of the pipeline; stages that are not named here come after them
-ORDER = ("prepare_text", "train_tokenizer", "tokenize", "pretrain", "sample", "plot", "doctor")
+ORDER = ("prepare_text", "train_tokenizer", "tokenize", "pretrain", "sample", "perplexity",
+         "plot", "doctor")
 
 
 def stages() -> dict[str, str]:
