@@ -288,6 +288,8 @@ void bind_model(py::module_ &m)
     py::class_<BoundModel>(m, "Model", "A transformer on a device. One thread at a time may use it.")
         .def(py::init(&create_model), "device"_a, "config"_a, "dtype"_a = "f32", py::keep_alive<1, 2>())
         .def_property_readonly("config", [](const BoundModel &self) { return *model_config(self.model); })
+        .def_property_readonly("dtype", [](const BoundModel &self) {
+            return dtype_name(model_params(self.model)->dtype); }, "Of the weights and activations: f32 or bf16.")
         .def_property_readonly("names", param_names, "The parameters' names, in the order of checkpoints.")
         .def_property_readonly("shapes", param_shapes, "Their shapes by name. Takes no memory for weights.")
         .def("init", [](BoundModel &self, uint64_t seed) { params_init(model_params(self.model), seed); },

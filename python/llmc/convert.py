@@ -12,7 +12,7 @@ from typing import Literal
 
 from llmc import cli, gguf_file, hugging_face, llama2_c, llm_c, model_files
 from llmc.disk import read_json
-from llmc.generate import find_checkpoint
+from llmc.checkpoint import find_checkpoint
 from llmc.gguf_tokenizer import vocabulary
 from llmc.hugging_face_config import config_to
 from llmc.model_files import TOKENIZER, ModelFiles

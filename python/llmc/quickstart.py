@@ -21,8 +21,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from llmc import cli, disk, documents, plot, prepare_text, pretrain, sample, train_tokenizer
+from llmc.checkpoint import find_checkpoint
 from llmc.cli import Range
-from llmc.generate import find_checkpoint
 from llmc.shards import read_shard
 from llmc.tokenizer import Tokenizer
 
@@ -246,7 +246,8 @@ def show(place: Place, config: QuickStart) -> None:
     heading("What it writes")
     for number, prompt in enumerate(prompts(place, config), 1):
         print(f"---- {number} of 3")
-        sample.run(sample.Sample(str(place.run), prompt, SAMPLE_TOKENS, seed=config.seed + number))
+        sample.run(sample.Sample(str(place.run), prompt, max_tokens=SAMPLE_TOKENS,
+                                 seed=config.seed + number))
     heading("Its losses")
     plot.run(plot.Plot([place.run]))
     heading("What next")

@@ -1,13 +1,30 @@
 """A model continues a text: a run or a checkpoint and a prompt in, text out."""
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator
+from bisect import bisect
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from llmc import cli
-from llmc.generate import Checkpoint, encode_prompt, generate, open_checkpoint
+from llmc.checkpoint import Checkpoint, encode_prompt, open_checkpoint
+from llmc.prompts import NEXT_QUESTION, question, read_examples, read_prompts, text_or_file
+from llmc.request import Request, Result, check
 from llmc.terminal import printable
+from llmc.tokenize import visible
+from llmc.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llmc.engine import Engine
+
+ROWS = 16                       # texts written at a time
+CACHE_BYTES = 2**30             # for their keys and values, unless one request needs more
+RIVALS = 5                      # shown beside each token
+SURPRISES = (1.0, 3.3, 6.6)     # bits: 1 in 2, in 10, in 100
 
 
 @dataclass
@@ -15,57 +32,142 @@ class Sample:
     """Let a model continue a text. The same seed gives the same text."""
     model: str = cli.positional()   # a run's folder (its newest checkpoint) or a checkpoint's
     prompt: str = ""            # what to continue; without it the model begins a document
-    max_tokens: cli.Count = 200     # longest continuation
+    prompts: Path | None = None     # a file of prompts, one a line; .jsonl: objects with "prompt"
+    few_shot: Path | None = None    # examples to put before each prompt, a line each: input, tab,
+                                # output; .jsonl: objects with "input" and "output"
+    recite: str = ""            # a text, or a file's path: how far does the model, given its first
+                                # half (of a context at most), greedily continue it word for word
+    max_tokens: cli.Count = 200     # longest continuation; when the model's context is full, it
+                                # goes on from the last half of it
     temperature: float = 0.8    # 0: the likeliest token every time; 1: as the model has learned
     top_k: cli.CountOrZero = 0  # draw from the k likeliest tokens; 0: all
     top_p: float = 1.0          # draw from the likeliest tokens that make up this probability
     min_p: float = 0.0          # drop tokens less likely than this share of the likeliest
+    repetition_penalty: float = 1.0     # above 1: fewer tokens of the prompt and the text so far
+    presence_penalty: float = 0.0   # above 0: fewer tokens of the text so far
     seed: cli.Seed = 1337       # another seed, another text
     stop: list[str] = field(default_factory=list)   # end before any of these texts
-    n: cli.Count = 1            # texts, each drawn for itself
+    n: cli.Count = 1            # texts of each prompt, each drawn for itself
     stream: bool = True         # show the text as it grows
+    show_probs: bool = False    # then each token's probability, and its five likeliest rivals
     device: str = "cpu"         # as `llmc doctor` lists them
+    dtype: Literal["auto", "f32", "bf16"] = "auto"  # to compute in; auto: as the weights are stored
     threads: cli.Threads = 0    # 0: one for each processor
 
 
-def check(config: Sample) -> None:
-    """A ValueError for settings that contradict each other or mean nothing."""
-    if "" in config.stop:
-        raise ValueError("--stop is an empty text, which is everywhere; leave it out")
-    if config.temperature == 0:
-        if config.n > 1:
-            raise ValueError(f"--n {config.n} with --temperature 0 would be {config.n} times the "
-                             "same text; raise the temperature, or leave --n out")
-        for name, unset in (("top_k", 0), ("top_p", 1), ("min_p", 0)):
-            if getattr(config, name) != unset:
-                raise ValueError(f"--{name} means nothing with --temperature 0, which always takes "
-                                 "the likeliest token; leave one of them out")
-
-
-def texts(config: Sample, checkpoint: Checkpoint) -> Iterator[Iterator[str]]:
-    """The n continuations, each in pieces."""
-    from llmc._core import Sampling
-
-    sampling = Sampling(config.temperature, config.top_k, config.top_p, config.min_p, config.seed)
-    prompt = encode_prompt(checkpoint, config.prompt)
-    for stream in range(config.n):
-        yield generate(checkpoint, prompt, sampling, config.max_tokens, config.stop, stream)
-
-
 def run(config: Sample) -> None:
-    check(config)
-    checkpoint = open_checkpoint(config.model, config.device, config.threads)
+    given = [name for name in ("prompt", "prompts", "recite") if getattr(config, name)]
+    if len(given) > 1:
+        raise ValueError(f"--{given[0]} and --{given[1]} both say what to continue; give one")
+    if config.recite and config.few_shot:
+        raise ValueError("--recite continues a text of its own; leave --few_shot out")
+    checkpoint = open_checkpoint(config.model, config.device, config.threads, config.dtype)
+    if config.recite:
+        recite(config, checkpoint)
+    else:
+        write(config, checkpoint)
+
+
+def write(config: Sample, checkpoint: Checkpoint) -> None:
+    """The texts of all prompts, in the order of the prompts."""
+    examples = read_examples(config.few_shot) if config.few_shot else []
+    asked: list[tuple[str, Request]] = []           # what is shown of the prompt, and its texts
+    for prompt in read_prompts(config.prompts) if config.prompts else [config.prompt]:
+        shown = question(prompt) if examples else prompt
+        tokens = encode_prompt(checkpoint, "".join(examples) + shown)
+        whole = request(config, tokens, 0, config.n)
+        check(whole, checkpoint.tokenizer.vocab_size, checkpoint.config.max_seq_len)
+        asked += [(shown, request(config, tokens, first, min(ROWS, config.n - first)))
+                  for first in range(0, config.n, ROWS)]
+    engine = engine_for(checkpoint, [wanted for _, wanted in asked])
+    texts = [(shown, text) for shown, wanted in asked for text in engine.submit(wanted)]
+    for number, (shown, text) in enumerate(texts, 1):
+        if len(texts) > 1:
+            print(f"---- {number} of {len(texts)}")
+        show(config, shown, engine.stream(text))
+        if config.show_probs:
+            show_probabilities(checkpoint.tokenizer, text.result())
+
+
+def request(config: Sample, prompt: list[int], stream: int, n: int) -> Request:
+    return Request(
+        prompt, config.max_tokens, config.temperature, config.top_k, config.top_p, config.min_p,
+        config.repetition_penalty, config.presence_penalty, seed=config.seed, stream=stream, n=n,
+        stop=[*config.stop, NEXT_QUESTION] if config.few_shot else config.stop, forget=True,
+        logprobs=RIVALS + 1 if config.show_probs else None)
+
+
+def engine_for(checkpoint: Checkpoint, requests: Sequence[Request]) -> Engine:
+    """An engine with memory for these, and no more."""
+    from llmc.engine import Engine, page_bytes, pages_needed
+
+    need = [pages_needed(wanted, wanted.n, checkpoint.config.max_seq_len) for wanted in requests]
+    page, rows = page_bytes(checkpoint.model), min(ROWS, sum(wanted.n for wanted in requests))
+    pages = max(max(need), min(sum(need), CACHE_BYTES // page))
+    return Engine(checkpoint.model, checkpoint.tokenizer, rows, pages * page,
+                  ends=checkpoint.ends)
+
+
+def show(config: Sample, prompt: str, pieces: Iterable[str]) -> None:
+    """The prompt and its text, as it grows."""
     shown = printable if sys.stdout.isatty() else str
-    for number, pieces in enumerate(texts(config, checkpoint), 1):
-        if config.n > 1:
-            print(f"---- {number} of {config.n}")
-        if not config.stream:
-            pieces = ["".join(pieces)]
-        sys.stdout.write(shown(config.prompt))
-        for piece in pieces:
-            sys.stdout.write(shown(piece))
-            sys.stdout.flush()
-        print()
+    if not config.stream:
+        pieces = ["".join(pieces)]
+    for piece in chain([prompt], pieces):
+        sys.stdout.write(shown(piece))
+        sys.stdout.flush()
+    print()
+
+
+def show_probabilities(tokenizer: Tokenizer, result: Result) -> None:
+    """A line a token, the more red the less it was expected: its probability, itself, and what
+    else was likely. The probabilities are the model's, before temperature and filters."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    for token, found in zip(result.tokens, result.logprobs):
+        said = visible(tokenizer.token_bytes(token))
+        line = Text(f"{math.exp(found.logprob):7.2%} {said:<12}", style=surprise(found.logprob))
+        rivals = [(id, logprob) for id, logprob in found.top if id != token][:RIVALS]
+        for id, logprob in rivals:
+            line.append(f"  {math.exp(logprob):6.2%} {visible(tokenizer.token_bytes(id)):<8}",
+                        style="default")
+        line.rstrip()
+        console.print(line)
+
+
+def surprise(logprob: float) -> str:
+    """A colour: green for a token that could be foreseen, red for one below 1 in 100."""
+    bits = -logprob / math.log(2)
+    return ("green", "yellow", "dark_orange", "red")[bisect(SURPRISES, bits)]
+
+
+def recite(config: Sample, checkpoint: Checkpoint) -> None:
+    """How far the likeliest continuation of a text's first half is its second half."""
+    tokenizer, most = checkpoint.tokenizer, checkpoint.config.max_seq_len
+    tokens = tokenizer.encode(text_or_file(config.recite))
+    if len(tokens) < 2:
+        raise ValueError(f"the text to recite has {len(tokens)} tokens, wanted 2 or more")
+    begin = min(len(tokens) // 2, (most + 1) // 2)
+    wanted = tokens[begin:begin + min(config.max_tokens, most + 1 - begin)]
+    asked = Request(tokens[:begin], len(wanted), temperature=0)
+    (result,), = engine_for(checkpoint, [asked]).generate([asked])
+    said, there = result.text, tokenizer.decode(wanted)
+    same_tokens, same = agreement(result.tokens, wanted), agreement(said, there)
+    shown = printable if sys.stdout.isatty() else str
+    print(f"after {shown(tokenizer.decode(tokens[max(begin - 20, 0):begin]))!r}\n"
+          f"recited        {shown(said[:same])!r}\n"
+          f"then it says   {shown(said[same:same + 60])!r}\n"
+          f"the text says  {shown(there[same:same + 60])!r}\n"
+          f"{same_tokens} of {len(wanted)} tokens and {same} of {len(there)} characters recited, "
+          f"after {begin} tokens")
+
+
+def agreement(one: Sequence, other: Sequence) -> int:
+    """How many elements of two sequences agree before the first that differs."""
+    return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b),
+                min(len(one), len(other)))
 
 
 if __name__ == "__main__":

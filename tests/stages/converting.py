@@ -11,7 +11,7 @@ import torch
 from llmc import cli
 from llmc.convert import Convert, run
 from llmc.encodings import EOT, GPT4_PATTERN, Encoding
-from llmc.generate import open_checkpoint
+from llmc.checkpoint import open_checkpoint
 from llmc.tokenizer import Tokenizer
 from transformers import AutoModelForCausalLM
 from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel
@@ -93,7 +93,7 @@ def logits_of_folder(folder: Path, tokens: np.ndarray) -> np.ndarray:
 
 
 def logits_of_llmc(folder: Path, tokens: np.ndarray) -> np.ndarray:
-    model = open_checkpoint(folder).model
+    model = open_checkpoint(folder, dtype="f32").model
     model.plan(1, len(tokens), train=False)
     model.read(tokens[None])
     return model.logits(0, len(tokens))

@@ -13,7 +13,7 @@ import torch
 from converting import (CASES, TEMPLATE, TEXT, convert, logits_of_folder, logits_of_llama_cpp, logits_of_llmc,
                         logits_of_torch, open_llama_cpp, publish, some_tokens, tokenizer)
 from llmc import Config, Device, Model, hugging_face
-from llmc.generate import open_checkpoint
+from llmc.checkpoint import open_checkpoint
 from llmc.tokenizer import Tokenizer
 from safetensors.numpy import load_file
 from transformers import AutoTokenizer

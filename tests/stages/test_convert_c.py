@@ -10,8 +10,10 @@ import pytest
 import torch
 from converting import (convert, logits_of_folder, logits_of_llama_cpp, logits_of_llmc, logits_of_torch, open_llama_cpp,
                         random_model, some_tokens, write_tokenizer_bin)
-from llmc import Sampling, llama2_c
-from llmc.generate import encode_prompt, generate, open_checkpoint
+from llmc import llama2_c
+from llmc.checkpoint import Checkpoint, encode_prompt, open_checkpoint
+from llmc.engine import Engine
+from llmc.request import Request
 from llmc.tokenizer import Tokenizer
 
 TOKENS = some_tokens()
@@ -133,16 +135,24 @@ def published_text(path: Path) -> str:
     return path.read_text(encoding="utf-8").split("tok512.bin -t 0.0\n")[1].split("\n```")[0]
 
 
+def told(checkpoint: Checkpoint, prompts: list[str], max_tokens: int) -> list[str]:
+    """The likeliest texts after the prompts, written side by side."""
+    engine = Engine(checkpoint.model, checkpoint.tokenizer, rows=len(prompts), ends=checkpoint.ends)
+    return [text.text for text, in engine.generate(
+        [Request(encode_prompt(checkpoint, prompt), max_tokens, temperature=0) for prompt in prompts])]
+
+
 @pytest.mark.shared
 def test_stories260k_tells_its_published_story(shared, tmp_path):
+    """Word for word: alone, and with six others beside it."""
     folder = shared / "data" / "models" / "stories260K"
     convert(folder / "stories260K.bin", tmp_path / "ours", "--tokenizer", folder / "tok512.bin")
     checkpoint = open_checkpoint(tmp_path / "ours")
-    prompt = encode_prompt(checkpoint, "")
-    assert "".join(generate(checkpoint, prompt, Sampling(0), 256)) == published_text(folder / "stories260K.md")
-    begun = encode_prompt(checkpoint, "Once upon a time")
-    told = "Once upon a time" + "".join(generate(checkpoint, begun, Sampling(0), 40))
-    assert published_text(folder / "stories260K.md").startswith(told)
+    published = published_text(folder / "stories260K.md")
+    assert told(checkpoint, [""], 256) == [published]
+    others = ["Lily", "One day, a cat", "The sun", "Tom and his dog", "It was", "A big red ball"]
+    assert told(checkpoint, [*others[:3], "", *others[3:]], 256)[3] == published
+    assert published.startswith("Once upon a time" + told(checkpoint, ["Once upon a time"], 40)[0])
 
 
 @pytest.mark.shared

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from llmc import Config, Device, Model, Sampling, cli, generate
+from llmc import Config, Device, Model, cli
+from llmc.checkpoint import encode_prompt, find_checkpoint, open_checkpoint
 from llmc.encodings import EOT, GPT2_PATTERN, Encoding
-from llmc.generate import (decode_pieces, encode_prompt, find_checkpoint, generate_tokens,
-                           open_checkpoint, until_stop)
+from llmc.engine import Engine
+from llmc.prompts import read_examples
+from llmc.request import Request
+from llmc.sample import Sample, agreement, run, surprise
 from llmc.shards import fingerprint
-from llmc.sample import Sample, run
 from llmc.tokenizer import Tokenizer
 
 CONTEXT = 16
 MERGED = [b"th", b"the", b"re"]
 
 
-def write_checkpoint(folder: Path, seed: int = 1, eot: bool = True, symbols: int = 0) -> Path:
+def write_checkpoint(folder: Path, seed: int = 1, eot: bool = True, symbols: int = 0,
+                     context: int = CONTEXT, dtype: str = "f32") -> Path:
     """A random model of bytes, three merges, and <|endoftext|>; wide draws, so texts differ."""
     ranks = {token: i for i, token in enumerate([*(bytes([b]) for b in range(256)), *MERGED])}
     tokenizer = Tokenizer("tiny", Encoding(GPT2_PATTERN, ranks, {EOT: 259} if eot else {}))
     config = Config.preset("llama-tiny", vocab_size=symbols or tokenizer.vocab_size, n_layer=2,
-                           n_embd=32, n_head=2, n_kv_head=2, n_ff=64, max_seq_len=CONTEXT)
-    model = Model(Device(), config)
+                           n_embd=32, n_head=2, n_kv_head=2, n_ff=64, max_seq_len=context)
+    model = Model(Device(), config, dtype)
     model.init(seed)
     for name in model.names:
-        model.set(name, 8 * model.get(name) if model.get(name).ndim == 2 else model.get(name))
+        if dtype == "f32" and model.get(name).ndim == 2:
+            model.set(name, 8 * model.get(name))
     folder.mkdir(parents=True)
     model.save(str(folder / "model.safetensors"))
     (folder / "config.json").write_text(config.to_json())
@@ -42,23 +47,6 @@ def write_checkpoint(folder: Path, seed: int = 1, eot: bool = True, symbols: int
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("model") / "step_00000007")
-
-
-@pytest.fixture
-def scripted(folder, monkeypatch):
-    """Makes the model want these tokens, one after the other."""
-    checkpoint = open_checkpoint(folder)
-
-    def script(tokens):
-        wanted = iter(tokens)
-
-        def next_logits(model, context):
-            logits = np.zeros(checkpoint.config.vocab_size, np.float32)
-            logits[next(wanted)] = 100
-            return logits
-        monkeypatch.setattr(generate, "next_logits", next_logits)
-        return checkpoint
-    return script
 
 
 def text(model: Path, capsys, **settings) -> str:
@@ -93,62 +81,127 @@ def test_a_text_among_others_is_the_text_alone(folder, capsys):
     assert both.count(first) == 1, "the second text is a copy of the first"
 
 
-def test_every_token_follows_from_the_last_that_fit_the_context(folder):
+def test_a_full_context_goes_on_from_its_last_half(folder, capsys):
     checkpoint = open_checkpoint(folder)
     prompt = encode_prompt(checkpoint, "then there")
-    drawn = list(generate_tokens(checkpoint, prompt, Sampling(0), 3 * CONTEXT))
-    whole = prompt + drawn
-    assert len(whole) > 2 * CONTEXT
+    (result,), = Engine(checkpoint.model, checkpoint.tokenizer, rows=1).generate(
+        [Request(prompt, 3 * CONTEXT, temperature=0, forget=True)])
+    assert text(folder, capsys, prompt="then there", temperature=0.0,
+                max_tokens=3 * CONTEXT) == f"then there{result.text}\n"
+    assert len(prompt + result.tokens) > 2 * CONTEXT
     model = Model(Device("cpu:plain"), checkpoint.config)
     model.load(str(folder / "model.safetensors"))
     model.plan(1, CONTEXT, train=False)
-    for end in range(len(prompt), len(whole)):
-        seen = whole[max(0, end - CONTEXT):end]
+    seen = list(prompt)
+    for token in result.tokens:
         model.score(np.array([seen], np.int32))
-        assert whole[end] == model.logits(len(seen) - 1, 1)[0, :260].argmax()
+        assert token == model.logits(len(seen) - 1, 1)[0, :260].argmax()
+        seen.append(token)
+        if len(seen) > CONTEXT:
+            seen = seen[-CONTEXT // 2:]
 
 
-def test_no_character_is_cut_in_two(scripted):
-    said = "naïve – 語 🎉!"
-    checkpoint = scripted(said.encode() + b"\xf0\x9f")
-    prompt = encode_prompt(checkpoint, "a")
-    pieces = list(generate.generate(checkpoint, prompt, Sampling(0), len(said.encode()) + 2))
-    assert "".join(pieces) == said + "\N{REPLACEMENT CHARACTER}"
-    assert pieces[:len(said)] == list(said), "each character comes when it is whole"
+def test_more_texts_than_rows_are_each_its_own(folder, capsys):
+    many = text(folder, capsys, prompt="the", n=19, max_tokens=6)
+    drawn = re.split(r"---- \d+ of 19\n", many)[1:]
+    assert drawn[:3] == re.split(r"---- \d of 3\n", text(folder, capsys, prompt="the", n=3,
+                                                         max_tokens=6))[1:]
+    assert len(set(drawn)) > 15
 
 
-def test_the_end_of_the_document_ends_the_text(scripted):
-    checkpoint = scripted([*b"bye", 259, *b"more"])
-    assert "".join(generate.generate(checkpoint, [0], Sampling(0), 8)) == "bye"
+@pytest.mark.parametrize("name, content", [
+    ("prompts.txt", "the\n\nthere re\r\n"),
+    ("prompts.jsonl", '{"prompt": "the"}\n{"prompt": "there re"}\n')])
+def test_prompts_come_from_a_file(folder, capsys, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content.encode())
+    alone = [text(folder, capsys, prompt=prompt) for prompt in ("the", "there re")]
+    assert text(folder, capsys, prompts=tmp_path / name) == (
+        f"---- 1 of 2\n{alone[0]}---- 2 of 2\n{alone[1]}")
 
 
-def test_symbols_that_no_token_has_are_never_drawn(tmp_path, monkeypatch):
-    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "model", symbols=300))
-    monkeypatch.setattr(generate, "next_logits", lambda *_: np.arange(300, dtype=np.float32))
-    assert list(generate_tokens(checkpoint, [0], Sampling(1, top_k=2, seed=5), 1)) in ([258], [])
+@pytest.mark.parametrize("name, content", [
+    ("pairs.tsv", "2\tb\n\n3\tc\n"),
+    ("pairs.jsonl", '{"input": "2", "output": "b"}\n{"input": "3", "output": "c"}\n')])
+def test_examples_stand_before_the_prompt(tmp_path, capsys, name, content):
+    (tmp_path / name).write_text(content)
+    assert read_examples(tmp_path / name) == ["Input: 2\nOutput: b\n\n",
+                                              "Input: 3\nOutput: c\n\n"]
+    wide = write_checkpoint(tmp_path / "model", context=64)
+    shown = text(wide, capsys, prompt="4", few_shot=tmp_path / name)
+    whole = "Input: 2\nOutput: b\n\nInput: 3\nOutput: c\n\nInput: 4\nOutput:"
+    assert text(wide, capsys, prompt=whole, stop=["\n\nInput:"]).endswith(shown)
+    assert shown.startswith("Input: 4\nOutput:") and len(shown) > 30
 
 
-def test_a_stop_text_may_lie_across_tokens(scripted):
-    checkpoint = scripted([*b"one ", 257, *b"n two"])      # 257 is "the"
-    pieces = generate.generate(checkpoint, [0], Sampling(0), 9, stop=["hen t", "zz"])
-    assert "".join(pieces) == "one t"
+def test_each_token_is_shown_with_its_probability_and_rivals(folder, capsys):
+    out = text(folder, capsys, prompt="the", max_tokens=7, show_probs=True, temperature=0.0)
+    said = text(folder, capsys, prompt="the", max_tokens=7, temperature=0.0)
+    assert out.startswith(said) and "\x1b" not in out
+    lines = out[len(said):].splitlines()
+    assert len(lines) == 7
+    for line in lines:
+        shares = [float(share) for share in re.findall(r"([\d.]+)%", line)]
+        assert len(shares) == 6 and shares == sorted(shares, reverse=True)     # greedily
+        assert sum(shares) <= 100.1
 
 
-def cut_at_stop(whole: str, stop: list[str]) -> str:
-    ends = [(i + len(s), i) for s in stop for i in range(len(whole)) if whole.startswith(s, i)]
-    return whole[:min(ends)[1]] if ends else whole
+def test_surprise_has_a_colour():
+    assert [surprise(math.log(p)) for p in (0.9, 0.2, 0.05, 0.001)] == [
+        "green", "yellow", "dark_orange", "red"]
 
 
-@given(st.lists(st.text("abc", max_size=3), max_size=12),
-       st.lists(st.text("abc", min_size=1, max_size=4), max_size=3))
-def test_a_text_ends_before_the_stop_however_it_is_cut(pieces, stop):
-    assert "".join(until_stop(pieces, stop)) == cut_at_stop("".join(pieces), stop)
+def test_what_a_model_says_by_itself_it_recites(folder, capsys, tmp_path):
+    checkpoint = open_checkpoint(folder)
+    engine = Engine(checkpoint.model, checkpoint.tokenizer, rows=1)
+    for begin in itertools.permutations(b"abcdef", 2):
+        (said,), = engine.generate([Request(begin, 2, temperature=0)])
+        if said.tokens[0] < 127 and chr(said.tokens[0]).isprintable():
+            break
+    other = ord("x") if said.tokens[1] != ord("x") else ord("y")
+    book = bytes([*begin, said.tokens[0], other]).decode()
+    (tmp_path / "book").write_text(book)
+    for given in (str(tmp_path / "book"), book):
+        run(Sample(str(folder), recite=given))
+        assert capsys.readouterr().out.endswith(
+            "\n1 of 2 tokens and 1 of 2 characters recited, after 2 tokens\n")
 
 
-@given(st.lists(st.binary(max_size=4), max_size=12))
-def test_bytes_in_pieces_are_the_text_of_all_bytes(pieces):
-    whole = b"".join(pieces).decode("utf-8", "replace")
-    assert "".join(decode_pieces(pieces)) == whole
+def test_agreement_ends_at_the_first_difference():
+    others = ("abxd", "ab", "abcde", "x", "")
+    assert [agreement("abcd", other) for other in others] == [2, 2, 4, 0, 0]
+
+
+@pytest.mark.parametrize("penalty", ["repetition_penalty", "presence_penalty"])
+def test_penalties_change_the_text(folder, capsys, penalty):
+    free = text(folder, capsys, prompt="the", temperature=0.0)
+    assert text(folder, capsys, prompt="the", temperature=0.0, **{penalty: 9.0}) != free
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_a_model_computes_in_the_type_of_its_weights(tmp_path, dtype):
+    folder = write_checkpoint(tmp_path / "model", dtype=dtype)
+    assert open_checkpoint(folder).model.dtype == dtype
+    assert open_checkpoint(folder, dtype="f32").model.dtype == "f32"
+    assert open_checkpoint(folder, dtype="bf16").model.dtype == "bf16"
+
+
+@pytest.mark.parametrize("content, sentence", [
+    ("", "file holds no prompt"),
+    (b"\xff", "file is not UTF-8"),
+    ("{}", "file.jsonl, line 1: 'prompt' is missing, wanted str"),
+    ('{"prompt": 3}', "file.jsonl, line 1: 'prompt' is int, wanted str")])
+def test_a_file_that_is_no_prompts_is_refused(folder, tmp_path, content, sentence):
+    path = tmp_path / ("file.jsonl" if "{" in str(content) else "file")
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        run(Sample(str(folder), prompts=path))
+
+
+def test_a_file_that_is_no_examples_is_refused(tmp_path):
+    for content, sentence in [("a b\n", "line 1: 0 tabs, wanted one"), ("\n", "holds no example")]:
+        (tmp_path / "pairs").write_text(content)
+        with pytest.raises(ValueError, match=sentence):
+            read_examples(tmp_path / "pairs")
 
 
 def test_without_a_prompt_a_document_begins(folder, tmp_path):
@@ -175,13 +228,18 @@ def test_a_run_gives_its_newest_checkpoint(tmp_path):
     (dict(model="mute"), "mute holds no tokenizer.json"),
     (dict(model="small"), "tokenizer.json has 260 symbols, but the model knows 100"),
     (dict(prompt="x" * (CONTEXT + 1)), "the prompt has 17 tokens, but the model's context holds 16"),
-    (dict(temperature=0.0, n=2), "--n 2 with --temperature 0 would be 2 times the same text"),
-    (dict(temperature=0.0, top_k=5), "--top_k means nothing with --temperature 0"),
-    (dict(temperature=0.0, top_p=0.5), "--top_p means nothing with --temperature 0"),
-    (dict(temperature=0.0, min_p=0.1), "--min_p means nothing with --temperature 0"),
+    (dict(temperature=0.0, n=2), "n 2 with temperature 0 would be 2 times the same text"),
+    (dict(temperature=0.0, top_k=5), "top_k means nothing with temperature 0"),
+    (dict(temperature=0.0, top_p=0.5), "top_p means nothing with temperature 0"),
+    (dict(temperature=0.0, min_p=0.1), "min_p means nothing with temperature 0"),
     (dict(temperature=-1.0), "temperature is -1; wanted 0"),
     (dict(top_p=1.5), "top_p is 1.5; wanted 0 to 1"),
-    (dict(stop=[""]), "--stop is an empty text"),
+    (dict(temperature=0.0, n=40), "n 40 with temperature 0 would be 40 times the same text"),
+    (dict(prompt="a", recite="b"), "--prompt and --recite both say what to continue; give one"),
+    (dict(prompts=Path("no"), prompt="b"), "--prompt and --prompts both say what to continue"),
+    (dict(recite="a", few_shot=Path("no")), "leave --few_shot out"),
+    (dict(recite="a"), "the text to recite has 1 tokens, wanted 2 or more"),
+    (dict(stop=[""]), "stop has an empty text"),
 ])
 def test_what_cannot_be_done_is_said_in_a_sentence(folder, tmp_path, monkeypatch, capsys, settings,
                                                    sentence):
