@@ -18,13 +18,13 @@ static py::object take(char *text)
 }
 
 // Names, types and shapes of tensors to be written; arrays of uint16 stand for bf16.
-struct Tensors {
+struct NamedArrays {
     std::deque<string> names;
     std::vector<Tensor> list;
     std::vector<string> texts;
     std::vector<const char *> metadata;
 
-    Tensors(const py::dict &arrays, const std::vector<std::pair<string, string>> &pairs)
+    NamedArrays(const py::dict &arrays, const std::vector<std::pair<string, string>> &pairs)
     {
         for (auto [name, value] : arrays) {
             const auto array = value.cast<py::array>();
@@ -108,13 +108,13 @@ SECTION(safetensors)
     });
     m.def("safetensors_write", [](const string &path, const py::dict &arrays,
                                   const std::vector<std::pair<string, string>> &metadata) {
-        const Tensors t(arrays, metadata);
+        const NamedArrays t(arrays, metadata);
         safetensors_write(path.c_str(), t.list.data(), (int64_t)t.list.size(), t.pairs());
     }, py::arg("path"), py::arg("arrays"), py::arg("metadata") = py::list());
     // puts: (index, offset in bytes, bytes)
     m.def("safetensors_put", [](const string &path, const py::dict &arrays,
                                 const std::vector<std::tuple<int64_t, int64_t, string>> &puts) {
-        const Tensors t(arrays, {});
+        const NamedArrays t(arrays, {});
         SafetensorsWriter *w AUTO(safetensors_discard) =
             safetensors_create(path.c_str(), t.list.data(), (int64_t)t.list.size(), nullptr);
         for (auto &[index, offset, data] : puts) safetensors_put(w, index, offset, data.data(), (int64_t)data.size());
@@ -140,7 +140,7 @@ SECTION(store)
     // What a trainer does: all files of one process into the folder; a failure on the way discards it.
     m.def("checkpoint_save", [](const string &dir, int64_t step, const py::dict &arrays, const string &state,
                                 int64_t keep) {
-        const Tensors t(arrays, {});
+        const NamedArrays t(arrays, {});
         char *folder AUTO(checkpoint_discard) = checkpoint_begin(dir.c_str(), step);
         const string model = string(folder) + "/model.safetensors", rest = string(folder) + "/state.json";
         safetensors_write(model.c_str(), t.list.data(), (int64_t)t.list.size(), nullptr);
