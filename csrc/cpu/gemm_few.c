@@ -7,6 +7,8 @@
 
 /* ---- in vector registers ---------------------------------------------------------------------------------------- */
 
+enum { FEW = 8 };       /* rows of x */
+
 /* A unit is what a lane holds: one term as f32, or the two of bf16 that vdpbf16ps takes. x is laid out in units. */
 #ifdef DOT
 #define PAIRS(A) ((A) == DT_BF16)
@@ -36,8 +38,9 @@ INLINE Vec add_product(const int A, Vec sum, const float *x, Vec w)
 /* Rows of w, as columns of out, from element `from` on; x's units, `step` from row to row. */
 typedef struct Rows { const void *w; int64_t K, lines; const float *x; int64_t step; } Rows;
 
-/* sum[m] += terms k .. of row m and of every line; count units, a constant where it is WIDTH */
-INLINE void add_terms(const int M, const int A, Vec *sum, Rows r, int64_t from, int64_t k, const int count)
+/* sum[m] += `count` units from term k on, of row m and of every line. The loops over units are not unrolled: for every
+ * number of rows that would be much to compile, and nothing to win. */
+INLINE void add_terms(const int M, const int A, Vec *sum, Rows r, int64_t from, int64_t k, int count)
 {
     Vec v[WIDTH];
     const int64_t size = A == DT_BF16 ? 2 : 4;
@@ -49,9 +52,9 @@ INLINE void add_terms(const int M, const int A, Vec *sum, Rows r, int64_t from, 
         v[i] = i < r.lines ? units(A, r.w, from + i * r.K + k, r.K - k) : (Vec){0};
     }
     vec_transpose(v);
-#pragma GCC unroll 16
+#pragma GCC unroll 1
     for (int i = 0; i < count; i++)
-#pragma GCC unroll 16
+#pragma GCC unroll 8
         for (int m = 0; m < M; m++) sum[m] = add_product(A, sum[m], x + m * r.step + i, v[i]);
 }
 
@@ -61,11 +64,10 @@ INLINE void few(const int M, const int A, Rows r, int64_t from, float *sums)
     const int64_t unit = unit_terms(A);
     for (int64_t k0 = 0; k0 < r.K; k0 += DEPTH) {
         const int64_t end = at_most(r.K, k0 + DEPTH);
-        Vec sum[TILE_ROWS] = {0};
-        int64_t k = k0;
-        for (; k + WIDTH * unit <= end; k += WIDTH * unit) add_terms(M, A, sum, r, from, k, WIDTH);
-        if (k < end) add_terms(M, A, sum, r, from, k, (int)whole(end - k, unit));
-#pragma GCC unroll 16
+        Vec sum[FEW] = {0};
+        for (int64_t k = k0; k < end; k += WIDTH * unit)
+            add_terms(M, A, sum, r, from, k, (int)at_most(whole(end - k, unit), WIDTH));
+#pragma GCC unroll 8
         for (int m = 0; m < M; m++) {
             float *to = sums + m * TILE_COLS;
             vec_store(to, DT_F32, 0, WIDTH, k0 ? vec_f32(to) + sum[m] : sum[m]);
@@ -78,9 +80,9 @@ static void few_block(const Product *p, const void *x, int64_t n, int64_t cols, 
     for (int64_t c = 0; c < cols; c += WIDTH) {
         const Rows r = { p->b.data, p->K, cols - c, x, whole(p->K, WIDTH) * WIDTH };
         const int64_t from = (n + c) * p->K;
-#define FEW(M) case M: FLOAT_SWITCH(p->b.dtype, A, few(M, A, r, from, sums + c)); break;
-        switch (p->M) { EACH_ROWS(FEW) }
-#undef FEW
+#define ROWS(M) case M: FLOAT_SWITCH(p->b.dtype, A, few(M, A, r, from, sums + c)); break;
+        switch (p->M) { ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7) ROWS(8) }
+#undef ROWS
     }
 }
 
@@ -192,7 +194,7 @@ INLINE void apart(const int M, const Product *p, const float *x, int64_t n, Vec 
         for (int i = 0; i < SIDE; i++) _mm_prefetch(w + i * stride + k + 2 * TERMS, _MM_HINT_T0);
         load_lines(v, w + k, stride, lines, p->K - k);
         vec_transpose(v);
-#pragma GCC unroll 16
+#pragma GCC unroll 1
         for (int i = 0; i < SIDE; i++)
 #pragma GCC unroll 4
             for (int m = 0; m < M; m++) {
@@ -238,7 +240,7 @@ typedef struct Way {
     void    (*begin)(void), (*end)(void);
 } Way;
 
-static const Way in_vectors = { TILE_ROWS, lay_out, few_block, NULL, NULL };
+static const Way in_vectors = { FEW, lay_out, few_block, NULL, NULL };
 
 static const Way *way_of(const Product *p)
 {
