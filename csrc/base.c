@@ -8,6 +8,7 @@
 
 static const struct { const char *name; size_t bytes; } dtypes[DT_COUNT] = {
     [DT_F32] = { "f32", 4 }, [DT_BF16] = { "bf16", 2 }, [DT_I32] = { "i32", 4 }, [DT_U8] = { "u8", 1 },
+    [DT_I8] = { "i8", 1 },
 };
 
 size_t      dtype_size(DType dtype) { return dtypes[dtype].bytes; }

@@ -10,7 +10,7 @@
 extern "C" {
 #endif
 
-typedef enum { DT_F32, DT_BF16, DT_I32, DT_U8, DT_COUNT } DType;
+typedef enum { DT_F32, DT_BF16, DT_I32, DT_U8, DT_I8, DT_COUNT } DType;
 
 /* A contiguous, row-major array. It owns nothing: the arena it was taken from does.
  * The name is for messages and checkpoints; no decision in the program reads it. */
@@ -29,7 +29,7 @@ static inline Tensor none(void) { Tensor t = { NULL, NULL, DT_F32, 0, {0} }; ret
 static inline bool is_none(Tensor t) { return t.ndim == 0; }
 
 size_t      dtype_size(DType dtype);
-const char *dtype_name(DType dtype);                  /* "f32", "bf16", "i32", "u8" */
+const char *dtype_name(DType dtype);                  /* "f32", "bf16", "i32", "u8", "i8" */
 int64_t     numel(Tensor t);
 int64_t     last(Tensor t);                           /* length of the innermost dimension */
 int64_t     rows(Tensor t);                           /* numel / last: how many innermost rows */

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct Row { bool open; int64_t length; int32_t *pages; int32_t input; } Row;   /* input: of this call, or -1 */
+typedef struct Row { bool open, called; int64_t length; int32_t *pages; } Row;      /* called: by this call */
 
 struct Decoder {
     Model      *model;              /* on the parameters of another */
@@ -30,7 +30,8 @@ static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 size_t decoder_page_bytes(const Config *c, DType dtype)
 {
-    return (size_t)c->n_layer * CACHE_PAGE * 2 * (size_t)c->n_kv_head * (size_t)c->head_dim * dtype_size(dtype);
+    return (size_t)c->n_layer * CACHE_PAGE * 2 * (size_t)c->n_kv_head * (size_t)c->head_dim *
+           dtype_size(activation_type(dtype));
 }
 
 static void lay_out(Decoder *d, Arena *a)
@@ -43,7 +44,7 @@ static void lay_out(Decoder *d, Arena *a)
     d->table  = TAKE(a, "page table", DT_I32, R, d->most);
     d->start  = TAKE(a, "row starts", DT_I32, R + 1);
     d->length = TAKE(a, "row lengths", DT_I32, R);
-    d->picked = TAKE(a, "last tokens", DT_I32, 1, larger(R, 1));
+    d->picked = TAKE(a, "last tokens", DT_I32, 1, R);
 }
 
 static void use_rows(Decoder *d, int64_t R)
@@ -71,9 +72,11 @@ static void take_host_memory(Decoder *d)
 Decoder *decoder_create(Model *of, DecoderPlan plan)
 {
     CHECK(of->cfg.head == HEAD_LM, "a decoder for a model with a scalar head, which writes nothing");
-    CHECK(plan.rows >= 1 && plan.pages >= 1 && plan.tokens >= 1 && plan.pages <= INT32_MAX / CACHE_PAGE,
+    CHECK(plan.rows >= 1 && plan.pages >= 1 && plan.tokens >= 1,
           "a decoder for %d rows, %lld pages and %lld tokens a call; each must be 1 or more", plan.rows,
           (long long)plan.pages, (long long)plan.tokens);
+    CHECK(plan.pages <= INT32_MAX / CACHE_PAGE, "a decoder with %lld pages of %d steps; at most %d can be numbered",
+          (long long)plan.pages, CACHE_PAGE, INT32_MAX / CACHE_PAGE);
     Decoder *d AUTO(free_slot) = xcalloc(1, sizeof *d, "a decoder");
     d->plan = plan, d->most = pages_of(of->cfg.max_seq_len);
     d->model = model_borrow(of);
@@ -117,7 +120,7 @@ int decoder_open(Decoder *d)
 {
     for (int r = 0; r < d->plan.rows; r++)
         if (!d->row[r].open) {
-            d->row[r].open = true, d->row[r].length = 0, d->row[r].input = -1;
+            d->row[r].open = true, d->row[r].length = 0;
             return r;
         }
     FAIL("all %d rows of the decoder are open; close one first", d->plan.rows);
@@ -182,12 +185,12 @@ int64_t decoder_pages_needed(const Decoder *d, int row, int64_t count)
 
 /* ----------------------------------------------------------------------------------------------------------- a call */
 
-static void check_input(Decoder *d, int i, const DecoderInput *in)
+static void check_input(Decoder *d, const DecoderInput *in)
 {
     const Config *c = &d->model->cfg;
     Row *k = row_of(d, in->row);
-    CHECK(k->input < 0, "row %d comes twice in one call of the decoder", in->row);
-    k->input = i;
+    CHECK(!k->called, "row %d comes twice in one call of the decoder", in->row);
+    k->called = true;
     CHECK(in->count >= 1, "no tokens for row %d; each row of a call brings one or more", in->row);
     CHECK(k->length + in->count <= c->max_seq_len, "%lld tokens more for row %d, which has %lld; the model's "
           "max_seq_len is %d", (long long)in->count, in->row, (long long)k->length, c->max_seq_len);
@@ -201,9 +204,9 @@ static int64_t check_call(Decoder *d, int count, const DecoderInput *in)
 {
     int64_t tokens = 0, pages = 0;
     CHECK(count >= 1 && count <= d->plan.rows, "%d rows in a call of a decoder for %d", count, d->plan.rows);
-    for (int r = 0; r < d->plan.rows; r++) d->row[r].input = -1;
+    for (int r = 0; r < d->plan.rows; r++) d->row[r].called = false;
     for (int i = 0; i < count; i++) {
-        check_input(d, i, &in[i]);
+        check_input(d, &in[i]);
         tokens += in[i].count;
         pages += decoder_pages_needed(d, in[i].row, in[i].count);
     }

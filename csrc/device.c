@@ -80,15 +80,22 @@ static bool has_avx512(void)
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
+#ifdef LLMC_AVX512BF16
+static bool has_avx512bf16(void)
+{
+    return has_avx512() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
 /* The processor has tiles of bf16, and the kernel gives them to this process: it must be asked (Linux,
  * Documentation/arch/x86/xstate.rst). */
 static bool has_amx(void)
 {
 #if defined(LLMC_AMX) && defined(__linux__)
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18 };
-    const unsigned wanted = 1u << 22 | 1u << 24;        /* bf16, tile */
+    const unsigned wanted = 1u << 22 | 1u << 24 | 1u << 25;         /* bf16, tile, int8 */
     unsigned a, b, c, d;
-    return has_avx512() && __builtin_cpu_supports("avx512bf16") &&
+    return has_avx512bf16() &&
            __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & wanted) == wanted &&
            !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XTILEDATA);
 #else
@@ -102,7 +109,7 @@ static bool runs_here(const Backend *b)
 #ifdef LLMC_X86
     if (!strcmp(b->name, "cpu:amx")) return has_amx();
 #ifdef LLMC_AVX512BF16
-    if (!strcmp(b->name, "cpu:avx512bf16")) return has_avx512() && __builtin_cpu_supports("avx512bf16");
+    if (!strcmp(b->name, "cpu:avx512bf16")) return has_avx512bf16();
 #endif
     if (!strcmp(b->name, "cpu:avx512")) return has_avx512();
     if (!strcmp(b->name, "cpu:avx2")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");

@@ -11,7 +11,8 @@ static Tensor grad(const Param *p)  { return p ? p->grad : none(); }
 
 static void linear(Model *m, Tensor out, Tensor pre, Tensor x, Pair p, Activation act)
 {
-    linear_forward(m->dev, out, pre, x, value(p.w), value(p.b), act);
+    if (is_none(p.w->scale)) linear_forward(m->dev, out, pre, x, value(p.w), value(p.b), act);
+    else linear_int8_forward(m->dev, out, x, value(p.w), p.w->scale, value(p.b), act);
 }
 
 static void linear_back(Model *m, Tensor dx, Tensor dout, Tensor x, Pair p, Tensor pre, bool accumulate)
@@ -154,7 +155,11 @@ void model_head(Model *m, bool forward, bool entropy, const Slopes *s, bool accu
 void model_trunk_forward(Model *m)
 {
     const int L = m->cfg.n_layer;
-    embed_forward(m->dev, m->stream[0], m->tokens, m->pos, value(m->params->wte.w), value(m->params->wpe.w));
+    const Param *wte = m->params->wte.w;
+    if (is_none(wte->scale)) embed_forward(m->dev, m->stream[0], m->tokens, m->pos, wte->value,
+                                           value(m->params->wpe.w));
+    else embed_int8_forward(m->dev, m->stream[0], m->tokens, m->pos, wte->value, wte->scale,
+                            value(m->params->wpe.w));
     for (int l = 0; l < L; l++) block_forward(m, l);
     norm(m, m->stream[L], m->xf, m->meanf, m->rstdf, block_of(m, L - 1)->mid, m->branch, m->params->ln_f);
 }

@@ -16,7 +16,7 @@ typedef struct Cache { Tensor *layer, table, start, length; } Cache;
 struct Model {
     Device *dev;
     Config  cfg;
-    DType   dtype;                                  /* of weights and activations */
+    DType   dtype;                                  /* of activations */
     Params *params;
     bool    borrowed;                               /* another model's params */
     const Cache *cache;                             /* NULL: a batch holds all that its tokens see */

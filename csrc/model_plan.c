@@ -19,7 +19,7 @@ static void free_slot(Model **m) { model_free(*m); }
 static Model *create(Device *d, const Config *c, DType dtype, int ranks, Model *of)
 {
     Model *m AUTO(free_slot) = xcalloc(1, sizeof *m, "a model");
-    m->dev = d, m->cfg = *c, m->dtype = dtype, m->temperature = 1, m->borrowed = of != NULL;
+    m->dev = d, m->cfg = *c, m->dtype = activation_type(dtype), m->temperature = 1, m->borrowed = of != NULL;
     m->stream = xcalloc((size_t)c->n_layer + 1, sizeof *m->stream, "layers");
     m->block = xcalloc((size_t)c->n_layer, sizeof *m->block, "layers");
     m->host_freq = xcalloc((size_t)c->head_dim / 2 + 1, sizeof *m->host_freq, "RoPE's frequencies");
@@ -174,6 +174,7 @@ static void forget_layout(Model *m) { m->B = m->T = 0; }
 size_t model_plan_bytes(Model *m, Plan plan, SeenTensor *seen, void *context)
 {
     const Plan kept = m->plan;
+    CHECK(!plan.train || m->params->dtype != DT_I8, "int8 weights are not trained; open the model as f32 or bf16");
     CHECK(plan.B >= 1 && plan.T >= 1, "a batch of %lld x %lld tokens; both must be 1 or more",
           (long long)plan.B, (long long)plan.T);
     CHECK(plan.T <= m->cfg.max_seq_len, "a batch of %lld tokens a row, but the model's max_seq_len is %d",

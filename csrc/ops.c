@@ -1,6 +1,7 @@
 /* ops.c -- the front doors. Shapes and types are checked here, once, for every backend; the stopwatch runs here. */
 #include "ops.h"
 #include "profile.h"
+#include "quantize.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -97,6 +98,8 @@ SCRATCH_DOOR(norm_backward, (Device *d, Tensor dx, Tensor dw, Tensor db, Tensor 
               accumulate))
 SCRATCH_DOOR(linear_forward, (Device *d, Tensor out, Tensor pre, Tensor x, Tensor w, Tensor b, Activation act),
              (d, as_rows(out), as_rows(pre), as_rows(x), w, b, act))
+SCRATCH_DOOR(linear_int8_forward, (Device *d, Tensor out, Tensor x, Tensor w, Tensor scale, Tensor b, Activation act),
+             (d, as_rows(out), as_rows(x), w, scale, b, act))
 SCRATCH_DOOR(linear_backward, (Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w, Tensor pre,
                                bool accumulate),
              (d, as_rows(dx), dw, db, as_rows(dout), as_rows(x), w, as_rows(pre), accumulate))
@@ -128,6 +131,20 @@ void embed_forward(Device *d, Tensor out, Tensor tokens, Tensor pos, Tensor wte,
     WANT(out, wte.dtype, B, T, C);
     if (!is_none(wpe)) WANT(wpe, wte.dtype, wpe.dim[0], C);
     RUN(embed_forward, (double)numel(out), bytes_of(out) * (is_none(wpe) ? 2 : 3), d, out, tokens, pos, wte, wpe);
+}
+
+void embed_int8_forward(Device *d, Tensor out, Tensor tokens, Tensor pos, Tensor wte, Tensor scale, Tensor wpe)
+{
+    WANT_FLOAT(out, 3);
+    CHECK(wte.ndim == 2, "embed_int8_forward: wte has %d dimensions, wanted 2", wte.ndim);
+    const int64_t B = out.dim[0], T = out.dim[1], C = last(out);
+    WANT(tokens, DT_I32, B, T);
+    WANT(pos, DT_I32, B, T);
+    WANT(wte, DT_I8, wte.dim[0], C);
+    WANT(scale, DT_F32, wte.dim[0], quant_groups(C));
+    if (!is_none(wpe)) WANT(wpe, out.dtype, wpe.dim[0], C);
+    RUN(embed_int8_forward, 2.0 * (double)numel(out), (double)numel(out) + bytes_of(out) * (is_none(wpe) ? 1 : 2),
+        d, out, tokens, pos, wte, scale, wpe);
 }
 
 void embed_backward(Device *d, Tensor dw, Tensor dout, Tensor index, bool accumulate)
@@ -198,6 +215,21 @@ void linear_forward(Device *d, Tensor out, Tensor pre, Tensor x, Tensor w, Tenso
     RUN_SCRATCH(linear_forward, 2.0 * (double)N * (double)O * (double)I,
                 bytes_of(x) + bytes_of(w) + bytes_of(out) + bytes_of(pre),
                 d, out, pre, x, w, b, act);
+}
+
+void linear_int8_forward(Device *d, Tensor out, Tensor x, Tensor w, Tensor scale, Tensor b, Activation act)
+{
+    WANT_FLOAT(x, 1);
+    CHECK(w.ndim == 2, "linear_int8_forward: w has %d dimensions, wanted 2", w.ndim);
+    const int64_t O = w.dim[0], I = last(x), N = rows(x);
+    x = as_rows(x), out = as_rows(out);
+    WANT(w, DT_I8, O, I);
+    WANT(scale, DT_F32, O, quant_groups(I));
+    WANT_OPT(b, x.dtype, O);
+    WANT(out, out.dtype == DT_F32 ? DT_F32 : x.dtype, N, O);
+    CHECK(act == ACT_NONE || act == ACT_GELU, "linear_int8_forward: activation %d is unknown", act);
+    RUN_SCRATCH(linear_int8_forward, 2.0 * (double)N * (double)O * (double)I,
+                bytes_of(x) + bytes_of(w) + bytes_of(scale) + bytes_of(out), d, out, x, w, scale, b, act);
 }
 
 void linear_backward(Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w, Tensor pre,

@@ -38,6 +38,9 @@ typedef struct { float lr, beta1, beta2, eps, weight_decay, grad_scale; int64_t 
     /* out[n] = wte[tokens[n]] (+ wpe[pos[n]])                tokens, pos (B,T) i32; wte (V,C); wpe? (S,C); out (B,T,C)
      * The caller has checked that every index is inside its table. */ \
     PURE(embed_forward, (Device *d, Tensor out, Tensor tokens, Tensor pos, Tensor wte, Tensor wpe)) \
+    /* The same from a table of int8: wte (V,C) i8; scale (V,ceil(C/64)) f32; out, wpe? A. See quantize.h. */ \
+    PURE(embed_int8_forward, (Device *d, Tensor out, Tensor tokens, Tensor pos, Tensor wte, Tensor scale, \
+                              Tensor wpe)) \
     /* dw[index[n]] (+)= dout[n], summed in the order of n; "=" zeroes the rows nothing points to
      *                                                        dw (V,C) f32; dout (B,T,C); index (B,T) i32 */ \
     PURE(embed_backward, (Device *d, Tensor dw, Tensor dout, Tensor index, bool accumulate)) \
@@ -53,6 +56,11 @@ typedef struct { float lr, beta1, beta2, eps, weight_decay, grad_scale; int64_t 
     /* pre = x w^T + b, rounded to A;  out = act(pre)          x (N,I) A; w (O,I) A; b? (O) A; out (N,O) A or f32
      * pre? (N,O) A is kept for the way back; only with an activation. GELU is the tanh form. */ \
     SCRATCH(linear_forward, (Device *d, Tensor out, Tensor pre, Tensor x, Tensor w, Tensor b, Activation act)) \
+    /* out = act(x w^T + b), with w of int8 (quantize.h) and each row of x brought to int8 too. Sums of 64 products are
+     * exact, and are added one after the other.
+     *                x (N,I) A; w (O,I) i8; scale (O,ceil(I/64)) f32; b? (O) A; out (N,O) A or f32 */ \
+    SCRATCH(linear_int8_forward, (Device *d, Tensor out, Tensor x, Tensor w, Tensor scale, Tensor b, \
+                                  Activation act)) \
     /* dx = (dout w) * gelu'(pre);  dw (+)= dout^T x;  db (+)= sum_n dout
      *                        dx?, x (N,I) A; dout (N,O) A; w (O,I) A; pre? (N,I) A; dw? (O,I), db? (O) f32 */ \
     SCRATCH(linear_backward, (Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w, \

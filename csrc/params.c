@@ -1,5 +1,6 @@
 /* params.c -- see params.h */
 #include "params.h"
+#include "quantize.h"
 #include "rng.h"
 
 #include <stdlib.h>
@@ -14,16 +15,27 @@ static Param *add_param(Params *all, int bucket, const char *prefix, const char 
 {
     Param *p = &all->list[all->count++];
     const char *full = text_format("%s%s.%s", prefix, name, suffix);
-    *p = (Param){ .value = { NULL, full, all->dtype, ndim, { d0, d1 } },
+    *p = (Param){ .value = { NULL, full, activation_type(all->dtype), ndim, { d0, d1 } },
                   .grad = { NULL, full, DT_F32, ndim, { d0, d1 } },
                   .init = init, .decay = ndim == 2, .bucket = bucket };
+    return p;
+}
+
+/* A matrix that a product reads, or the table of tokens */
+static Param *add_weight(Params *all, int bucket, const char *prefix, const char *name, InitKind init, int64_t O,
+                         int64_t I)
+{
+    Param *p = add_param(all, bucket, prefix, name, "weight", init, 2, O, I);
+    if (all->dtype != DT_I8) return p;
+    p->value.dtype = DT_I8;
+    p->scale = (Tensor){ NULL, text_format("%s.scale", p->value.name), DT_F32, 2, { O, quant_groups(I) } };
     return p;
 }
 
 static Pair add_linear(Params *all, bool bias, int bucket, const char *prefix, const char *name, InitKind init,
                        int64_t O, int64_t I)
 {
-    Pair p = { add_param(all, bucket, prefix, name, "weight", init, 2, O, I), NULL };
+    Pair p = { add_weight(all, bucket, prefix, name, init, O, I), NULL };
     if (bias) p.b = add_param(all, bucket, prefix, name, "bias", INIT_ZERO, 1, O, 0);
     return p;
 }
@@ -49,7 +61,7 @@ static void list_params(Params *all, const Config *c)
                   HD = (int64_t)c->n_head * c->head_dim;
     const int64_t F = c->n_ff, V = c->padded_vocab_size, up = c->mlp == MLP_SWIGLU ? 2 * F : F;
     const int L = c->n_layer, head_bucket = 0, embedding_bucket = L + 1;
-    all->wte.w = add_param(all, embedding_bucket, "", "wte", "weight", INIT_NORMAL, 2, V, C);
+    all->wte.w = add_weight(all, embedding_bucket, "", "wte", INIT_NORMAL, V, C);
     if (c->position == POSITION_LEARNED)
         all->wpe.w = add_param(all, embedding_bucket, "", "wpe", "weight", INIT_NORMAL, 2, c->max_seq_len, C);
     for (int l = 0; l < L; l++) {
@@ -73,8 +85,7 @@ static void list_params(Params *all, const Config *c)
     all->ln_f = add_norm(all, c, head_bucket, "", "ln_f");
     if (c->head == HEAD_SCALAR) all->head.w = add_param(all, head_bucket, "", "value", "weight", INIT_ZERO, 2, 1, C);
     else if (c->tied)           all->head = all->wte;
-    else                        all->head.w = add_param(all, head_bucket, "", "lm_head", "weight", INIT_NORMAL,
-                                                        2, V, C);
+    else                        all->head.w = add_weight(all, head_bucket, "", "lm_head", INIT_NORMAL, V, C);
 }
 
 static void lay_out_buckets(Params *all)
@@ -97,7 +108,8 @@ static void free_slot(Params **p) { params_free(*p); }
 
 Params *params_create(Device *d, const Config *c, DType dtype, int ranks)
 {
-    CHECK(dtype == DT_F32 || dtype == DT_BF16, "weights of type %s; wanted f32 or bf16", dtype_name(dtype));
+    CHECK(dtype == DT_F32 || dtype == DT_BF16 || dtype == DT_I8, "weights of type %s; wanted f32, bf16 or i8",
+          dtype_name(dtype));
     CHECK(ranks >= 1, "parameters over %d ranks", ranks);
     Params *all AUTO(free_slot) = xcalloc(1, sizeof *all, "parameters");
     all->device = d, all->dtype = dtype, all->ranks = ranks;
@@ -112,20 +124,38 @@ Params *params_create(Device *d, const Config *c, DType dtype, int ranks)
     return made;
 }
 
-static void *allocate(Params *all, DType dtype, const char *what)
+static int64_t int8_bytes(Tensor t) { return is_none(t) ? 0 : round_up((int64_t)tensor_bytes(t), 256); }
+
+/* int8 weights, their scales, and what is bf16 beside them, one after the other */
+static void lay_out_int8(Params *all)
 {
-    return device_alloc(all->device, (size_t)all->elements * dtype_size(dtype), what);
+    char *at = all->values;
+    for (int i = 0; i < all->count; i++) {
+        Param *p = &all->list[i];
+        p->value.data = at, at += int8_bytes(p->value);
+        if (!is_none(p->scale)) p->scale.data = at, at += int8_bytes(p->scale);
+    }
+}
+
+size_t params_bytes(const Params *all)
+{
+    int64_t bytes = 0;
+    if (all->dtype != DT_I8) return (size_t)all->elements * dtype_size(all->dtype);
+    for (int i = 0; i < all->count; i++) bytes += int8_bytes(all->list[i].value) + int8_bytes(all->list[i].scale);
+    return (size_t)bytes;
 }
 
 void params_allocate(Params *all, bool grads)
 {
+    CHECK(!grads || all->dtype != DT_I8, "int8 weights are not trained; open the model as f32 or bf16");
     if (!all->values) {
-        all->values = allocate(all, all->dtype, "parameters");
-        for (int i = 0; i < all->count; i++)
+        all->values = device_alloc(all->device, params_bytes(all), "parameters");
+        if (all->dtype == DT_I8) lay_out_int8(all);
+        else for (int i = 0; i < all->count; i++)
             all->list[i].value.data = (char *)all->values + (size_t)all->list[i].offset * dtype_size(all->dtype);
     }
     if (grads && !all->grads) {
-        all->grads = allocate(all, DT_F32, "gradients");
+        all->grads = device_alloc(all->device, (size_t)all->elements * sizeof(float), "gradients");
         for (int i = 0; i < all->count; i++) all->list[i].grad.data = (float *)all->grads + all->list[i].offset;
     }
 }
@@ -135,7 +165,10 @@ void params_free(Params *all)
     if (!all) return;
     device_free(all->device, all->values);
     device_free(all->device, all->grads);
-    for (int i = 0; i < all->count; i++) free((char *)all->list[i].value.name);
+    for (int i = 0; i < all->count; i++) {
+        free((char *)all->list[i].value.name);
+        free((char *)all->list[i].scale.name);
+    }
     free(all->list);
     free(all->layer);
     free(all->bucket);
@@ -153,26 +186,53 @@ static float initial(const Params *all, const Param *p, uint64_t seed, uint64_t 
     return 0;
 }
 
+/* Elements of a flattened tensor */
+static Tensor elements(Tensor t, int64_t begin, int64_t n)
+{
+    return (Tensor){ (char *)t.data + (size_t)begin * dtype_size(t.dtype), t.name, t.dtype, 1, { n } };
+}
+
+void params_put(Params *all, const Param *p, int64_t begin, int64_t n, const float *x)
+{
+    const Tensor to = elements(p->value, begin, n);
+    if (to.dtype == DT_F32) {
+        device_upload(all->device, to, x);
+        return;
+    }
+    void *host AUTO(auto_free) = xcalloc((size_t)n, dtype_size(to.dtype), "weights on their way");
+    if (to.dtype == DT_BF16)
+        for (int64_t i = 0; i < n; i++) ((uint16_t *)host)[i] = f32_to_bf16(x[i]);
+    else {
+        const int64_t width = last(p->value), groups = last(p->scale), first = begin / width, count = n / width;
+        float *scale AUTO(auto_free) = xcalloc((size_t)(count * groups), sizeof *scale, "scales on their way");
+        quantize(host, scale, x, count, width);
+        device_upload(all->device, elements(p->scale, first * groups, count * groups), scale);
+    }
+    device_upload(all->device, to, host);
+}
+
 void params_init(Params *all, uint64_t seed)
 {
-    enum { CHUNK = 1 << 16 };
     params_allocate(all, false);
-    const size_t width = dtype_size(all->dtype);
-    char *host AUTO(auto_free) = xcalloc(CHUNK, width, "initial weights");
     for (int i = 0; i < all->count; i++) {
         const Param *p = &all->list[i];
-        for (int64_t begin = 0; begin < numel(p->value); begin += CHUNK) {
-            const int64_t n = numel(p->value) - begin < CHUNK ? numel(p->value) - begin : CHUNK;
+        const int64_t chunk = params_chunk(p);
+        float *x AUTO(auto_free) = xcalloc((size_t)chunk, sizeof *x, "initial weights");
+        for (int64_t begin = 0; begin < numel(p->value); begin += chunk) {
+            const int64_t n = numel(p->value) - begin < chunk ? numel(p->value) - begin : chunk;
             #pragma omp parallel for num_threads(all->device->threads)
-            for (int64_t j = 0; j < n; j++) {
-                const float x = initial(all, p, seed, RNG_INIT + (uint64_t)i, (uint64_t)(begin + j));
-                if (all->dtype == DT_F32) ((float *)host)[j] = x;
-                else                      ((uint16_t *)host)[j] = f32_to_bf16(x);
-            }
-            Tensor part = { (char *)p->value.data + (size_t)begin * width, p->value.name, all->dtype, 1, { n } };
-            device_upload(all->device, part, host);
+            for (int64_t j = 0; j < n; j++)
+                x[j] = initial(all, p, seed, RNG_INIT + (uint64_t)i, (uint64_t)(begin + j));
+            params_put(all, p, begin, n, x);
         }
     }
+}
+
+int64_t params_chunk(const Param *p)
+{
+    enum { CHUNK = 1 << 16 };
+    const int64_t width = last(p->value);
+    return width > CHUNK ? width : CHUNK / width * width;
 }
 
 Param *params_find(Params *all, const char *name)

@@ -19,6 +19,7 @@ enum { MOST_PACKED = 3 };    /* matrices in one weight: q, k and v */
 
 typedef struct Param {
     Tensor   value, grad;       /* grad is f32; their data is NULL until params_allocate */
+    Tensor   scale;             /* of int8 weights, (rows, groups) f32; otherwise none() */
     InitKind init;
     bool     decay;             /* weight decay applies: matrices only */
     int      bucket;
@@ -31,9 +32,11 @@ typedef struct { Param *w, *b; } Pair;      /* a weight and its bias; b is NULL 
 typedef struct { Pair ln_1, qkv, proj, ln_2, up, down; Param *q_norm, *k_norm; } LayerParams;
 typedef struct { int64_t offset, length; } Bucket;
 
+static inline DType activation_type(DType weights) { return weights == DT_I8 ? DT_BF16 : weights; }
+
 typedef struct Params {
     Device *device;
-    DType   dtype;
+    DType   dtype;              /* i8: of the matrices; what is beside them is bf16, and so are activations */
     int     count, n_layer, n_buckets, ranks;
     int64_t elements;           /* of a flat block, padding included */
     Param  *list;               /* in the order of checkpoints: wte, wpe, h.0 …, ln_f, head */
@@ -46,10 +49,14 @@ typedef struct Params {
 Params *params_create(Device *d, const Config *c, DType dtype, int ranks);
 /* Zeroed values, and gradients if asked; what is there already stays. */
 void    params_allocate(Params *p, bool grads);
+size_t  params_bytes(const Params *p);                      /* of the values */
 void    params_free(Params *p);
 /* Allocates, and draws. GPT-2's way: N(0, 0.02), the projections into the residual stream divided by sqrt(2 n_layer),
  * biases 0, norms 1. */
 void    params_init(Params *p, uint64_t seed);
+/* Elements begin .. begin+n-1 of p, rounded to its type; of int8, whole rows. params_chunk: a handy number of them. */
+void    params_put(Params *all, const Param *p, int64_t begin, int64_t n, const float *x);
+int64_t params_chunk(const Param *p);
 Param  *params_find(Params *p, const char *name);           /* NULL if there is none */
 
 /* Elements of p that rank owns: [*begin, *end) of the flattened parameter; empty when equal. */

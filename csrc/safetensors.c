@@ -18,9 +18,10 @@ typedef struct Type {
 
 static const Type types[] = {
     { "F32", 4, DT_F32 },   { "BF16", 2, DT_BF16 },  { "I32", 4, DT_I32 },   { "U8", 1, DT_U8 },
+    { "I8", 1, DT_I8 },
     { "F64", 8, DT_COUNT }, { "I64", 8, DT_COUNT },  { "U64", 8, DT_COUNT }, { "C64", 8, DT_COUNT },
     { "U32", 4, DT_COUNT }, { "F16", 2, DT_COUNT },  { "I16", 2, DT_COUNT }, { "U16", 2, DT_COUNT },
-    { "I8", 1, DT_COUNT },  { "BOOL", 1, DT_COUNT }, { "F8_E4M3", 1, DT_COUNT }, { "F8_E5M2", 1, DT_COUNT },
+    { "BOOL", 1, DT_COUNT }, { "F8_E4M3", 1, DT_COUNT }, { "F8_E5M2", 1, DT_COUNT },
     { "F8_E8M0", 1, DT_COUNT },
 };
 

@@ -1,4 +1,5 @@
 /* trainer_store.c -- weights and optimizer state to and from a checkpoint folder. See trainer.h. */
+#include "quantize.h"
 #include "safetensors.h"
 #include "store.h"
 #include "trainer_impl.h"
@@ -35,55 +36,100 @@ static void put_tensor(SafetensorsWriter *w, int64_t index, Device *d, Tensor t,
 
 void params_save(Params *p, const char *path)
 {
-    Tensor *list AUTO(auto_free) = xcalloc((size_t)p->count, sizeof *list, "a list of parameters");
+    Tensor *list AUTO(auto_free) = xcalloc((size_t)p->count * 2, sizeof *list, "a list of parameters");
     void *host AUTO(auto_free) = xcalloc(CHUNK, sizeof(float), "weights on their way to a file");
-    for (int i = 0; i < p->count; i++) list[i] = p->list[i].value;
+    int count = 0;
+    for (int i = 0; i < p->count; i++) {
+        list[count++] = p->list[i].value;
+        if (!is_none(p->list[i].scale)) list[count++] = p->list[i].scale;
+    }
     SafetensorsWriter *w AUTO(safetensors_discard) =
-        safetensors_create(path, list, p->count, (const char *[]){ "format", "llmc", NULL });
-    for (int i = 0; i < p->count; i++) put_tensor(w, i, p->device, list[i], host);
+        safetensors_create(path, list, count, (const char *[]){ "format", "llmc", NULL });
+    for (int i = 0; i < count; i++) put_tensor(w, i, p->device, list[i], host);
     safetensors_finish(&w);
 }
 
-/* One chunk of a file's tensor, as the model's type. */
-static void convert(void *to, DType to_type, const void *from, DType from_type, int64_t n)
+static void check_shape(const char *path, Tensor found, Tensor wanted, const char *types)
 {
-    if (to_type == from_type)
-        memcpy(to, from, (size_t)n * dtype_size(to_type));
-    else if (to_type == DT_F32)
-        for (int64_t i = 0; i < n; i++) ((float *)to)[i] = bf16_to_f32(((const uint16_t *)from)[i]);
-    else
-        for (int64_t i = 0; i < n; i++) ((uint16_t *)to)[i] = f32_to_bf16(((const float *)from)[i]);
+    bool same = found.ndim == wanted.ndim;
+    for (int i = 0; same && i < wanted.ndim; i++) same = found.dim[i] == wanted.dim[i];
+    CHECK(same, "%s: %s is %s of %lld x %lld, wanted %s of %lld x %lld", path, found.name, dtype_name(found.dtype),
+          (long long)found.dim[0], (long long)(found.ndim > 1 ? found.dim[1] : 1), types, (long long)wanted.dim[0],
+          (long long)(wanted.ndim > 1 ? wanted.dim[1] : 1));
 }
 
-static void check_fits(const char *path, Tensor found, Tensor wanted)
+static char *scale_name(const Param *p) { return text_format("%s.scale", p->value.name); }
+
+/* A parameter as it lies in a file; scale is none() unless it is int8 there. */
+typedef struct Stored { Tensor value, scale; } Stored;
+
+static Stored stored_param(const Safetensors *file, const char *path, const Param *p)
 {
-    bool same = found.ndim == wanted.ndim && (found.dtype == DT_F32 || found.dtype == DT_BF16);
-    for (int i = 0; same && i < wanted.ndim; i++) same = found.dim[i] == wanted.dim[i];
-    CHECK(same, "%s: %s is %s of %lld x %lld, wanted f32 or bf16 of %lld x %lld",
-          path, wanted.name, dtype_name(found.dtype),
-          (long long)found.dim[0], (long long)(found.ndim > 1 ? found.dim[1] : 1), (long long)wanted.dim[0],
-          (long long)(wanted.ndim > 1 ? wanted.dim[1] : 1));
+    const Tensor wanted = p->value;
+    Stored s = { safetensors_get(file, wanted.name), none() };
+    check_shape(path, s.value, wanted, "f32 or bf16");
+    if (s.value.dtype == DT_I8 && wanted.ndim == 2) {
+        char *name AUTO(auto_free) = scale_name(p);
+        s.scale = safetensors_get(file, name);
+        check_shape(path, s.scale, (Tensor){ NULL, NULL, DT_F32, 2, { wanted.dim[0], quant_groups(wanted.dim[1]) } },
+                    "f32");
+        CHECK(s.scale.dtype == DT_F32, "%s: %s is %s, wanted f32", path, s.scale.name, dtype_name(s.scale.dtype));
+    } else
+        CHECK(s.value.dtype == DT_F32 || s.value.dtype == DT_BF16, "%s: %s is %s, wanted f32 or bf16", path,
+              s.value.name, dtype_name(s.value.dtype));
+    return s;
+}
+
+/* A name is a parameter's, or a scale's beside it. */
+static bool is_known(Params *p, const Safetensors *file, const char *name)
+{
+    if (params_find(p, name)) return true;
+    for (int i = 0; i < p->count; i++) {
+        char *scale AUTO(auto_free) = scale_name(&p->list[i]);
+        if (!strcmp(scale, name)) return safetensors_get(file, p->list[i].value.name).dtype == DT_I8;
+    }
+    return false;
+}
+
+/* Elements begin .. of what is stored, as f32; of int8, whole rows */
+static void as_f32(float *to, Stored from, int64_t begin, int64_t n)
+{
+    const void *data = elements(from.value, begin, n).data;
+    const int64_t width = last(from.value);
+    switch (from.value.dtype) {
+    case DT_F32: memcpy(to, data, (size_t)n * sizeof *to); break;
+    case DT_I8:  dequantize(to, data, (const float *)from.scale.data + begin / width * last(from.scale), n / width,
+                            width); break;
+    default:     for (int64_t i = 0; i < n; i++) to[i] = bf16_to_f32(((const uint16_t *)data)[i]);
+    }
+}
+
+static void load_param(Params *all, const Param *p, Stored from)
+{
+    if (from.value.dtype == p->value.dtype) {
+        device_upload(all->device, p->value, from.value.data);
+        if (!is_none(p->scale)) device_upload(all->device, p->scale, from.scale.data);
+        return;
+    }
+    const int64_t chunk = params_chunk(p), total = numel(p->value);
+    float *host AUTO(auto_free) = xcalloc((size_t)chunk, sizeof *host, "weights on their way from a file");
+    for (int64_t begin = 0; begin < total; begin += chunk) {
+        const int64_t n = least(chunk, total - begin);
+        as_f32(host, from, begin, n);
+        params_put(all, p, begin, n, host);
+    }
 }
 
 /* Everything is checked before the first weight changes. */
 void params_load(Params *p, const char *path)
 {
     Safetensors *file AUTO(safetensors_close) = safetensors_open(path);
-    for (int i = 0; i < p->count; i++)
-        check_fits(path, safetensors_get(file, p->list[i].value.name), p->list[i].value);
+    for (int i = 0; i < p->count; i++) stored_param(file, path, &p->list[i]);
     for (int64_t i = 0; i < safetensors_count(file); i++)
-        CHECK(params_find(p, safetensors_name(file, i)), "%s: it holds %s, which this model has not",
+        CHECK(is_known(p, file, safetensors_name(file, i)), "%s: it holds %s, which this model has not",
               path, safetensors_name(file, i));
     params_allocate(p, false);
-    void *host AUTO(auto_free) = xcalloc(CHUNK, sizeof(float), "weights on their way from a file");
-    for (int i = 0; i < p->count; i++) {
-        const Tensor from = safetensors_get(file, p->list[i].value.name), to = p->list[i].value;
-        for (int64_t begin = 0; begin < numel(to); begin += CHUNK) {
-            const int64_t n = least(CHUNK, numel(to) - begin);
-            convert(host, to.dtype, elements(from, begin, n).data, from.dtype, n);
-            device_upload(p->device, elements(to, begin, n), host);
-        }
-    }
+    for (int i = 0; i < p->count; i++) load_param(p, &p->list[i], stored_param(file, path, &p->list[i]));
 }
 
 /* -------------------------------------------------------------------------------------------------- optimizer state */

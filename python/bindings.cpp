@@ -19,10 +19,12 @@ static DType dtype_of(const py::array &array)
         if (kind == 'f' && bytes == 4) return DT_F32;
         if (kind == 'i' && bytes == 4) return DT_I32;
         if (kind == 'u' && bytes == 1) return DT_U8;
+        if (kind == 'i' && bytes == 1) return DT_I8;
         if (kind == 'u' && bytes == 2) return DT_BF16;
         if (text_of(type) == "bfloat16") return DT_BF16;
     }
-    FAIL("an array of %s, wanted float32, int32, uint8, or bfloat16 (also as its uint16 bits)", text_of(type).c_str());
+    FAIL("an array of %s, wanted float32, int32, uint8, int8, or bfloat16 (also as its uint16 bits)",
+         text_of(type).c_str());
 }
 
 Tensor view_of(py::handle object)

@@ -1,6 +1,7 @@
 // bindings_model.cpp -- configs and models: batches in, numbers out.
 #include "bindings.h"
 #include "bindings_model.h"
+#include "quantize.h"
 #include "store.h"
 #include "trainer.h"
 
@@ -87,6 +88,8 @@ void bind_config(py::module_ &m)
             return py::object(all[name.c_str()]); })
         .def("__repr__", [](const Config &c) { return "Config(**" + text_of(config_dict(c)) + ")"; })
         .def("__eq__", [](const Config &a, const Config &b) { return config_dict(a).equal(config_dict(b)); })
+        .def("rope_freq", [](const Config &c, int i) { return config_rope_freq(&c, i); }, py::arg("i"),
+             "What pair i of a head turns by from step to step, scaling included.")
         .def("param_count", [](const Config &c) { return config_param_count(&c); },
              "Parameters, the padding of the vocabulary not counted.")
         .def("train_flops", [](const Config &c, int64_t T) { return config_train_flops(&c, T); }, py::arg("T"),
@@ -99,7 +102,8 @@ DType weight_type(const std::string &name)
 {
     if (name == "f32") return DT_F32;
     if (name == "bf16") return DT_BF16;
-    FAIL("weights of type %s, wanted f32 or bf16", name.c_str());
+    if (name == "int8") return DT_I8;
+    FAIL("weights of type %s, wanted f32, bf16 or int8", name.c_str());
 }
 
 static std::unique_ptr<BoundModel> create_model(Device &d, const Config &c, const std::string &dtype)
@@ -112,7 +116,9 @@ static std::unique_ptr<BoundModel> create_model(Device &d, const Config &c, cons
 static py::array copy_of(Model *model, Tensor t)
 {
     const std::vector<py::ssize_t> shape(t.dim, t.dim + t.ndim);
-    py::array to(t.dtype == DT_BF16 ? py::dtype::of<uint16_t>() : py::dtype::of<float>(), shape);
+    const auto type = t.dtype == DT_BF16 ? py::dtype::of<uint16_t>()
+                    : t.dtype == DT_I8 ? py::dtype::of<int8_t>() : py::dtype::of<float>();
+    py::array to(type, shape);
     device_download(model_device(model), to.mutable_data(), t);
     return to;
 }
@@ -128,7 +134,12 @@ static py::array get_param(BoundModel &self, const std::string &name)
 {
     const Param *p = param_named(self.model, name);
     params_allocate(model_params(self.model), false);
-    return copy_of(self.model, p->value);
+    if (is_none(p->scale)) return copy_of(self.model, p->value);
+    const py::array numbers = copy_of(self.model, p->value), scale = copy_of(self.model, p->scale);
+    py::array_t<float> to({ p->value.dim[0], p->value.dim[1] });
+    dequantize(to.mutable_data(), (const int8_t *)numbers.data(), (const float *)scale.data(), p->value.dim[0],
+               p->value.dim[1]);
+    return to;
 }
 
 static py::array get_grad(BoundModel &self, const std::string &name)
@@ -144,8 +155,11 @@ static void set_param(BoundModel &self, const std::string &name, py::handle arra
     params_allocate(model_params(self.model), false);
     const Tensor to = p->value;
     CHECK(!array.is_none(), "%s is None, wanted an array", name.c_str());
-    const Tensor from = input_of(array, name.c_str(), to.dtype, std::vector<int64_t>(to.dim, to.dim + to.ndim));
-    device_upload(model_device(self.model), to, from.data);
+    const std::vector<int64_t> shape(to.dim, to.dim + to.ndim);
+    const DType type = is_none(p->scale) ? to.dtype : DT_F32;
+    const Tensor from = input_of(array, name.c_str(), type, shape);
+    if (type == to.dtype) device_upload(model_device(self.model), to, from.data);
+    else params_put(model_params(self.model), p, 0, numel(to), (const float *)from.data);
 }
 
 static void plan_model(BoundModel &self, int64_t B, int64_t T, bool train, bool recompute)
@@ -272,6 +286,14 @@ static py::dict param_shapes(const BoundModel &self)
     return shapes;
 }
 
+static py::dict param_types(const BoundModel &self)
+{
+    const Params *all = model_params(self.model);
+    py::dict types;
+    for (int i = 0; i < all->count; i++) types[all->list[i].value.name] = dtype_name(all->list[i].value.dtype);
+    return types;
+}
+
 static py::object latest_checkpoint(const std::string &dir)
 {
     const std::unique_ptr<char, decltype(&free)> path(checkpoint_latest(dir.c_str()), free);
@@ -289,19 +311,24 @@ void bind_model(py::module_ &m)
         .def(py::init(&create_model), "device"_a, "config"_a, "dtype"_a = "f32", py::keep_alive<1, 2>())
         .def_property_readonly("config", [](const BoundModel &self) { return *model_config(self.model); })
         .def_property_readonly("dtype", [](const BoundModel &self) {
-            return dtype_name(model_params(self.model)->dtype); }, "Of the weights and activations: f32 or bf16.")
+            const DType dtype = model_params(self.model)->dtype;
+            return dtype == DT_I8 ? "int8" : dtype_name(dtype); },
+            "Of the weights: f32, bf16 or int8; activations are of the same, or of bf16 beside int8.")
+        .def_property_readonly("weight_bytes", [](const BoundModel &self) {
+            return params_bytes(model_params(self.model)); }, "What the weights take in memory.")
         .def_property_readonly("names", param_names, "The parameters' names, in the order of checkpoints.")
         .def_property_readonly("shapes", param_shapes, "Their shapes by name. Takes no memory for weights.")
+        .def_property_readonly("types", param_types, "Their types by name: f32, bf16 or i8.")
         .def("init", [](BoundModel &self, uint64_t seed) { params_init(model_params(self.model), seed); },
              "seed"_a, Release())
-        .def("get", get_param, "name"_a, "A copy of a parameter; bfloat16 comes as its uint16 bits.")
+        .def("get", get_param, "name"_a, "A copy of a parameter; bfloat16 comes as its uint16 bits, int8 as what it stands for, float32.")
         .def("set", set_param, "name"_a, "array"_a)
         .def("grad", get_grad, "name"_a, "A copy of a parameter's gradient, float32.")
         .def("save", [](BoundModel &self, const std::string &path) {
             params_save(model_params(self.model), path.c_str()); }, "path"_a, Release(), "Writes a .safetensors file.")
         .def("load", [](BoundModel &self, const std::string &path) {
             params_load(model_params(self.model), path.c_str()); }, "path"_a, Release(),
-             "Reads the weights of a .safetensors file; f32 and bf16 are converted.")
+             "Reads the weights of a .safetensors file; f32, bf16 and int8 are converted.")
         .def("plan", plan_model, "B"_a, "T"_a, training, keeping_all, Release(),
              "Takes the memory for batches up to (B,T).")
         .def("plan_bytes", plan_bytes, "B"_a, "T"_a, training, keeping_all, "What plan would take.")

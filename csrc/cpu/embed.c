@@ -1,5 +1,6 @@
 /* embed.c -- rows of a table out, and gradients added back to them. */
 #include "vec.h"
+#include "../quantize.h"
 
 static void add_row(int A, char *out, const char *token, const char *position, int64_t C)
 {
@@ -17,6 +18,32 @@ void CPU(embed_forward)(Device *d, Tensor out, Tensor tokens, Tensor pos, Tensor
     for (int64_t n = 0; n < N; n++)
         if (is_none(wpe)) memcpy(row(out, n), row(wte, token[n]), (size_t)C * dtype_size(wte.dtype));
         else FLOAT_SWITCH(out.dtype, A, add_row(A, row(out, n), row(wte, token[n]), row(wpe, position[n]), C));
+}
+
+static void add_int8_row(int A, char *out, const int8_t *q, const float *scale, const char *position, int64_t C)
+{
+    for (int64_t k = 0; k < C; k += QUANT_GROUP, q += QUANT_GROUP, scale++)
+        for (int64_t i = 0; i < QUANT_GROUP && k + i < C; i += WIDTH) {
+            const int count = vec_left(C, k + i);
+            Vec v = {0};
+            for (int lane = 0; lane < count; lane++) v[lane] = q[i + lane];
+            v *= *scale;
+            if (position) v += vec_load(position, A, k + i, count);
+            vec_store(out, A, k + i, count, v);
+        }
+}
+
+void CPU(embed_int8_forward)(Device *d, Tensor out, Tensor tokens, Tensor pos, Tensor wte, Tensor scale, Tensor wpe)
+{
+    const int64_t N = numel(tokens), C = last(wte), groups = quant_groups(C);
+    const int32_t *token = tokens.data, *position = pos.data;
+    PARALLEL_FOR(d, N * C)
+    for (int64_t n = 0; n < N; n++) {
+        const int8_t *q = (const int8_t *)wte.data + token[n] * C;
+        const float *s = (const float *)scale.data + token[n] * groups;
+        const char *p = is_none(wpe) ? NULL : row(wpe, position[n]);
+        FLOAT_SWITCH(out.dtype, A, add_int8_row(A, row(out, n), q, s, p, C));
+    }
 }
 
 /* Each thread owns some columns of the whole table: every sum is in the order of n, whoever makes it. */

@@ -108,6 +108,10 @@ bool   CPU(is_few)(const Product *p);
 void   CPU(gemm_few)(Device *d, const Product *p);
 size_t CPU(gemm_few_scratch)(const Product *p);
 
+/* With b of int8, (N,K) and turned; w_scale (N, groups). */
+void   CPU(gemm_i8)(Device *d, const Product *p, Tensor w_scale);
+size_t CPU(gemm_i8_scratch)(Device *d, const Product *p);
+
 void   CPU(gemm)(Device *d, const Product *p);
 size_t CPU(gemm_scratch)(Device *d, const Product *p);
 

@@ -21,6 +21,21 @@ size_t CPU(linear_forward_scratch)(Device *d, Tensor out, Tensor pre, Tensor x, 
     return CPU(gemm_scratch)(d, &p);
 }
 
+/* ---- int8 ------------------------------------------------------------------------------------------------------- */
+
+void CPU(linear_int8_forward)(Device *d, Tensor out, Tensor x, Tensor w, Tensor scale, Tensor b, Activation act)
+{
+    const Product p = forward_product(out, none(), x, w, b, act);
+    CPU(gemm_i8)(d, &p, scale);
+}
+
+size_t CPU(linear_int8_forward_scratch)(Device *d, Tensor out, Tensor x, Tensor w, Tensor scale, Tensor b,
+                                        Activation act)
+{
+    const Product p = forward_product(out, none(), x, w, b, act);
+    return CPU(gemm_i8_scratch)(d, &p);
+}
+
 /* ---- backward --------------------------------------------------------------------------------------------------- */
 
 /* dx = (dout w) * gelu'(pre) */

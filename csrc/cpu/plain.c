@@ -3,6 +3,7 @@
  * This is what the other backends are measured against, on any machine: no vectors, no threads, no blocking. Slow is
  * right here; clever is wrong. Attention is in plain_attention.c. */
 #include "plain.h"
+#include "../quantize.h"
 
 #include <math.h>
 
@@ -22,6 +23,18 @@ void plain_embed_forward(Device *d, Tensor out, Tensor tokens, Tensor pos, Tenso
     for (int64_t n = 0; n < N; n++)
         for (int64_t c = 0; c < C; c++) {
             float sum = get(wte, index_at(tokens, n) * C + c);
+            if (!is_none(wpe)) sum += get(wpe, index_at(pos, n) * C + c);
+            put(out, n * C + c, sum);
+        }
+}
+
+void plain_embed_int8_forward(Device *d, Tensor out, Tensor tokens, Tensor pos, Tensor wte, Tensor scale, Tensor wpe)
+{
+    const int64_t N = numel(tokens), C = last(wte), groups = quant_groups(C);
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t c = 0; c < C; c++) {
+            const int64_t v = index_at(tokens, n);
+            float sum = (float)((const int8_t *)wte.data)[v * C + c] * get(scale, v * groups + c / QUANT_GROUP);
             if (!is_none(wpe)) sum += get(wpe, index_at(pos, n) * C + c);
             put(out, n * C + c, sum);
         }
@@ -123,6 +136,40 @@ void plain_linear_forward(Device *d, Tensor out, Tensor pre, Tensor x, Tensor w,
 size_t plain_linear_forward_scratch(Device *d, Tensor out, Tensor pre, Tensor x, Tensor w, Tensor b, Activation act)
 {
     return 0;
+}
+
+/* x: a row in int8, which w is too */
+static float int8_dot(const int8_t *x, const float *x_scale, const int8_t *w, const float *w_scale, int64_t I)
+{
+    float sum = 0;
+    for (int64_t k = 0; k < I; k += QUANT_GROUP) {
+        int32_t dot = 0;
+        for (int64_t i = k; i < I && i < k + QUANT_GROUP; i++) dot += x[i] * w[i];
+        sum += (float)dot * (*x_scale++ * *w_scale++);
+    }
+    return sum;
+}
+
+void plain_linear_int8_forward(Device *d, Tensor out, Tensor x, Tensor w, Tensor scale, Tensor b, Activation act)
+{
+    const int64_t N = rows(x), I = last(x), O = w.dim[0], groups = quant_groups(I);
+    float *row = d->workspace, *x_scale = row + I;
+    int8_t *q = (int8_t *)(x_scale + groups);
+    for (int64_t n = 0; n < N; n++) {
+        for (int64_t i = 0; i < I; i++) row[i] = get(x, n * I + i);
+        quantize(q, x_scale, row, 1, I);
+        for (int64_t o = 0; o < O; o++) {
+            const float sum = (is_none(b) ? 0 : get(b, o)) + int8_dot(q, x_scale, (const int8_t *)w.data + o * I,
+                                                                      (const float *)scale.data + o * groups, I);
+            put(out, n * O + o, act == ACT_GELU ? gelu(round_to(x.dtype, sum)) : sum);
+        }
+    }
+}
+
+size_t plain_linear_int8_forward_scratch(Device *d, Tensor out, Tensor x, Tensor w, Tensor scale, Tensor b,
+                                         Activation act)
+{
+    return (size_t)(last(x) + quant_groups(last(x))) * sizeof(float) + (size_t)last(x);
 }
 
 void plain_linear_backward(Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w, Tensor pre,

@@ -49,7 +49,7 @@ def find_checkpoint(path: str | Path) -> Path:
 def open_checkpoint(path: str | Path, device: str = "cpu", threads: int = 0,
                     dtype: str = "auto") -> Checkpoint:
     """Open the weights, config.json and tokenizer.json of a checkpoint, or of a run's newest. The
-    model computes in f32 or bf16; auto: as the weights are stored."""
+    model computes in f32 or bf16, or with int8 weights; auto: as they are stored."""
     from llmc import Config, Device, Model
 
     folder = find_checkpoint(path)
@@ -73,10 +73,11 @@ def open_checkpoint(path: str | Path, device: str = "cpu", threads: int = 0,
 
 
 def stored(weights: str) -> str:
-    """bf16 if a .safetensors file holds nothing else, else f32."""
+    """int8 if a .safetensors file holds any, bf16 if it holds nothing else, else f32."""
     from llmc._core import Safetensors
 
-    return "bf16" if {kind for _, kind, _ in Safetensors(weights).tensors} == {"BF16"} else "f32"
+    kinds = {kind for _, kind, _ in Safetensors(weights).tensors}
+    return "int8" if "I8" in kinds else "bf16" if kinds == {"BF16"} else "f32"
 
 
 def check_tokenizer(folder: Path) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from llmc import cli, gguf_file, hugging_face, llama2_c, llm_c, model_files
-from llmc.disk import read_json
 from llmc.checkpoint import find_checkpoint
+from llmc.disk import read_json
 from llmc.gguf_tokenizer import vocabulary
 from llmc.hugging_face_config import config_to
 from llmc.model_files import TOKENIZER, ModelFiles
@@ -32,7 +32,8 @@ class Convert:
     target: Path = cli.positional()     # a new folder, or a new file NAME.gguf
     to: Literal["auto", "llmc", "hf", "gguf"] = "auto"  # what to write; auto: gguf for NAME.gguf,
                                     # otherwise hf from llmc, and llmc from all else
-    dtype: Literal["auto", "f32", "bf16", "q8_0"] = "auto"      # auto: as the source; q8_0: in GGUF
+    dtype: Literal["auto", "f32", "bf16", "int8", "q8_0"] = "auto"  # auto: as the source, int8 as
+                                    # what it stands for; int8: in a checkpoint; q8_0: in GGUF
     tokenizer: str = ""             # another one than the source's: a published encoding, a folder, a
                                     # tokenizer.json or llama2.c's tokenizer.bin; none: go without
     ignore: list[str] = field(default_factory=list)     # keys of config.json that change no number
@@ -108,12 +109,16 @@ def target_kind(config: Convert, model: ModelFiles) -> str:
     """llmc, hf or gguf, and a ValueError where that cannot be written."""
     kind, named = config.to, config.target.suffix == ".gguf"
     if kind == "auto":
-        kind = "gguf" if named else "hf" if model.format == "llmc" else "llmc"
+        plain = model.format == "llmc" and config.dtype != "int8"
+        kind = "gguf" if named else "hf" if plain else "llmc"
     if named != (kind == "gguf"):
         raise ValueError(f"{config.target} is no name for --to {kind}; GGUF files end in .gguf, and "
                          "nothing else does")
     if config.dtype == "q8_0" and kind != "gguf":
-        raise ValueError("--dtype q8_0 is for GGUF; f32 and bf16 are for folders")
+        raise ValueError("--dtype q8_0 is for GGUF; give f32 or bf16, or int8 for a checkpoint")
+    if config.dtype == "int8" and kind != "llmc":
+        raise ValueError("--dtype int8 is for a checkpoint of llmc; give f32 or bf16, or q8_0 for "
+                         "GGUF")
     return kind
 
 

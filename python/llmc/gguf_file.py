@@ -14,10 +14,10 @@ import numpy as np
 
 from llmc import lazy
 from llmc.gguf_tokenizer import Vocabulary
-from llmc.hugging_face import row_counts
+from llmc.hugging_face import places
 from llmc.hugging_face_config import architecture
 from llmc.lazy import Lazy, Piece, Pieces
-from llmc.model_files import ModelFiles, chat_template, shapes
+from llmc.model_files import ModelFiles, chat_template
 
 if TYPE_CHECKING:
     from llmc._core import Config
@@ -66,21 +66,14 @@ def to_file(model: ModelFiles, path: Path, dtype: str, vocabulary: Vocabulary) -
 def pieces(config: Config, kind: str) -> Pieces:
     """Where each row of our parameters is in the file's tensors."""
     block = BLOCK | PACKED["gpt2" if kind == "gpt2" else "llama"]
-    result = []
-    for name, shape in shapes(config).items():
-        part, _, suffix = name.rpartition(".")
-        if part in TOP:
-            sources = [TOP[part]]
-        else:
-            _, layer, part = part.split(".", 2)
-            sources = [f"blk.{layer}.{source}" for source in block[part]]
-        at = 0
-        for source, rows in zip(sources, row_counts(config, part, shape, len(sources))):
-            turned = kind == "llama" and source.endswith(("attn_q", "attn_k"))
-            result.append(Piece(name, f"{source}.{suffix}", at, at + rows,
-                                head=config.head_dim if turned else 0))
-            at += rows
-    return result
+
+    def sources(part: str, layer: str) -> list[str]:
+        return [f"blk.{layer}.{source}" for source in block[part]] if layer else [TOP[part]]
+
+    def head(theirs: str) -> int:
+        turned = kind == "llama" and theirs.split(".")[-2] in ("attn_q", "attn_k")
+        return config.head_dim if turned else 0
+    return [Piece(*place, head=head(place[1])) for place in places(config, sources)]
 
 
 def _settings(writer: Any, model: ModelFiles, dtype: str, kind: str) -> None:
@@ -115,12 +108,10 @@ def _settings(writer: Any, model: ModelFiles, dtype: str, kind: str) -> None:
 
 
 def _divisors(config: Config) -> np.ndarray:
-    """Of each pair, what llama3's scaling divides its frequency by; see config_rope_freq."""
-    freqs = config.rope_theta ** (-2 * np.arange(config.head_dim // 2) / config.head_dim)
-    turns = config.rope_original_max_seq_len * freqs / (2 * math.pi)
-    low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
-    kept = np.clip((turns - low) / (high - low), 0, 1)
-    return (1 / (kept + (1 - kept) / config.rope_factor)).astype(np.float32)
+    """Of each pair, what scaling divides its frequency by."""
+    pairs = np.arange(config.head_dim // 2)
+    plain = config.rope_theta ** (-2 * pairs / config.head_dim)
+    return (plain / [config.rope_freq(pair) for pair in pairs]).astype(np.float32)
 
 
 def _stored_as(name: str, tensor: Lazy, dtype: str) -> str:

@@ -7,7 +7,7 @@ template, generation_config.json.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,25 +101,32 @@ def pieces(config: Config) -> Pieces:
     """Where each row of our parameters is in their tensors."""
     family = _family(config)
     prefix, blocks = PREFIX[family]
-    result = []
+
+    def sources(part: str, layer: str) -> list[str]:
+        if layer:
+            return [f"{prefix}{blocks}.{layer}.{source}" for source in BLOCK[family][part]]
+        return ["lm_head"] if part == "lm_head" else [prefix + TOP[family][part]]
+    conv1d = family == "gpt2"                           # of GPT-2's blocks: (in, out)
+    return [Piece(*place, transposed=conv1d and place[0].startswith("h."))
+            for place in places(config, sources)]
+
+
+def places(config: Config, sources: Callable[[str, str], list[str]]
+           ) -> Iterator[tuple[str, str, int, int]]:
+    """Of each of their tensors: our parameter, its name, and the rows [begin, end) of ours that it
+    holds. `sources` names those of a part ("attn.qkv") of a layer ("0"; "" outside the blocks)."""
     for name, shape in shapes(config).items():
         part, _, kind = name.rpartition(".")
-        if part == "lm_head":
-            sources = ["lm_head"]
-        elif part in TOP[family]:
-            sources = [prefix + TOP[family][part]]
-        else:
+        layer = ""
+        if part.startswith("h."):
             _, layer, part = part.split(".", 2)
-            sources = [f"{prefix}{blocks}.{layer}.{source}" for source in BLOCK[family][part]]
-        transposed = family == "gpt2" and name.startswith("h.") and len(shape) == 2     # Conv1D
-        at = 0
-        for source, rows in zip(sources, row_counts(config, part, shape, len(sources))):
-            result.append(Piece(name, f"{source}.{kind}", at, at + rows, transposed))
+        found, at = sources(part, layer), 0
+        for source, rows in zip(found, _row_counts(config, part, shape, len(found))):
+            yield name, f"{source}.{kind}", at, at + rows
             at += rows
-    return result
 
 
-def row_counts(config: Config, part: str, shape: lazy.Shape, sources: int) -> list[int]:
+def _row_counts(config: Config, part: str, shape: lazy.Shape, sources: int) -> list[int]:
     """How many rows of a parameter each of its sources gives."""
     if part in ("wte", "lm_head"):
         return [config.vocab_size]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 GENERATION, TEMPLATE = "generation_config.json", "chat_template.jinja"
 CARRIED = (TOKENIZER, TOKENIZER_CONFIG, GENERATION, TEMPLATE)   # as they are, from folder to folder
+INT8_GROUP = 64                         # numbers of a row that share a scale
 TYPES = {"F32": "f32", "BF16": "bf16", "F16": "f16"}            # of safetensors -> of lazy
 
 
@@ -59,16 +60,45 @@ def from_checkpoint(folder: Path, name: str) -> ModelFiles:
     wanted = shapes(config)
     same = [Piece(each, each, 0, shape[0]) for each, shape in wanted.items()]
     path = folder / "model.safetensors"
-    tensors = lazy.assemble(same, open_safetensors(path), wanted, str(path))
+    found = open_safetensors(path)
+    for each in [each for each, tensor in found.items() if tensor.dtype == "I8"]:
+        rows, width = found[each].shape
+        scale, groups = found.pop(each + ".scale", None), -(-width // INT8_GROUP)
+        if scale is None or (scale.dtype, scale.shape) != ("f32", (rows, groups)):
+            raise ValueError(f"{path}: {each} is of int8, but {each}.scale of f32 and "
+                             f"{rows} x {groups} is not there")
+        found[each] = _dequantized(found[each], scale)
+    tensors = lazy.assemble(same, found, wanted, str(path))
     return ModelFiles(name, "llmc", config, tensors, carried(folder))
 
 
 def to_checkpoint(model: ModelFiles, folder: Path, dtype: str) -> None:
     """A checkpoint of ours, into an empty folder."""
-    write_safetensors(folder / "model.safetensors", model.tensors, dtype, {"format": "llmc"})
+    path = folder / "model.safetensors"
+    if dtype == "int8":
+        _write_int8(model, path)
+    else:
+        write_safetensors(path, model.tensors, dtype, {"format": "llmc"})
     (folder / "config.json").write_text(model.config.to_json(), encoding="utf-8")
     for name, text in model.texts.items():
         (folder / name).write_bytes(text)
+
+
+def _write_int8(model: ModelFiles, path: Path) -> None:
+    from llmc import Device, Model
+
+    quantized = Model(Device("cpu"), model.config, "int8")
+    for name, dtype in quantized.types.items():
+        quantized.set(name, lazy.as_type(model.tensors[name], "f32" if dtype == "i8" else dtype))
+    quantized.save(str(path))
+
+
+def _dequantized(numbers: Lazy, scale: Lazy) -> Lazy:
+    """What int8 numbers stand for: each group of a row has a scale (quantize.h)."""
+    def read() -> np.ndarray:
+        scales = np.repeat(scale.read(), INT8_GROUP, axis=1)[:, :numbers.shape[1]]
+        return numbers.read() * scales
+    return Lazy(numbers.shape, "f32", read)
 
 
 def carried(folder: Path) -> dict[str, bytes]:
@@ -129,7 +159,8 @@ def _mapped(file: Any, name: str, dtype: str, shape: Shape) -> Lazy:
     kind = TYPES.get(dtype, dtype)
 
     def read() -> np.ndarray:
-        return file.bytes(name).view(lazy.STORED[kind]).reshape(shape)
+        stored = np.int8 if kind == "I8" else lazy.STORED[kind]
+        return file.bytes(name).view(stored).reshape(shape)
     return Lazy(tuple(shape), kind, read)
 
 

@@ -33,7 +33,8 @@ class Perplexity:
     stride: cli.CountOrZero = 0     # tokens from window to window, fewer are slower and see more;
                                 # 0: half a window
     device: str = "cpu"         # as `llmc doctor` lists them
-    dtype: Literal["auto", "f32", "bf16"] = "auto"  # to compute in; auto: as the weights are stored
+    dtype: Literal["auto", "f32", "bf16", "int8"] = "auto"  # of the weights and what is computed, int8
+                                # of the weights alone; auto: as they are stored
     threads: cli.Threads = 0    # 0: one for each processor
 
 

@@ -51,7 +51,8 @@ class Sample:
     stream: bool = True         # show the text as it grows
     show_probs: bool = False    # then each token's probability, and its five likeliest rivals
     device: str = "cpu"         # as `llmc doctor` lists them
-    dtype: Literal["auto", "f32", "bf16"] = "auto"  # to compute in; auto: as the weights are stored
+    dtype: Literal["auto", "f32", "bf16", "int8"] = "auto"  # of the weights and what is computed, int8
+                                # of the weights alone; auto: as they are stored
     threads: cli.Threads = 0    # 0: one for each processor
 
 

@@ -18,7 +18,8 @@ def model_of(name: str, dtype: str = "f32", device: str = "cpu", threads: int = 
     config = llmc.Config(**{**tiny(name).to_dict(), **changes})
     model = llmc.Model(llmc.Device(device, threads), config, dtype)
     for key, array in weights(config).items():
-        model.set(key, array if dtype == "f32" else (array.view(np.uint32) >> 16).astype(np.uint16))
+        narrow = model.types[key] == "bf16"
+        model.set(key, (array.view(np.uint32) >> 16).astype(np.uint16) if narrow else array)
     return model
 
 
@@ -81,7 +82,7 @@ class Chance:
         assert self.decoder.pages_free == self.pages
 
 
-@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "int8"])
 @pytest.mark.parametrize("name", TINY)
 def test_any_schedule_gives_the_bits_of_a_whole_pass(name, dtype):
     chance = Chance(model_of(name, dtype, **LONGER), seed=len(name))
@@ -90,7 +91,7 @@ def test_any_schedule_gives_the_bits_of_a_whole_pass(name, dtype):
     chance.end()
 
 
-@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "int8"])
 @pytest.mark.parametrize("device", DEVICES)
 def test_on_every_device(device, dtype):
     chance = Chance(model_of("llama, grouped", dtype, device, 3, **LONGER), seed=3)
@@ -134,7 +135,7 @@ def test_bits_do_not_depend_on_threads():
         a, b = decoder.open(), decoder.open()
         decoder.feed([(a, [1, 2, 3], False), (b, list(range(20)), False)])
         return decoder.feed([(b, [5], True), (a, [6, 7], True)]).tobytes()
-    for dtype in ("f32", "bf16"):
+    for dtype in ("f32", "bf16", "int8"):
         assert len({logits(threads, dtype) for threads in (1, 2, 3, 8)}) == 1
 
 

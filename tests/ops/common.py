@@ -49,7 +49,7 @@ class Out:
 
 def guarded(array: np.ndarray) -> np.ndarray:
     """A copy with NaNs around it (-1 for indices): what an op reads beyond the ends will show."""
-    whole = np.full(array.size + 2 * GUARD, -1 if array.dtype == I32 else np.nan).astype(array.dtype)
+    whole = np.full(array.size + 2 * GUARD, -1 if array.dtype.kind == "i" else np.nan).astype(array.dtype)
     copy = whole[GUARD:GUARD + array.size].reshape(array.shape)
     copy[...] = array
     return copy

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "ops.h"
+#include "quantize.h"
 
 enum { MOST = 16 };
 
@@ -20,6 +21,7 @@ static Tensor tensor(Call *c, DType dtype, int64_t rows, int64_t cols)
     for (int64_t i = 0; i < numel(t); i++) {
         const float value = (float)((c->state = c->state * 1103515245u + 12345u) >> 16 & 255) / 128 - 1;
         if (dtype == DT_BF16) ((uint16_t *)t.data)[i] = f32_to_bf16(value);
+        else if (dtype == DT_I8) ((int8_t *)t.data)[i] = (int8_t)(value * 127);
         else ((float *)t.data)[i] = value;
     }
     return t;
@@ -60,6 +62,17 @@ static void linear(Device *d, Call c, int64_t N, int64_t I, int64_t O)
     EXACTLY(linear_forward, out, pre, x, w, b, ACT_GELU);
     EXACTLY(linear_backward, dx, none(), none(), out, x, w, x, false);
     EXACTLY(linear_backward, none(), dw, db, out, x, w, none(), true);
+    drop(d, &c);
+}
+
+static void int8(Device *d, Call c, int64_t N, int64_t I, int64_t O)
+{
+    const Tensor x = tensor(&c, c.A, N, I), w = tensor(&c, DT_I8, O, I), b = line(&c, c.A, O);
+    const Tensor scale = tensor(&c, DT_F32, O, quant_groups(I)), out = tensor(&c, c.A, N, O);
+    static int32_t rows[] = { 0, 0 };
+    const Tensor index = { rows, "test", DT_I32, 2, { 1, 2 } };
+    EXACTLY(linear_int8_forward, out, x, w, scale, b, ACT_GELU);
+    embed_int8_forward(d, RESHAPE(tensor(&c, c.A, 2, I), 1, 2, I), index, index, w, scale, none());
     drop(d, &c);
 }
 
@@ -136,7 +149,10 @@ static void every_op(Device *d, Call c)
         { 1, 1, 1 }, { 29, 3, 1 }, { 15, 259, 33 }, { 67, 521, 131 }, { 1361, 7, 5 }, { 3, 5, 2083 },
         { 84, 256, 96 }, { 84, 512, 96 }, { 256, 96, 84 }, { 512, 96, 84 },     /* whole tiles and blocks */
     };
-    for (size_t i = 0; i < COUNT_OF(products); i++) linear(d, c, products[i][0], products[i][1], products[i][2]);
+    for (size_t i = 0; i < COUNT_OF(products); i++) {
+        linear(d, c, products[i][0], products[i][1], products[i][2]);
+        int8(d, c, products[i][0], products[i][1], products[i][2]);
+    }
     static const int64_t heads[][5] = {
         { 1, 1, 1, 1, 1 }, { 3, 13, 4, 2, 5 }, { 1, 291, 2, 1, 80 }, { 2, 35, 2, 2, 261 }, { 1, 256, 1, 1, 32 },
     };

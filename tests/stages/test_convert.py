@@ -12,10 +12,12 @@ import pytest
 import torch
 from converting import (CASES, TEMPLATE, TEXT, convert, logits_of_folder, logits_of_llama_cpp, logits_of_llmc,
                         logits_of_torch, open_llama_cpp, publish, some_tokens, tokenizer)
-from llmc import Config, Device, Model, hugging_face
+from llmc import Config, Device, LlmcError, Model, hugging_face
 from llmc.checkpoint import open_checkpoint
 from llmc.tokenizer import Tokenizer
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as torch_load_file
+from safetensors.torch import save_file as torch_save_file
 from transformers import AutoTokenizer
 
 TOKENS = some_tokens()
@@ -145,19 +147,78 @@ def test_every_end_that_the_model_knows_ends_its_texts(tmp_path):
     assert open_checkpoint(tmp_path / "other").ends == {262}
 
 
-def test_a_model_of_ours_that_was_never_published_can_be(tmp_path):
-    config = Config.preset("llama-tiny", vocab_size=264, n_layer=2, n_embd=36, n_head=3, n_kv_head=3, n_ff=40)
+def never_published(config: Config, folder: Path) -> Model:
+    """A checkpoint of a model with chance weights."""
     model = Model(Device(), config)
     model.init(1)
-    (tmp_path / "ours").mkdir()
-    model.save(str(tmp_path / "ours" / "model.safetensors"))
-    (tmp_path / "ours" / "config.json").write_text(config.to_json())
-    (tmp_path / "ours" / "tokenizer.json").write_bytes(tokenizer().to_json())
+    folder.mkdir()
+    model.save(str(folder / "model.safetensors"))
+    (folder / "config.json").write_text(config.to_json())
+    (folder / "tokenizer.json").write_bytes(tokenizer().to_json())
+    return model
+
+
+def test_a_model_of_ours_that_was_never_published_can_be(tmp_path):
+    config = Config.preset("llama-tiny", vocab_size=264, n_layer=2, n_embd=36, n_head=3, n_kv_head=3, n_ff=40)
+    never_published(config, tmp_path / "ours")
     convert(tmp_path / "ours", tmp_path / "theirs")
     tokens = some_tokens(264)
     assert far(logits_of_folder(tmp_path / "theirs", tokens), logits_of_llmc(tmp_path / "ours", tokens)) < 1e-4
     theirs = AutoTokenizer.from_pretrained(tmp_path / "theirs")
     assert theirs(TEXT).input_ids == tokenizer().encode(TEXT, "all") and theirs.eos_token_id == 262
+
+
+INT8 = Config.preset("llama-tiny", vocab_size=264, n_layer=2, n_embd=128, n_head=4, n_kv_head=2, n_ff=200)
+
+
+def test_int8_holds_what_it_stands_for(tmp_path):
+    model, tokens = never_published(INT8, tmp_path / "ours"), some_tokens(264)
+    convert(tmp_path / "ours", tmp_path / "bf16", "--to", "llmc", "--dtype", "bf16")
+    convert(tmp_path / "ours", tmp_path / "int8", "--dtype", "int8")
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("bf16", "int8")]
+    assert sizes[1] < 0.56 * sizes[0]
+    small = open_checkpoint(tmp_path / "int8").model
+    assert small.dtype == "int8" and small.types["ln_f.weight"] == "bf16"
+    for name in model.names:
+        found, step = small.get(name), np.abs(model.get(name)).max() / 127
+        if small.types[name] == "i8":
+            assert np.abs(found - model.get(name)).max() <= step / 2 * 1.01
+    wanted = logits_of_llmc(tmp_path / "ours", tokens)
+    assert far(logits_of_llmc(tmp_path / "int8", tokens), wanted) < 0.03 * np.abs(wanted).max()
+    convert(tmp_path / "int8", tmp_path / "wide", "--to", "llmc")
+    wide = open_checkpoint(tmp_path / "wide").model
+    assert wide.dtype == "f32" and open_checkpoint(tmp_path / "int8", dtype="f32").model.dtype == "f32"
+    for name in model.names:
+        read, found = open_checkpoint(tmp_path / "int8", dtype="f32").model.get(name), small.get(name)
+        assert np.array_equal(wide.get(name), read)
+        assert small.types[name] != "i8" or np.array_equal(read, found)
+    small.save(str(tmp_path / "again.safetensors"))
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "int8" / "model.safetensors").read_bytes()
+
+
+def test_int8_is_not_trained(tmp_path):
+    never_published(INT8, tmp_path / "ours")
+    model = open_checkpoint(tmp_path / "ours", dtype="int8").model
+    with pytest.raises(LlmcError, match="int8 weights are not trained; open the model as f32 or bf16"):
+        model.plan(1, 8, train=True)
+
+
+@pytest.mark.parametrize("change, sentence", [
+    (lambda tensors: tensors.pop("wte.weight.scale"), "wte.weight.scale"),
+    (lambda tensors: tensors.update({"wte.weight.scale": tensors["wte.weight.scale"][:, :1].clone()}), "wte.weight.scale"),
+    (lambda tensors: tensors.update({"ln_f.weight.scale": tensors["wte.weight.scale"].clone()}), "ln_f.weight.scale"),
+])
+def test_int8_without_its_scales_is_refused(tmp_path, change, sentence):
+    never_published(INT8, tmp_path / "ours")
+    convert(tmp_path / "ours", tmp_path / "int8", "--dtype", "int8")
+    path = tmp_path / "int8" / "model.safetensors"
+    tensors = torch_load_file(path)
+    change(tensors)
+    torch_save_file(tensors, path)
+    with pytest.raises(LlmcError, match=sentence):
+        open_checkpoint(tmp_path / "int8")
+    with pytest.raises(ValueError, match=sentence):
+        convert(tmp_path / "int8", tmp_path / "wide", "--dtype", "f32")
 
 
 def test_gpt2s_older_files_are_read(tmp_path):
@@ -185,12 +246,7 @@ def test_gpt2s_older_files_are_read(tmp_path):
 
 def test_memory_stays_near_the_largest_tensor(tmp_path):
     config = Config.preset("llama-tiny", vocab_size=264, n_layer=24, n_embd=256, n_head=4, n_kv_head=4, n_ff=512)
-    model = Model(Device(), config)
-    model.init(1)
-    (tmp_path / "ours").mkdir()
-    model.save(str(tmp_path / "ours" / "model.safetensors"))
-    (tmp_path / "ours" / "config.json").write_text(config.to_json())
-    (tmp_path / "ours" / "tokenizer.json").write_bytes(tokenizer().to_json())
+    never_published(config, tmp_path / "ours")
     largest, whole = 4 * 2 * 512 * 256, 4 * config.param_count()
     convert(tmp_path / "ours", tmp_path / "warm")           # modules are loaded
     for source, target in (("ours", "theirs"), ("theirs", "back"), ("ours", "bf16.gguf"), ("theirs", "q8_0.gguf")):

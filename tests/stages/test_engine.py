@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from llmc import Config, Device, Model, Sampler
@@ -239,8 +240,9 @@ def test_a_text_among_others_is_the_text_alone(small, seed):
     Chance(small, seed).run(requests=25)
 
 
-def test_in_bf16_too():
-    Chance(Small("bf16"), seed=5).run(requests=25)
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_in_other_types_too(dtype):
+    Chance(Small(dtype), seed=5).run(requests=25)
 
 
 @pytest.mark.slow
@@ -336,7 +338,6 @@ def test_every_setting_changes_the_text(small, setting):
 
 
 def test_penalties_are_hugging_faces_and_openais():
-    transformers = pytest.importorskip("transformers")
     import torch
 
     rng = np.random.default_rng(0)
