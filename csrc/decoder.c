@@ -39,8 +39,8 @@ static void lay_out(Decoder *d, Arena *a)
     const Config *c = &d->model->cfg;
     const int64_t R = d->plan.rows;
     for (int l = 0; l < c->n_layer; l++)
-        d->cache.layer[l] = TAKE(a, "keys and values", d->model->dtype, d->plan.pages, CACHE_PAGE,
-                                 2 * c->n_kv_head * c->head_dim);
+        d->cache.layer[l] = TAKE(a, "keys and values", d->model->dtype, d->plan.pages, 2 * c->n_kv_head,
+                                 CACHE_PAGE, c->head_dim);
     d->table  = TAKE(a, "page table", DT_I32, R, d->most);
     d->start  = TAKE(a, "row starts", DT_I32, R + 1);
     d->length = TAKE(a, "row lengths", DT_I32, R);
@@ -225,7 +225,7 @@ static void copy_page(Decoder *d, int32_t to, int32_t from)
     const Tensor index = RESHAPE(slice_rows(RESHAPE(d->picked, numel(d->picked), 1), 0, 1), 1, 1);
     device_upload(device, index, &from);
     for (int l = 0; l < d->model->cfg.n_layer; l++) {
-        const Tensor all = d->cache.layer[l], table = RESHAPE(all, all.dim[0], all.dim[1] * all.dim[2]);
+        const Tensor all = d->cache.layer[l], table = RESHAPE(all, all.dim[0], numel(all) / all.dim[0]);
         embed_forward(device, RESHAPE(slice_rows(table, to, 1), 1, 1, last(table)), index, index, table, none());
     }
 }

@@ -341,11 +341,11 @@ void attention_cached(Device *d, Tensor out, Tensor cache, Tensor qkv, Tensor ta
     const Tensor x = as_rows(qkv), y = as_rows(out);
     CHECK(H > 0 && G > 0 && H % G == 0 && last(x) % (H + 2 * G) == 0,
           "attention_cached: rows of %lld numbers for %d heads and %d key/value heads", (long long)last(x), H, G);
-    CHECK(cache.ndim == 3 && table.ndim == 2, "attention_cached: cache has %d dimensions and table %d, wanted 3 and 2",
+    CHECK(cache.ndim == 4 && table.ndim == 2, "attention_cached: cache has %d dimensions and table %d, wanted 4 and 2",
           cache.ndim, table.ndim);
     const int64_t D = last(x) / (H + 2 * G), R = table.dim[0], most = table.dim[1];
     want(__func__, "out", y, qkv.dtype, 2, (int64_t[]){ rows(x), H * D });
-    WANT(cache, qkv.dtype, cache.dim[0], CACHE_PAGE, 2 * G * D);
+    WANT(cache, qkv.dtype, cache.dim[0], 2 * G, CACHE_PAGE, D);
     WANT(table, DT_I32, R, most);
     WANT(start, DT_I32, R + 1);
     WANT(length, DT_I32, R);

@@ -194,14 +194,13 @@ size_t CPU(attention_forward_scratch)(Device *d, Tensor out, Tensor lse, Tensor 
 static void attend(Shape z, Device *d, size_t bytes, Tensor out, Tensor cache, Tensor qkv, const CachedRow *row,
                    int64_t h)
 {
-    const int64_t g = h / (z.H / z.G), stride = last(cache);
+    const int64_t g = h / (z.H / z.G);
     Arena part = my_part(d, bytes);
     const Room m = forward_room(&part, z);
     for (int64_t s = 0; s < z.T; s += CACHE_PAGE) {
-        const void *k = cached_k(z, cache, row, s, g), *v = step(k, z, z.G * z.D);
         const int64_t steps = at_most(z.T - s, CACHE_PAGE);
-        pack_across(m.k_across + s * z.D, k, z, stride, steps);
-        pack_along(m.v_along + s * TILE_COLS, z.T, v, z, stride, steps);
+        pack_across(m.k_across + s * z.D, cached_k(z, cache, row, s, g), z, z.D, steps);
+        pack_along(m.v_along + s * TILE_COLS, z.T, cached_v(z, cache, row, s, g), z, z.D, steps);
     }
     for (int64_t t = row->length; t < z.T; t += TILE_ROWS) {
         const int64_t n = row->begin + t - row->length;
@@ -214,21 +213,28 @@ _Static_assert(CACHE_PAGE % TILE_COLS == 0 && (int)TILE_ROWS <= (int)MOST_TILE, 
 
 static void store_new(Device *d, Shape z, Tensor cache, Tensor qkv, Tensor table, Tensor start, Tensor length)
 {
-    const size_t size = (size_t)last(cache) * dtype_size(z.A);
+    const size_t size = (size_t)z.D * dtype_size(z.A);
     for (int64_t r = 0; r < numel(length); r++) {
         const CachedRow row = cached_row(table, start, length, r);
         PARALLEL_FOR(d, row.count * z.P)
         for (int64_t i = 0; i < row.count; i++)
-            memcpy((void *)cached_k(z, cache, &row, row.length + i, 0),
-                   element(qkv, (row.begin + i) * z.P + z.H * z.D), size);
+            for (int64_t g = 0; g < 2 * z.G; g++)       /* the keys', then the values' */
+                memcpy((void *)cached_k(z, cache, &row, row.length + i, g),
+                       element(qkv, (row.begin + i) * z.P + (z.H + g) * z.D), size);
     }
+}
+
+static size_t cached_bytes(Shape z)
+{
+    const size_t some = forward_bytes(z), one = CPU(attend_one_bytes)(z);
+    return some > one ? some : one;
 }
 
 void CPU(attention_cached)(Device *d, Tensor out, Tensor cache, Tensor qkv, Tensor table, Tensor start, Tensor length,
                            int H, int G)
 {
     const Shape z = cached_shape(qkv, table, H, G);
-    const size_t bytes = forward_bytes(z);
+    const size_t bytes = cached_bytes(z);
     const int64_t R = numel(length);
     store_new(d, z, cache, qkv, table, start, length);
     int64_t keys = 0;
@@ -239,6 +245,10 @@ void CPU(attention_cached)(Device *d, Tensor out, Tensor cache, Tensor qkv, Tens
         Shape own = z;
         own.T = row.length + row.count;
         if (row.count == 0) continue;
+        if (row.count == 1) {
+            CPU(attend_one)(own, d, bytes, out, cache, qkv, &row, task % H);
+            continue;
+        }
 #ifdef AMX
         if (z.A == DT_BF16) {
             CPU(amx_attend)(own, d, bytes, out, cache, qkv, &row, task % H);
@@ -252,7 +262,7 @@ void CPU(attention_cached)(Device *d, Tensor out, Tensor cache, Tensor qkv, Tens
 size_t CPU(attention_cached_scratch)(Device *d, Tensor out, Tensor cache, Tensor qkv, Tensor table, Tensor start,
                                      Tensor length, int H, int G)
 {
-    return (size_t)d->threads * forward_bytes(cached_shape(qkv, table, H, G));
+    return (size_t)d->threads * cached_bytes(cached_shape(qkv, table, H, G));
 }
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */

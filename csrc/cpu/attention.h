@@ -96,10 +96,15 @@ INLINE CachedRow cached_row(Tensor table, Tensor start, Tensor length, int64_t r
                         (const int32_t *)table.data + r * last(table) };
 }
 
-/* k of group g at step s; v lies G*D numbers on, and the next step last(cache) */
+/* k of group g at step s, and v; the page's next step lies D numbers on */
 INLINE const void *cached_k(Shape z, Tensor cache, const CachedRow *row, int64_t s, int64_t g)
 {
-    return element(cache, (row->table[s / CACHE_PAGE] * CACHE_PAGE + s % CACHE_PAGE) * last(cache) + g * z.D);
+    return element(cache, ((row->table[s / CACHE_PAGE] * 2 * z.G + g) * CACHE_PAGE + s % CACHE_PAGE) * z.D);
+}
+
+INLINE const void *cached_v(Shape z, Tensor cache, const CachedRow *row, int64_t s, int64_t g)
+{
+    return cached_k(z, cache, row, s, z.G + g);
 }
 
 /* No query of theirs sees less than all keys before it. */
@@ -113,6 +118,11 @@ INLINE Shape cached_shape(Tensor qkv, Tensor table, int H, int G)
     z.B = 1, z.T = last(table) * CACHE_PAGE;
     return z;
 }
+
+/* attention_one.c: one head of a row that brings one token; bytes: of each thread's part of the workspace */
+void   CPU(attend_one)(Shape z, Device *d, size_t bytes, Tensor out, Tensor cache, Tensor qkv, const CachedRow *row,
+                       int64_t h);
+size_t CPU(attend_one_bytes)(Shape z);
 
 #ifdef AMX
 /* attention_amx.c: bf16 */

@@ -189,14 +189,13 @@ void CPU(amx_attention_forward)(Device *d, Tensor out, Tensor lse, Tensor qkv, T
 void CPU(amx_attend)(Shape z, Device *d, size_t bytes, Tensor out, Tensor cache, Tensor qkv, const CachedRow *row,
                      int64_t h)
 {
-    const int64_t g = h / (z.H / z.G), stride = last(cache), room = whole(z.T, SIDE) * PANEL;
+    const int64_t g = h / (z.H / z.G), room = whole(z.T, SIDE) * PANEL;
     Arena part = my_part(d, bytes);
     const Room m = forward_room(&part, z);
     for (int64_t s = 0; s < z.T; s += CACHE_PAGE) {
-        const void *k = cached_k(z, cache, row, s, g);
         const int64_t steps = at_most(z.T - s, CACHE_PAGE);
-        pack_across(m.k_across + s * z.width, k, z, stride, steps);
-        pack_along(false, m.v_along + s * SIDE, room, step(k, z.G * z.D), z, stride, steps);
+        pack_across(m.k_across + s * z.width, cached_k(z, cache, row, s, g), z, z.D, steps);
+        pack_along(false, m.v_along + s * SIDE, room, cached_v(z, cache, row, s, g), z, z.D, steps);
     }
     CPU(amx_begin)();
     for (int64_t t = row->length; t < z.T; t += SIDE) {

@@ -86,27 +86,29 @@ size_t plain_attention_backward_scratch(Device *d, Tensor dqkv, Tensor dout, Ten
 void plain_attention_cached(Device *d, Tensor out, Tensor cache, Tensor qkv, Tensor table, Tensor start, Tensor length,
                             int H, int G)
 {
-    const int64_t P = last(qkv), D = P / (H + 2 * G), R = numel(length), width = last(cache);
+    const int64_t P = last(qkv), D = P / (H + 2 * G), R = numel(length);
     double *p = d->workspace;
     for (int64_t r = 0; r < R; r++) for (int64_t n = index_at(start, r); n < index_at(start, r + 1); n++) {
         const int64_t t = index_at(length, r) + n - index_at(start, r);
-#define AT(s) ((index_at(table, r * last(table) + (s) / CACHE_PAGE) * (int64_t)CACHE_PAGE + (s) % CACHE_PAGE) * width)
-        for (int64_t i = 0; i < width; i++) put(cache, AT(t) + i, get(qkv, n * P + H * D + i));
+#define PAGE(s) (index_at(table, r * last(table) + (s) / CACHE_PAGE) * 2 * (int64_t)G)
+#define AT(s, g) (((PAGE(s) + (g)) * CACHE_PAGE + (s) % CACHE_PAGE) * D)        /* of the keys; the values have g + G */
+        for (int64_t i = 0; i < 2 * G * D; i++) put(cache, AT(t, i / D) + i % D, get(qkv, n * P + H * D + i));
         for (int64_t h = 0; h < H; h++) {
             const int64_t g = h / (H / G);
             double top = -INFINITY, sum = 0;
             for (int64_t s = 0; s <= t; s++) {
-                p[s] = dot(qkv, n * P + h * D, cache, AT(s) + g * D, D) / sqrt((double)D);
+                p[s] = dot(qkv, n * P + h * D, cache, AT(s, g), D) / sqrt((double)D);
                 top = fmax(top, p[s]);
             }
             for (int64_t s = 0; s <= t; s++) sum += p[s] = exp(p[s] - top);
             for (int64_t i = 0; i < D; i++) {
                 double mean = 0;
-                for (int64_t s = 0; s <= t; s++) mean += p[s] / sum * get(cache, AT(s) + (G + g) * D + i);
+                for (int64_t s = 0; s <= t; s++) mean += p[s] / sum * get(cache, AT(s, G + g) + i);
                 put(out, (n * H + h) * D + i, mean);
             }
         }
 #undef AT
+#undef PAGE
     }
 }
 

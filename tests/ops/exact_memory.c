@@ -97,7 +97,7 @@ static void cached(Device *d, Call c, int H, int G, int64_t D)
     const Tensor pages = { table, "test", DT_I32, 2, { 2, 2 } }, starts = { start, "test", DT_I32, 1, { 3 } };
     const Tensor lengths = { length, "test", DT_I32, 1, { 2 } };
     const Tensor qkv = tensor(&c, c.A, 5, (H + 2 * G) * D), out = tensor(&c, c.A, 5, H * D);
-    const Tensor cache = RESHAPE(tensor(&c, c.A, 4 * CACHE_PAGE, 2 * G * D), 4, CACHE_PAGE, 2 * G * D);
+    const Tensor cache = RESHAPE(tensor(&c, c.A, 4 * CACHE_PAGE, 2 * G * D), 4, 2 * G, CACHE_PAGE, D);
     EXACTLY(attention_cached, out, cache, qkv, pages, starts, lengths, H, G);
     drop(d, &c);
 }

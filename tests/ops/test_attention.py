@@ -172,7 +172,7 @@ def through_a_cache(on, sequences, H, G, seed):
     D = width // (H + 2 * G)
     most = max(len(s) for s in sequences) // PAGE + 1
     table = rng.permutation(len(sequences) * most).astype(I32).reshape(-1, most)
-    cache = np.full((table.size, PAGE, 2 * G * D), np.nan).astype(dtype)
+    cache = np.full((table.size, 2 * G, PAGE, D), np.nan).astype(dtype)
     outs, done = [[] for _ in sequences], np.zeros(len(sequences), I32)
     while any(done[r] < len(s) for r, s in enumerate(sequences)):
         count = [min(rng.choice([0, 1, 1, 2, 31, 40, 200]), len(s) - done[r])
@@ -204,7 +204,7 @@ def test_a_cache_is_read_alike_by_any_number_of_threads(name, dtype):
     if name == "cpu:plain":
         pytest.skip("the reference loops use one thread")
     batch, table = numbers(9, 8 * 20, dtype=dtype), np.array([[1, 3], [2, 0]], I32)
-    cache = numbers(4, PAGE, 4 * 20, dtype=dtype, seed=1)
+    cache = numbers(4, 4, PAGE, 20, dtype=dtype, seed=1)
     same_bits_for_any_threads(name, "attention_cached", lambda: (
         Out(9, 4 * 20, dtype=dtype), Out(*cache.shape, dtype=dtype, fill=cache), batch, table,
         np.array([0, 1, 9], I32), np.array([40, 3], I32), 4, 2))

@@ -1,0 +1,207 @@
+/* attention_one.c -- attention of one new token over the cache, as when text is written token by token.
+ *
+ * What takes time is reading keys and values. They are read once, where they lie: keys WIDTH at a time and turned, so
+ * that lanes are keys; values so that lanes are columns. Sums are those of attention.c, or of AMX's tiles where these
+ * compute all other queries, to the bit. */
+#include "attention.h"
+#include "gemm_bf16.h"
+
+enum { BLOCK = 32 };            /* terms that AMX adds up together */
+
+/* q: f32; for AMX of each BLOCK the even terms first. p: a number for each key */
+typedef struct Room { float *q, *p; } Room;
+
+static Room room(Arena *a, Shape z)
+{
+    return (Room){ TAKE(a, "q", DT_F32, whole(z.D, BLOCK) * BLOCK).data, TAKE(a, "p", DT_F32, z.T + WIDTH).data };
+}
+
+/* p = exp(scale * p - top) for keys 0 .. t, 0 in the lanes beyond. Returns the sum. */
+static float soften(float *p, Shape z, int64_t t)
+{
+    Vec tops = vec_all(-INFINITY), sums = {0};
+    for (int64_t s = 0; s <= t; s += WIDTH) tops = vec_max(where_seen(z.scale * vec_f32(p + s), tops, s, 0, t), tops);
+    const float top = vec_top(tops);
+    for (int64_t s = 0; s <= t; s += WIDTH) {
+        const Vec weight = where_seen(vec_exp(z.scale * vec_f32(p + s) - top), (Vec){0}, s, 0, t);
+        vec_store(p, DT_F32, s, WIDTH, weight);
+        sums += weight;
+    }
+    return vec_sum(sums);
+}
+
+/* ---- in the order of gemm.h: term by term, DEPTH of them to a block ---------------------------------------------- */
+
+INLINE void copy_q(const int A, float *to, const void *q, Shape z)
+{
+    for (int64_t i = 0; i < z.D; i += WIDTH) {
+        const int count = vec_left(z.D, i);
+        vec_store(to, DT_F32, i, count, vec_load(q, A, i, count));
+    }
+}
+
+/* q . k of the first `keys` of WIDTH keys */
+INLINE Vec score(const int A, const float *q, const void *k, Shape z, int64_t keys)
+{
+    Vec total = {0}, v[WIDTH];
+    for (int64_t i0 = 0; i0 < z.D; i0 += DEPTH) {
+        const int64_t end = at_most(z.D, i0 + DEPTH);
+        Vec sum = {0};
+        for (int64_t i = i0; i < end; i += WIDTH) {
+            const int count = vec_left(end, i);
+#pragma GCC unroll 16
+            for (int s = 0; s < WIDTH; s++) v[s] = s < keys ? vec_load(k, A, s * z.D + i, count) : (Vec){0};
+            vec_transpose(v);
+#pragma GCC unroll 16
+            for (int j = 0; j < WIDTH; j++)
+                if (j < count) sum += q[i + j] * v[j];
+        }
+        total = i0 ? total + sum : sum;
+    }
+    return total;
+}
+
+enum { COLUMNS = 4 };           /* registers of them that are summed at a time */
+
+/* sums[c] = of keys s .. end - 1, which lie in one block of DEPTH, p times columns i .. of v */
+INLINE void add_values(const int A, Vec sums[COLUMNS], const float *p, Tensor cache, Shape z, const CachedRow *row,
+                       int64_t g, int64_t s, int64_t end, int64_t i)
+{
+    for (int c = 0; c < COLUMNS; c++) sums[c] = (Vec){0};
+    for (; s < end; s++) {
+        const void *v = cached_v(z, cache, row, s, g);
+#pragma GCC unroll 4
+        for (int c = 0; c < COLUMNS; c++)
+            if (i + c * WIDTH < z.D)
+                sums[c] += p[s] * vec_load(v, A, i + c * WIDTH, vec_left(z.D, i + c * WIDTH));
+    }
+}
+
+INLINE void by_terms(const int A, Shape z, Room m, Tensor out, Tensor cache, const void *q, const CachedRow *row,
+                     int64_t h)
+{
+    const int64_t g = h / (z.H / z.G), t = row->length;
+    copy_q(A, m.q, q, z);
+    for (int64_t s = 0; s <= t; s += WIDTH)
+        vec_store(m.p, DT_F32, s, WIDTH, score(A, m.q, cached_k(z, cache, row, s, g), z, t + 1 - s));
+    const float sum = soften(m.p, z, t);
+    for (int64_t i = 0; i < z.D; i += COLUMNS * WIDTH) {
+        Vec mean[COLUMNS], more[COLUMNS];
+        for (int64_t s = 0; s <= t; s += DEPTH) {
+            add_values(A, s ? more : mean, m.p, cache, z, row, g, s, at_most(t + 1, s + DEPTH), i);
+            for (int c = 0; s && c < COLUMNS; c++) mean[c] += more[c];
+        }
+        for (int64_t c = 0; c < COLUMNS && i + c * WIDTH < z.D; c++)
+            vec_store(out.data, A, (row->begin * z.H + h) * z.D + i + c * WIDTH, vec_left(z.D, i + c * WIDTH),
+                      mean[c] / sum);
+    }
+}
+
+/* ---- in the order of tdpbf16ps: see gemm_few.c ------------------------------------------------------------------- */
+
+#ifdef AMX
+
+enum { FLUSH = 0x8040 };        /* bits of MXCSR that make denormals 0, read and written */
+
+INLINE Vec low(Vec pairs)  { return (Vec)((VecU)pairs << 16); }
+INLINE Vec high(Vec pairs) { return (Vec)((VecU)pairs & 0xffff0000u); }
+
+static void split_q(float *to, const uint16_t *q, Shape z)
+{
+    for (int64_t i = 0; i < z.D; i += BLOCK) {
+        const Vec pairs = terms(q + i, z.D - i);
+        vec_store(to, DT_F32, i, WIDTH, low(pairs));
+        vec_store(to, DT_F32, i + WIDTH, WIDTH, high(pairs));
+    }
+}
+
+static Vec score_in_pairs(const float *q, const uint16_t *k, Shape z, int64_t keys)
+{
+    Vec total = {0};
+    for (int64_t i = 0; i < z.D; i += BLOCK) {
+        Vec v[SIDE], even = {0}, odd = {0};
+        load_lines(v, k + i, z.D, keys, z.D - i);
+        vec_transpose(v);
+#pragma GCC unroll 16
+        for (int j = 0; j < SIDE; j++) {
+            even += q[i + j] * low(v[j]);
+            odd += q[i + WIDTH + j] * high(v[j]);
+        }
+        total += even + odd;
+    }
+    return total;
+}
+
+/* means of 64 columns from i on, those of even number in the first half of `to`, which are not divided yet */
+static void mean_in_pairs(Vec to[4], const float *p, Tensor cache, Shape z, const CachedRow *row, int64_t g, int64_t t,
+                          int64_t i)
+{
+    for (int c = 0; c < 4; c++) to[c] = (Vec){0};
+    for (int64_t s = 0; s <= t; s += BLOCK) {
+        Vec sum[2][4] = {{{0}}};                        /* of even keys, of odd ones */
+        const uint16_t *v = cached_v(z, cache, row, s, g);
+        const int64_t keys = at_most(t + 1 - s, BLOCK);
+        for (int64_t r = 0; r < keys; r += 2, v += 2 * z.D)
+#pragma GCC unroll 2
+            for (int64_t half = 0; half < 2; half++) {
+                if (r + half == keys) break;
+#pragma GCC unroll 2
+                for (int64_t c = 0; c < 2; c++) {
+                    if (i + c * BLOCK >= z.D) break;
+                    const Vec pairs = terms(v + half * z.D + i + c * BLOCK, z.D - i - c * BLOCK);
+                    sum[half][c] += p[s + r + half] * low(pairs);
+                    sum[half][c + 2] += p[s + r + half] * high(pairs);
+                }
+            }
+        for (int c = 0; c < 4; c++) to[c] += sum[0][c] + sum[1][c];
+    }
+}
+
+static void by_pairs(Shape z, Room m, Tensor out, Tensor cache, const void *q, const CachedRow *row, int64_t h)
+{
+    const int64_t g = h / (z.H / z.G), t = row->length;
+    const unsigned before = _mm_getcsr();
+    split_q(m.q, q, z);
+    _mm_setcsr(before | FLUSH);
+    for (int64_t s = 0; s <= t; s += SIDE)
+        vec_store(m.p, DT_F32, s, WIDTH, score_in_pairs(m.q, cached_k(z, cache, row, s, g), z, t + 1 - s));
+    _mm_setcsr(before);
+    const float sum = soften(m.p, z, t);
+    for (int64_t s = 0; s <= t; s += WIDTH) vec_store(m.p, DT_F32, s, WIDTH, vec_round(vec_f32(m.p + s), DT_BF16));
+    for (int64_t i = 0; i < z.D; i += 2 * BLOCK) {
+        Vec mean[4];
+        _mm_setcsr(before | FLUSH);
+        mean_in_pairs(mean, m.p, cache, z, row, g, t, i);
+        _mm_setcsr(before);
+        for (int64_t c = 0; c < 4; c++) {
+            const int64_t at = i + c * WIDTH;
+            const Vec even = mean[c / 2], odd = mean[c / 2 + 2];
+            if (at < z.D) vec_store(out.data, DT_BF16, (row->begin * z.H + h) * z.D + at, vec_left(z.D, at),
+                                    (c % 2 ? WEAVE_HIGH(even, odd) : WEAVE_LOW(even, odd)) / sum);
+        }
+    }
+}
+
+#endif
+
+void CPU(attend_one)(Shape z, Device *d, size_t bytes, Tensor out, Tensor cache, Tensor qkv, const CachedRow *row,
+                     int64_t h)
+{
+    Arena part = my_part(d, bytes);
+    const Room m = room(&part, z);
+    const void *q = element(qkv, row->begin * z.P + h * z.D);
+#ifdef AMX
+    if (z.A == DT_BF16) {
+        by_pairs(z, m, out, cache, q, row, h);
+        return;
+    }
+#endif
+    FLOAT_SWITCH(z.A, A, by_terms(A, z, m, out, cache, q, row, h));
+}
+
+size_t CPU(attend_one_bytes)(Shape z)
+{
+    Arena measure = {0};
+    room(&measure, z);
+    return measure.used;
+}
