@@ -38,8 +38,8 @@ INLINE Vec add_product(const int A, Vec sum, const float *x, Vec w)
 /* Rows of w, as columns of out, from element `from` on; x's units, `step` from row to row. */
 typedef struct Rows { const void *w; int64_t K, lines; const float *x; int64_t step; } Rows;
 
-/* sum[m] += `count` units from term k on, of row m and of every line. The loops over units are not unrolled: for every
- * number of rows that would be much to compile, and nothing to win. */
+/* sum[m] += `count` units from term k on, of row m and of every line. Unrolled the loop over units is a tenth faster,
+ * and much to compile: so there are not many numbers of rows. */
 INLINE void add_terms(const int M, const int A, Vec *sum, Rows r, int64_t from, int64_t k, int count)
 {
     Vec v[WIDTH];
@@ -52,10 +52,12 @@ INLINE void add_terms(const int M, const int A, Vec *sum, Rows r, int64_t from, 
         v[i] = i < r.lines ? units(A, r.w, from + i * r.K + k, r.K - k) : (Vec){0};
     }
     vec_transpose(v);
-#pragma GCC unroll 1
-    for (int i = 0; i < count; i++)
+#pragma GCC unroll 16
+    for (int i = 0; i < WIDTH; i++) {
+        if (i == count) break;
 #pragma GCC unroll 8
         for (int m = 0; m < M; m++) sum[m] = add_product(A, sum[m], x + m * r.step + i, v[i]);
+    }
 }
 
 /* sums[m * TILE_COLS + lane] = row m times line `lane` of w */
@@ -75,13 +77,15 @@ INLINE void few(const int M, const int A, Rows r, int64_t from, float *sums)
     }
 }
 
-static void few_block(const Product *p, const void *x, int64_t n, int64_t cols, float *sums)
+static void few_block(const Product *p, const void *x, int64_t m, int64_t n, int64_t cols, float *sums)
 {
+    (void)m;
     for (int64_t c = 0; c < cols; c += WIDTH) {
         const Rows r = { p->b.data, p->K, cols - c, x, whole(p->K, WIDTH) * WIDTH };
         const int64_t from = (n + c) * p->K;
-#define ROWS(M) case M: FLOAT_SWITCH(p->b.dtype, A, few(M, A, r, from, sums + c)); break;
-        switch (p->M) { ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7) ROWS(8) }
+#define ROWS(SOME) \
+        if (p->M <= SOME) { FLOAT_SWITCH(p->b.dtype, A, few(SOME, A, r, from, sums + c)); continue; }
+        ROWS(1) ROWS(2) ROWS(4) ROWS(8)
 #undef ROWS
     }
 }
@@ -90,15 +94,17 @@ static void lay_out(const Product *p, void *x)
 {
     const int A = (int)p->a.dtype;
     const int64_t unit = unit_terms(A), step = whole(p->K, WIDTH) * WIDTH;
-    for (int64_t m = 0; m < p->M; m++)
+    for (int64_t m = 0; m < FEW; m++)
         for (int64_t k = 0; k < p->K; k += WIDTH * unit)
-            vec_store(x, DT_F32, m * step + k / unit, WIDTH, units(A, p->a.data, m * p->K + k, p->K - k));
+            vec_store(x, DT_F32, m * step + k / unit, WIDTH,
+                      m < p->M ? units(A, p->a.data, m * p->K + k, p->K - k) : (Vec){0});
 }
 
 /* ---- in AMX's tiles --------------------------------------------------------------------------------------------- */
 
 #ifdef AMX
 
+enum { MOST_PANELS = 2 };                               /* of x: with more of them it pays to pack w */
 enum { LINES = 2 * SIDE, REGISTER = SIDE * TERMS };     /* rows of w in a block; elements of a tile register */
 enum { AHEAD = 3 };                                     /* steps, that memory is asked for beforehand */
 
@@ -109,7 +115,13 @@ static void turn_out(Vec v[SIDE], float *sums, int64_t rows)
     for (int64_t m = 0; m < rows; m++) vec_store(sums, DT_F32, m * TILE_COLS, WIDTH, v[m]);
 }
 
-static void amx_lay_out(const Product *p, void *x) { CPU(amx_pack)(false, true, x, p->a.data, p->K, p->M, p->K); }
+static void amx_lay_out(const Product *p, void *x)
+{
+    const int64_t panel = whole(p->K, TERMS) * 2 * REGISTER;
+    for (int64_t m = 0; m < p->M; m += MOST_ROWS)
+        CPU(amx_pack)(false, true, (uint16_t *)x + m / MOST_ROWS * panel, bf16_at(p->a, m, 0), p->K,
+                      at_most(p->M - m, MOST_ROWS), p->K);
+}
 
 /* Terms k .. of a block's rows, for two tile registers */
 INLINE void fetch(const Product *p, Vec to[LINES], int64_t n, int64_t k)
@@ -121,22 +133,27 @@ INLINE void fetch(const Product *p, Vec to[LINES], int64_t n, int64_t k)
 }
 
 /* Rows of w stand where a's do in gemm_amx.c, and x's where b's do, so sums come out turned; which is which changes no
- * bit. Tiles are loaded from what was fetched a step before: from memory itself they would wait line by line. */
-static void amx_block(const Product *p, const void *x_panel, int64_t n, int64_t cols, float *sums)
+ * bit. Tiles are loaded from what was fetched a step before: from memory itself they would wait line by line. The rows
+ * of x after the first panel find w in a cache. */
+static void amx_block(const Product *p, const void *panels, int64_t m, int64_t n, int64_t cols, float *sums)
 {
-    (void)cols;                 /* rows of w that are not there count as 0 */
-    const uint16_t *x = x_panel;
-    const bool more = p->M > SIDE;
+    const uint16_t *x = (const uint16_t *)panels + m * whole(p->K, TERMS) * TERMS, *from = bf16_at(p->b, n, 0);
+    const bool more = p->M - m > SIDE, direct = m && cols == LINES && p->K % TERMS == 0;
     Vec w[2][LINES];
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    fetch(p, w[0], n, 0);
+    if (!direct) fetch(p, w[0], n, 0);
     for (int64_t step = 0; step * TERMS < p->K; step++, x += 2 * REGISTER) {
-        if ((step + 1) * TERMS < p->K) fetch(p, w[(step + 1) % 2], n, (step + 1) * TERMS);
-        _tile_loadd(4, w[step % 2], TERMS * 2);
-        _tile_loadd(5, w[step % 2] + SIDE, TERMS * 2);
+        if (direct) {
+            _tile_loadd(4, from + step * TERMS, p->K * 2);
+            _tile_loadd(5, from + SIDE * p->K + step * TERMS, p->K * 2);
+        } else {
+            if ((step + 1) * TERMS < p->K) fetch(p, w[(step + 1) % 2], n, (step + 1) * TERMS);
+            _tile_loadd(4, w[step % 2], TERMS * 2);
+            _tile_loadd(5, w[step % 2] + SIDE, TERMS * 2);
+        }
         _tile_loadd(6, x, TERMS * 2);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 5, 6);
@@ -147,14 +164,14 @@ static void amx_block(const Product *p, const void *x_panel, int64_t n, int64_t 
     }
     Vec v[SIDE];
     _tile_stored(0, v, SIDE * 4);
-    turn_out(v, sums, at_most(p->M, SIDE));
+    turn_out(v, sums, at_most(p->M - m, SIDE));
     _tile_stored(1, v, SIDE * 4);
-    turn_out(v, sums + SIDE, at_most(p->M, SIDE));
+    turn_out(v, sums + SIDE, at_most(p->M - m, SIDE));
     if (!more) return;
     _tile_stored(2, v, SIDE * 4);
-    turn_out(v, sums + SIDE * TILE_COLS, p->M - SIDE);
+    turn_out(v, sums + SIDE * TILE_COLS, at_most(p->M - m - SIDE, SIDE));
     _tile_stored(3, v, SIDE * 4);
-    turn_out(v, sums + SIDE * TILE_COLS + SIDE, p->M - SIDE);
+    turn_out(v, sums + SIDE * TILE_COLS + SIDE, at_most(p->M - m - SIDE, SIDE));
 }
 
 #endif
@@ -194,7 +211,7 @@ INLINE void apart(const int M, const Product *p, const float *x, int64_t n, Vec 
         for (int i = 0; i < SIDE; i++) _mm_prefetch(w + i * stride + k + 2 * TERMS, _MM_HINT_T0);
         load_lines(v, w + k, stride, lines, p->K - k);
         vec_transpose(v);
-#pragma GCC unroll 1
+#pragma GCC unroll 16
         for (int i = 0; i < SIDE; i++)
 #pragma GCC unroll 4
             for (int m = 0; m < M; m++) {
@@ -207,9 +224,9 @@ INLINE void apart(const int M, const Product *p, const float *x, int64_t n, Vec 
     }
 }
 
-static void apart_block(const Product *p, const void *x, int64_t n, int64_t cols, float *sums)
+static void apart_block(const Product *p, const void *x, int64_t m, int64_t n, int64_t cols, float *sums)
 {
-    (void)cols;                 /* rows of w that are not there count as 0 */
+    (void)m, (void)cols;        /* rows of w that are not there count as 0 */
     const unsigned before = _mm_getcsr();
     _mm_setcsr(before | FLUSH);
     Vec half[2][FEWEST];
@@ -231,12 +248,13 @@ static void apart_block(const Product *p, const void *x, int64_t n, int64_t cols
 
 /* ---- all of them ------------------------------------------------------------------------------------------------ */
 
-/* rows: the most it takes of x, which lay_out brings into the form that block wants. block: sums (rows, TILE_COLS) of
- * rows n .. of w, of which there are `cols`. begin, end: of each thread's work, if not NULL. */
+/* most: rows of x it takes, which lay_out brings into the form that block wants. block: sums (rows, TILE_COLS) of rows
+ * m .. of x, MOST_ROWS of them, and n .. of w, of which there are `cols`. begin, end: of each thread's work, if not
+ * NULL. */
 typedef struct Way {
-    int64_t rows;
+    int64_t most;
     void    (*lay_out)(const Product *p, void *x);
-    void    (*block)(const Product *p, const void *x, int64_t n, int64_t cols, float *sums);
+    void    (*block)(const Product *p, const void *x, int64_t m, int64_t n, int64_t cols, float *sums);
     void    (*begin)(void), (*end)(void);
 } Way;
 
@@ -245,7 +263,7 @@ static const Way in_vectors = { FEW, lay_out, few_block, NULL, NULL };
 static const Way *way_of(const Product *p)
 {
 #ifdef AMX
-    static const Way in_tiles = { MOST_ROWS, amx_lay_out, amx_block, CPU(amx_begin), CPU(amx_end) };
+    static const Way in_tiles = { MOST_PANELS * MOST_ROWS, amx_lay_out, amx_block, CPU(amx_begin), CPU(amx_end) };
     static const Way as_tiles = { FEWEST, apart_lay_out, apart_block, NULL, NULL };
     if (p->b.dtype == DT_BF16) return p->M <= FEWEST ? &as_tiles : &in_tiles;
 #endif
@@ -253,14 +271,16 @@ static const Way *way_of(const Product *p)
     return &in_vectors;
 }
 
+enum { UNIT = 32 };             /* terms: what is laid out is filled up to a multiple */
+
 bool CPU(is_few)(const Product *p)
 {
-    return p->M <= way_of(p)->rows && p->b_turned && !p->a_turned && !p->symmetric && p->a.dtype == p->b.dtype;
+    return p->M <= way_of(p)->most && p->b_turned && !p->a_turned && !p->symmetric && p->a.dtype == p->b.dtype;
 }
 
 size_t CPU(gemm_few_scratch)(const Product *p)
 {
-    return (size_t)(way_of(p)->rows * whole(p->K, MOST_ROWS) * MOST_ROWS) * sizeof(float);
+    return (size_t)(whole(p->M, MOST_ROWS) * MOST_ROWS * whole(p->K, UNIT) * UNIT) * sizeof(float);
 }
 
 void CPU(gemm_few)(Device *d, const Product *p)
@@ -274,8 +294,10 @@ void CPU(gemm_few)(Device *d, const Product *p)
         OMP(for schedule(dynamic))
         for (int64_t n = 0; n < p->N; n += TILE_COLS) {
             const int64_t cols = at_most(p->N - n, TILE_COLS);
-            way->block(p, d->workspace, n, cols, sums);
-            CPU(finish)(p, sums, 0, n, p->M, cols);
+            for (int64_t m = 0; m < p->M; m += MOST_ROWS) {
+                way->block(p, d->workspace, m, n, cols, sums);
+                CPU(finish)(p, sums, m, n, at_most(p->M - m, MOST_ROWS), cols);
+            }
         }
         if (way->end) way->end();
     }
