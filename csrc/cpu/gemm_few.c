@@ -127,32 +127,31 @@ static void amx_lay_out(const Product *p, void *x)
 INLINE void fetch(const Product *p, Vec to[LINES], int64_t n, int64_t k)
 {
     const uint16_t *from = bf16_at(p->b, n, k);
-    for (int i = 0; i < LINES; i++) _mm_prefetch(from + i * p->K + AHEAD * TERMS, _MM_HINT_T0);
     load_lines(to, from, p->K, p->N - n, p->K - k);
     load_lines(to + SIDE, from + SIDE * p->K, p->K, p->N - n - SIDE, p->K - k);
 }
 
 /* Rows of w stand where a's do in gemm_amx.c, and x's where b's do, so sums come out turned; which is which changes no
- * bit. Tiles are loaded from what was fetched a step before: from memory itself they would wait line by line. The rows
- * of x after the first panel find w in a cache. */
+ * bit. Tiles are loaded from w itself, whose lines were asked for some steps before; where it ends within a tile, from a
+ * copy. */
 static void amx_block(const Product *p, const void *panels, int64_t m, int64_t n, int64_t cols, float *sums)
 {
     const uint16_t *x = (const uint16_t *)panels + m * whole(p->K, TERMS) * TERMS, *from = bf16_at(p->b, n, 0);
-    const bool more = p->M - m > SIDE, direct = m && cols == LINES && p->K % TERMS == 0;
-    Vec w[2][LINES];
+    const bool more = p->M - m > SIDE, whole_lines = cols == LINES && p->K % TERMS == 0;
+    Vec w[LINES];
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    if (!direct) fetch(p, w[0], n, 0);
-    for (int64_t step = 0; step * TERMS < p->K; step++, x += 2 * REGISTER) {
-        if (direct) {
-            _tile_loadd(4, from + step * TERMS, p->K * 2);
-            _tile_loadd(5, from + SIDE * p->K + step * TERMS, p->K * 2);
+    for (int64_t k = 0; k < p->K; k += TERMS, x += 2 * REGISTER) {
+        if (whole_lines) {
+            for (int i = 0; m == 0 && i < LINES; i++) _mm_prefetch(from + i * p->K + k + AHEAD * TERMS, _MM_HINT_T0);
+            _tile_loadd(4, from + k, p->K * 2);
+            _tile_loadd(5, from + SIDE * p->K + k, p->K * 2);
         } else {
-            if ((step + 1) * TERMS < p->K) fetch(p, w[(step + 1) % 2], n, (step + 1) * TERMS);
-            _tile_loadd(4, w[step % 2], TERMS * 2);
-            _tile_loadd(5, w[step % 2] + SIDE, TERMS * 2);
+            fetch(p, w, n, k);
+            _tile_loadd(4, w, TERMS * 2);
+            _tile_loadd(5, w + SIDE, TERMS * 2);
         }
         _tile_loadd(6, x, TERMS * 2);
         _tile_dpbf16ps(0, 4, 6);

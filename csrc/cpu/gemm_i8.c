@@ -137,13 +137,20 @@ INLINE Vec words(const Product *p, int64_t n, int i, int64_t k)
     return v;
 }
 
-/* The same of all lanes, and a look ahead */
+enum { AHEAD = 2 };             /* groups, that memory is asked for beforehand */
+
+INLINE void ask_ahead(const Product *p, const int8_t *from)
+{
+#pragma GCC unroll 16
+    for (int i = 0; i < WIDTH; i++) __builtin_prefetch(from + i * SPREAD * p->K + AHEAD * GROUP);
+}
+
+/* The same of all lanes */
 INLINE void lines_of(Vec v[WIDTH], const Product *p, int64_t n, int64_t k)
 {
     const int8_t *from = (const int8_t *)p->b.data + n * p->K + k;
     const int64_t stride = SPREAD * p->K;
-#pragma GCC unroll 16
-    for (int i = 0; i < WIDTH; i++) __builtin_prefetch(from + i * stride + 2 * GROUP);
+    ask_ahead(p, from);
     if (n + SPREAD * (WIDTH - 1) < p->N && k + 4 * WIDTH <= p->K) {
 #pragma GCC unroll 16
         for (int i = 0; i < WIDTH; i++) memcpy(&v[i], from + i * stride, sizeof v[i]);
@@ -260,24 +267,28 @@ static void by_vectors(const Work *w, int64_t panel, int64_t rows, int64_t n, Ve
 
 #ifdef AMX
 
-/* Lanes stand on the left, rows of x on the right, so sums come out turned. For the first panel, tiles are loaded from
- * what was fetched a group before: from memory itself they would wait line by line. Sums of a group are taken up while
- * the next is multiplied. */
+/* Lanes stand on the left, rows of x on the right, so sums come out turned. Tiles are loaded from w itself, whose lines
+ * were asked for some groups before; where it ends within a tile, from a copy. Sums of a group are taken up while the
+ * next is multiplied. */
 static void by_tiles(const Work *w, int64_t panel, int64_t n, Vec found[PANEL])
 {
     const Product *p = w->p;
     const int64_t lanes = whole(at_most(p->N - n, SPREAD * WIDTH), SPREAD);
     const float *ws = w->w_scale + n * w->groups;
-    Vec lines[2][WIDTH], sum[WIDTH] = {0};
+    Vec copy[WIDTH], sum[WIDTH] = {0};
     _Alignas(64) int32_t dots[2][WIDTH * PANEL];
-    const bool direct = panel && lanes == WIDTH && p->K % GROUP == 0;
-    if (!direct) lines_of(lines[0], p, n, 0);
+    const bool whole_lines = lanes == WIDTH && p->K % GROUP == 0;
+    const int8_t *from = (const int8_t *)p->b.data + n * p->K;
     for (int64_t g = 0; g <= w->groups; g++) {
         const int64_t at = (panel * w->groups + g) * PANEL;
-        if (!direct && g + 1 < w->groups) lines_of(lines[(g + 1) % 2], p, n, (g + 1) * GROUP);
         if (g < w->groups) {
-            if (direct) _tile_loadd(1, (const int8_t *)p->b.data + n * p->K + g * GROUP, SPREAD * p->K);
-            else        _tile_loadd(1, lines[g % 2], GROUP);
+            if (whole_lines) {
+                if (panel == 0) ask_ahead(p, from + g * GROUP);
+                _tile_loadd(1, from + g * GROUP, SPREAD * p->K);
+            } else {
+                lines_of(copy, p, n, g * GROUP);
+                _tile_loadd(1, copy, GROUP);
+            }
             _tile_loadd(2, w->number + at * GROUP, GROUP);
             _tile_zero(0);
             _tile_dpbssd(0, 1, 2);
