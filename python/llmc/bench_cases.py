@@ -56,6 +56,9 @@ def peak_cases() -> Iterator[Case]:
     for way, passes in (("read", 1), ("copy", 2)):
         yield Case("peak", way, "", {"kind": "memory", "way": way, "bytes": block}, passes * block,
                    "bytes/s")
+    I, O = 4096, block // 4 // 4096     # a product of one row reads several of w's side by side
+    work = {"kind": "matmul", "way": "forward", "dtype": "f32", "N": 1, "I": I, "O": O}
+    yield Case("peak", "read", "", work, 4 * O * I, "bytes/s")
 
 
 def train_cases(quick: bool) -> Iterator[Case]:

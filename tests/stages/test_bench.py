@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from llmc import Config, Device, Model, bench, cli
 from llmc.bench import Bench, Worker
-from llmc.bench_cases import GROUPS, chosen
+from llmc.bench_cases import GROUPS, chosen, peak_cases
 from training import refusal, train
 
 COMMAND = [sys.executable, "-m", "llmc.bench", "--quick"]
@@ -93,6 +93,11 @@ def test_a_full_run_holds_every_product_of_gpt2():
     assert largest.amount == 2 * 4096 * 768 * 50304 and largest.name.endswith("M=4096 768x50304")
     names = {case.name for case in chosen("train", "", quick=False)}
     assert names == {"quickstart B=4 T=256", "gpt2 B=4 T=256", "gpt2 B=4 T=1024"}
+
+
+def test_memory_is_read_in_several_ways_of_the_same_amount():
+    ways = [case for case in peak_cases() if case.name == "read"]
+    assert len(ways) == 2 and {case.amount for case in ways} == {1 << 28}
 
 
 @pytest.mark.parametrize("preset", ["gpt2-tiny", "llama-tiny"])
