@@ -18,7 +18,10 @@ rounds. Small tensors stay in the caches, so shares of memory's peak may be over
               a train step are llmc, recompute (less memory), eager and compiled (PyTorch; bf16 is
               autocast) and pure (bf16 weights without masters); recompute and pure are not
               compared; of decode llmc and eager and compiled (PyTorch with a static cache, bf16
-              weights)
+              weights) or plain and flash (llama.cpp, without flash attention and with it)
+
+llama.cpp reads the same weights, those of int8 as q8_0. It comes in the wheel cyllama, which is
+built for AVX2 (0.2.18), not for AVX-512 or AMX; one built for this machine may be faster.
 """
 from __future__ import annotations
 
@@ -39,18 +42,20 @@ from llmc import bench_report, cli
 from llmc.bench_cases import Case, chosen, peak_cases
 from llmc.bench_worker import Worker
 
-PEERS = {"torch": ("PyTorch", "torch")}         # what they are called, and their packages
-COMPARED = ("torch", "eager", "compiled")       # their sides; the fastest counts
+PEERS = {"torch": ("PyTorch", "torch"), "llama.cpp": ("llama.cpp's wheel cyllama", "cyllama")}
+COMPARED = ("torch", "eager", "compiled", "flash", "plain")     # their sides; the fastest counts
 MODELS = ("train", "decode")                    # groups that take a whole model
 MODULES = {"llmc": "llmc.bench_engine", "recompute": "llmc.bench_engine",
-           **dict.fromkeys(("torch", "eager", "compiled", "pure"), "llmc.bench_torch")}
+           **dict.fromkeys(("torch", "eager", "compiled", "pure"), "llmc.bench_torch"),
+           **dict.fromkeys(("flash", "plain"), "llmc.bench_llama_cpp")}
 
 
 @dataclass
 class Bench:
     """Measure training and decoding and their parts in one table, against this machine's peak, and
-    PyTorch."""
-    against: Literal["none", "torch"] = "none"  # whom to alternate with
+    PyTorch or llama.cpp."""
+    against: Literal["none", "torch", "llama.cpp"] = "none"     # whom to alternate with; llama.cpp:
+                                # in decode alone
     only: str = ""              # some of train,decode,matmul,attention,norm,optimizer,loader
     match: str = ""             # only rows that have all these words: "gpt2 T=256 f32"
     quick: bool = False         # small sizes, short looks
@@ -63,7 +68,7 @@ class Bench:
 
 def run(config: Bench) -> None:
     cases = chosen(config.only, config.match, config.quick)
-    machine = check(config)
+    machine = check(config, cases)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="llmc-bench-") as folder:
         bench = Conductor(config, machine["threads"], Path(folder))
@@ -85,14 +90,16 @@ def run(config: Bench) -> None:
 
 def peers(config: Bench, case: Case) -> list[str]:
     """The peer's sides that a case is compared with; none if it does no such work."""
-    if config.against == "none" or case.group == "loader" or case.dtype == "int8":
+    if config.against == "llama.cpp":
+        sides = ["plain", "flash"] if case.group == "decode" else []
+    elif config.against == "none" or case.group == "loader" or case.dtype == "int8":
         sides = []
     else:
         sides = ["eager", "compiled"] if case.group in MODELS else ["torch"]
     return sides[:1] if config.quick else sides
 
 
-def check(config: Bench) -> dict[str, Any]:
+def check(config: Bench, cases: list[Case]) -> dict[str, Any]:
     """What is measured on; a ValueError for what cannot be done, before minutes are spent."""
     from llmc import Device
     from llmc.doctor import processor
@@ -103,6 +110,9 @@ def check(config: Bench) -> dict[str, Any]:
         if find_spec(package) is None:
             raise ValueError(f"--against {config.against} needs {name}, which is not installed "
                              f"(pip install {package})")
+        if config.against == "llama.cpp" and not any(peers(config, case) for case in cases):
+            raise ValueError("--against llama.cpp compares decode only, and none of its rows is "
+                             "among these")
         peer = f"{name} {metadata.version(package)}"
     if config.png and config.png.suffix.lower() != ".png":
         raise ValueError(f"--png is {config.png}, wanted a name that ends in .png")
