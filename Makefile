@@ -3,7 +3,7 @@
 # make test-all   the slow ones too: fuzzing, kills, sanitizers, the published recipe, the quick start's result
 # make setup      the virtual environment and the build, nothing else
 # make train_gpt2 the pre-training program
-# make bench      speed, against PyTorch (BENCH="--quick": in a minute)
+# make bench      speed, against PyTorch (BENCH="--quick": in minutes)
 # make ladder     a matrix product, from three loops to the engine's, each step's speed
 # make doctor     what this machine has, what is missing, what that costs
 # make clean      removes the build and the environment; keeps runs/

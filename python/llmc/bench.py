@@ -7,17 +7,21 @@ all cores. Each side computes in a process of its own, in turns. A round is the 
 that fill a fifth of a second (a single one, of a long train step); a figure is the median of the
 rounds. Small tensors stay in the caches, so shares of memory's peak may be over 100 %. --json holds
 
-    machine   processor, device, threads, torch (its version or null), date, load (average over the
-              minute before the start: how much others did)
-    peak      f32, bf16 (FLOP/s), read, copy (bytes/s)
+    machine   processor, device, threads, peer (its name and version, or null), date, load (average
+              over the minute before the start: how much others did)
+    peak      f32, bf16, int8 (FLOP/s), read, copy (bytes/s), each the best of some ways
     rows      of each line of the table: group, name, dtype, work (its sizes), amount (FLOP or
               bytes), unit (of rate: "FLOP/s" or "bytes/s"), tokens (0 where there are none), sides,
               rate, share (of the peak), and with a peer: peer (the fastest), ratio (over 1: llmc is
               faster)
     sides     by name: seconds (the median), rounds (of each), peak_bytes (of the process). Sides of
               a train step are llmc, recompute (less memory), eager and compiled (PyTorch; bf16 is
-              autocast) and pure (bf16 weights without masters); recompute and pure are not compared;
-              of decode (PyTorch with a static cache, bf16 weights) llmc, eager and compiled
+              autocast) and pure (bf16 weights without masters); recompute and pure are not
+              compared; of decode llmc and eager and compiled (PyTorch with a static cache, bf16
+              weights) or plain and flash (llama.cpp, without flash attention and with it)
+
+llama.cpp reads the same weights, those of int8 as q8_0. It comes in the wheel cyllama, which is
+built for AVX2 (0.2.18), not for AVX-512 or AMX; one built for this machine may be faster.
 """
 from __future__ import annotations
 
@@ -38,16 +42,20 @@ from llmc import bench_report, cli
 from llmc.bench_cases import Case, chosen, peak_cases
 from llmc.bench_worker import Worker
 
-COMPARED = ("torch", "eager", "compiled")       # peers; the fastest counts
+PEERS = {"torch": ("PyTorch", "torch"), "llama.cpp": ("llama.cpp's wheel cyllama", "cyllama")}
+COMPARED = ("torch", "eager", "compiled", "flash", "plain")     # their sides; the fastest counts
 MODELS = ("train", "decode")                    # groups that take a whole model
 MODULES = {"llmc": "llmc.bench_engine", "recompute": "llmc.bench_engine",
-           **{side: "llmc.bench_torch" for side in (*COMPARED, "pure")}}
+           **dict.fromkeys(("torch", "eager", "compiled", "pure"), "llmc.bench_torch"),
+           **dict.fromkeys(("flash", "plain"), "llmc.bench_llama_cpp")}
 
 
 @dataclass
 class Bench:
-    """Measure training and its parts in one table, against this machine's peak and PyTorch."""
-    against: Literal["none", "torch"] = "none"  # whom to alternate with
+    """Measure training and decoding and their parts in one table, against this machine's peak, and
+    PyTorch or llama.cpp."""
+    against: Literal["none", "torch", "llama.cpp"] = "none"     # whom to alternate with; llama.cpp:
+                                # in decode alone
     only: str = ""              # some of train,decode,matmul,attention,norm,optimizer,loader
     match: str = ""             # only rows that have all these words: "gpt2 T=256 f32"
     quick: bool = False         # small sizes, short looks
@@ -59,8 +67,8 @@ class Bench:
 
 
 def run(config: Bench) -> None:
-    machine = check(config)
     cases = chosen(config.only, config.match, config.quick)
+    machine = check(config, cases)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="llmc-bench-") as folder:
         bench = Conductor(config, machine["threads"], Path(folder))
@@ -68,7 +76,8 @@ def run(config: Bench) -> None:
         print(bench_report.head(machine, peak), flush=True)
         for case, sides in bench.measure(cases):
             if not rows or case.group != rows[-1]["group"]:
-                print(bench_report.columns(case.group, config.against))
+                compared = any(peers(config, each) for each in cases if each.group == case.group)
+                print(bench_report.columns(case.group, config.against if compared else ""))
             rows.append(summed_up(case, sides, peak))
             print(bench_report.line(rows[-1]), flush=True)
     print(bench_report.memory(rows) + bench_report.summary(rows), end="")
@@ -79,14 +88,32 @@ def run(config: Bench) -> None:
         bench_report.draw(machine, rows).savefig(config.png, dpi=120, format="png")
 
 
-def check(config: Bench) -> dict[str, Any]:
+def peers(config: Bench, case: Case) -> list[str]:
+    """The peer's sides that a case is compared with; none if it does no such work."""
+    if config.against == "llama.cpp":
+        sides = ["plain", "flash"] if case.group == "decode" else []
+    elif config.against == "none" or case.group == "loader" or case.dtype == "int8":
+        sides = []
+    else:
+        sides = ["eager", "compiled"] if case.group in MODELS else ["torch"]
+    return sides[:1] if config.quick else sides
+
+
+def check(config: Bench, cases: list[Case]) -> dict[str, Any]:
     """What is measured on; a ValueError for what cannot be done, before minutes are spent."""
     from llmc import Device
     from llmc.doctor import processor
 
-    if config.against == "torch" and find_spec("torch") is None:
-        raise ValueError("--against torch needs PyTorch, which is not installed "
-                         "(pip install torch)")
+    peer = None
+    if config.against != "none":
+        name, package = PEERS[config.against]
+        if find_spec(package) is None:
+            raise ValueError(f"--against {config.against} needs {name}, which is not installed "
+                             f"(pip install {package})")
+        if config.against == "llama.cpp" and not any(peers(config, case) for case in cases):
+            raise ValueError("--against llama.cpp compares decode only, and none of its rows is "
+                             "among these")
+        peer = f"{name} {metadata.version(package)}"
     if config.png and config.png.suffix.lower() != ".png":
         raise ValueError(f"--png is {config.png}, wanted a name that ends in .png")
     for path in filter(None, (config.json, config.png)):
@@ -94,9 +121,8 @@ def check(config: Bench) -> dict[str, Any]:
         if path.is_dir():
             raise ValueError(f"{path} is a folder, wanted the name of a file")
     device = Device(config.device, config.threads)
-    version = metadata.version("torch") if config.against == "torch" else None
     return {"processor": processor(), "device": device.name, "threads": device.threads,
-            "torch": version, "date": time.strftime("%Y-%m-%d %H:%M"), "load": os.getloadavg()[0]}
+            "peer": peer, "date": time.strftime("%Y-%m-%d %H:%M"), "load": os.getloadavg()[0]}
 
 
 # ---- measuring -----------------------------------------------------------------------------------
@@ -124,19 +150,18 @@ class Conductor:
         for case in cases:
             if case not in ops:
                 yield case, self.whole_model(case)
-        peer = ["torch"] if self.config.against == "torch" else []
-        with self.workers(*(["llmc"] + peer if ops else [])) as workers:
-            for case in ops:
-                alone = case.group == "loader"
-                yield case, self.turns(case, {"llmc": workers["llmc"]} if alone else workers)
+        wanted = [["llmc", *peers(self.config, case)] for case in ops]
+        with self.workers(*dict.fromkeys(sum(wanted, []))) as workers:
+            for case, sides in zip(ops, wanted):
+                yield case, self.turns(case, {side: workers[side] for side in sides})
 
     def whole_model(self, case: Case) -> dict[str, Any]:
         """New processes for each case, so that their peak of memory is its own. Sides that are not
         compared run by themselves afterwards."""
-        compared, others = ["llmc"], ["recompute"] if case.group == "train" else []
-        if self.config.against == "torch":
-            compared += ["eager"] if self.config.quick else ["eager", "compiled"]
-            others += ["pure"] if case.group == "train" and case.dtype == "bf16" else []
+        compared = ["llmc", *peers(self.config, case)]
+        others = ["recompute"] if case.group == "train" else []
+        if case.group == "train" and case.dtype == "bf16" and self.config.against == "torch":
+            others += ["pure"]
         sides: dict[str, Any] = {}
         for together in (compared, *([side] for side in others)):
             with self.workers(*together) as workers:

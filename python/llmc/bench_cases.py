@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmc import cli
+from llmc.model_files import INT8_GROUP
 
 GROUPS = ("train", "decode", "matmul", "attention", "norm", "optimizer", "loader")
 DTYPES = ("f32", "bf16")
+WIDTH = {"f32": 4, "bf16": 2, "int8": 1 + 4 / INT8_GROUP}   # bytes of a weight
 LAYERS = {"qkv": (768, 2304), "proj": (768, 768), "up": (768, 3072), "down": (3072, 768),
           "head": (768, 50304)}         # GPT-2's products: input and output width
 
@@ -18,7 +20,7 @@ class Case:
     """One row: what is done, and how much of it."""
     group: str
     name: str
-    dtype: str                  # f32, bf16, or empty
+    dtype: str                  # f32, bf16, int8, or empty
     work: dict[str, Any]        # what a worker is told
     amount: float               # FLOP or bytes of one call
     unit: str = "FLOP/s"
@@ -48,7 +50,7 @@ def chosen(only: str, match: str, quick: bool) -> list[Case]:
 
 def peak_cases() -> Iterator[Case]:
     """Large products, and more memory than caches hold. Those of one name are ways to one peak."""
-    for dtype in DTYPES:
+    for dtype in WIDTH:
         for n in (1024, 2048):
             work = {"kind": "matmul", "way": "forward", "dtype": dtype, "N": n, "I": n, "O": n}
             yield Case("peak", dtype, dtype, work, 2 * n**3)
@@ -56,6 +58,9 @@ def peak_cases() -> Iterator[Case]:
     for way, passes in (("read", 1), ("copy", 2)):
         yield Case("peak", way, "", {"kind": "memory", "way": way, "bytes": block}, passes * block,
                    "bytes/s")
+    I, O = 4096, block // 4 // 4096     # a product of one row reads several of w's side by side
+    work = {"kind": "matmul", "way": "forward", "dtype": "f32", "N": 1, "I": I, "O": O}
+    yield Case("peak", "read", "", work, 4 * O * I, "bytes/s")
 
 
 def train_cases(quick: bool) -> Iterator[Case]:
@@ -79,24 +84,27 @@ def train_cases(quick: bool) -> Iterator[Case]:
 
 
 def decode_cases(quick: bool) -> Iterator[Case]:
-    """GPT-2 of 124M parameters reads a prompt, and writes one token more in each of some rows; the
-    latter reads all weights and the rows' caches, and of the embeddings next to nothing."""
+    """GPT-2 of 124M parameters, or two of its layers, reads a prompt, answers a request for the
+    first token after one, and writes one token more in each of some rows; the latter reads all
+    weights and the rows' caches, and of the embeddings next to nothing. Beside int8 weights all
+    else is of bf16."""
     from llmc import Config
 
-    model = Config.preset("gpt2")
+    model = Config.preset("gpt2", **({"n_layer": 2} if quick else {}))
     read = model.param_count() - model.max_seq_len * model.n_embd
     context, prompt = 128, 64 if quick else 512
     head = 2 * model.padded_vocab_size * model.n_embd           # once: after the last token
-    for dtype in DTYPES:
+    for dtype in WIDTH:
         work = {"kind": "decode", "config": model.to_dict(), "dtype": dtype}
-        yield Case("decode", f"prefill {prompt}", dtype,
-                   work | {"rows": 1, "context": 0, "T": prompt},
-                   (model.train_flops(prompt) / 3 - head) * prompt + head, tokens=prompt)
+        for kind, name, T in (("decode", "prefill", prompt), ("first_token", "first token", 128)):
+            yield Case("decode", f"{name} {T}", dtype,
+                       work | {"kind": kind, "rows": 1, "context": 0, "T": T},
+                       (model.train_flops(T) / 3 - head) * T + head, tokens=T)
         for rows in (1, 4) if quick else (1, 4, 16, 64):
             cache = 2 * model.n_layer * model.n_kv_head * model.head_dim * context * rows
             yield Case("decode", f"decode rows={rows}", dtype,
                        work | {"rows": rows, "context": context, "T": 1},
-                       (read + cache) * width(dtype), "bytes/s", tokens=rows)
+                       read * WIDTH[dtype] + cache * max(WIDTH[dtype], 2), "bytes/s", tokens=rows)
 
 
 def matmul_cases(quick: bool) -> Iterator[Case]:
@@ -128,7 +136,7 @@ def norm_cases(quick: bool) -> Iterator[Case]:
             for way, tensors in (("forward", 2), ("backward", 3)):
                 work = {"kind": "layer_norm", "way": way, "dtype": dtype, "N": N, "C": C}
                 yield Case("norm", f"layer_norm {way} {N}x{C}", dtype, work,
-                           tensors * N * C * width(dtype), "bytes/s")
+                           tensors * N * C * WIDTH[dtype], "bytes/s")
 
 
 def optimizer_cases(quick: bool) -> Iterator[Case]:
@@ -156,7 +164,3 @@ def loader_cases(quick: bool) -> Iterator[Case]:
             "shard_tokens": 1_000_000 if quick else 20_000_000}
     yield Case("loader", f"shuffled B={B} T={T}", "", work, tokens * (2 * 2 + 4 * 4), "bytes/s",
                tokens)
-
-
-def width(dtype: str) -> int:
-    return 2 if dtype == "bf16" else 4

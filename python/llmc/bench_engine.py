@@ -13,7 +13,11 @@ import numpy as np
 
 from llmc import _core
 from llmc.bench_worker import Step, serve
+from llmc.engine import Engine
+from llmc.model_files import INT8_GROUP
+from llmc.request import Request
 from llmc.shards import ShardWriter
+from llmc.tokenizer import Tokenizer
 
 rng = np.random.default_rng(1)
 
@@ -82,14 +86,43 @@ def decode(case: dict[str, Any]) -> Step:
     return step
 
 
+def first_token(case: dict[str, Any]) -> Step:
+    """A request through the whole engine, until its first token is there. Each prompt is another:
+    nothing of it was read before."""
+    config = _core.Config(**case["config"])
+    model = _core.Model(device(case["device"]), config, case["dtype"])
+    model.init(1)
+    engine = Engine(model, Tokenizer.load("gpt2"))
+
+    def step() -> None:
+        prompt = rng.integers(0, config.vocab_size, case["T"]).tolist()
+        text, = engine.submit(Request(prompt, temperature=0))
+        while not text.tokens:
+            engine.step()
+        engine.cancel(text)
+
+    return step
+
+
 def matmul(case: dict[str, Any]) -> Step:
     """out (N,O) = x (N,I) w^T; dx = dout w; dw = dout^T x, in f32 as gradients are."""
+    if case["dtype"] == "int8":
+        return matmul_int8(case)
     N, I, O, dtype, on = case["N"], case["I"], case["O"], case["dtype"], device(case["device"])
     x, w, out = random(N, I, dtype=dtype), random(O, I, dtype=dtype), random(N, O, dtype=dtype)
     if case["way"] == "forward":
         return partial(_core.linear_forward, on, out, None, x, w, None, _core.Activation.NONE)
     dx, dw = (empty(N, I, dtype=dtype), None) if case["way"] == "dx" else (None, empty(O, I))
     return partial(_core.linear_backward, on, dx, dw, None, out, x, w, None, False)
+
+
+def matmul_int8(case: dict[str, Any]) -> Step:
+    """out (N,O) = x (N,I) w^T, w of int8 and a scale for each group of a row."""
+    N, I, O, on = case["N"], case["I"], case["O"], device(case["device"])
+    x, out = random(N, I, dtype="bf16"), empty(N, O, dtype="bf16")
+    w = rng.integers(-127, 128, (O, I), np.int8)
+    scale = np.full((O, -(-I // INT8_GROUP)), 1 / 127, np.float32)
+    return partial(_core.linear_int8_forward, on, out, x, w, scale, None, _core.Activation.NONE)
 
 
 def attention(case: dict[str, Any]) -> Step:
@@ -172,9 +205,9 @@ def memory(case: dict[str, Any]) -> Step:
     return lambda: list(pool.map(part, range(threads)))
 
 
-KINDS = {"train": train, "decode": decode, "matmul": matmul, "attention": attention,
-         "layer_norm": layer_norm, "adamw": adamw, "muon": muon, "grad_norm": grad_norm,
-         "loader": loader, "memory": memory}
+KINDS = {"train": train, "decode": decode, "first_token": first_token, "matmul": matmul,
+         "attention": attention, "layer_norm": layer_norm, "adamw": adamw, "muon": muon,
+         "grad_norm": grad_norm, "loader": loader, "memory": memory}
 
 if __name__ == "__main__":
     serve(lambda case: KINDS[case["kind"]](case))

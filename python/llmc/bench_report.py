@@ -10,23 +10,24 @@ GIGA = 1e9
 
 
 def head(machine: dict[str, Any], peak: dict[str, float]) -> str:
-    peer = f", against PyTorch {machine['torch']}" if machine["torch"] else ""
+    peer = f", against {machine['peer']}" if machine["peer"] else ""
     return (f"{machine['processor']}; device {machine['device']}, "
             f"{machine['threads']} threads{peer}\n"
             f"load of the machine at the start: {machine['load']:.1f}\n"
             f"peak measured now: products {peak['f32'] / GIGA:.0f} GFLOP/s in f32, "
-            f"{peak['bf16'] / GIGA:.0f} in bf16; memory read at {peak['read'] / GIGA:.1f} GB/s, "
+            f"{peak['bf16'] / GIGA:.0f} in bf16, {peak['int8'] / GIGA:.0f} in int8; "
+            f"memory read at {peak['read'] / GIGA:.1f} GB/s, "
             f"copied at {peak['copy'] / GIGA:.1f}")
 
 
 def columns(group: str, against: str) -> str:
-    """The line above a group's rows. +- is half of what lies between the quickest round and the
-    slowest, as a part of the median."""
+    """The line above a group's rows; `against` is the peer, or empty. +- is half of what lies
+    between the quickest round and the slowest, as a part of the median."""
     text = f"\n{group:<38}{'':>5}{'ms':>10}{'+-':>7}{'rate':>9} {'':<8}{'of peak':>8}"
     if group in ("train", "decode", "loader"):
         text += f"{'tok/s':>12}"
-    if against != "none" and group != "loader":
-        text += f"{against + ' ms':>12}{'+-':>7}{'ratio':>8}"
+    if against:
+        text += f"{against + ' ms':>14}{'+-':>7}{'ratio':>8}"
     return text
 
 
@@ -38,7 +39,7 @@ def line(row: Row) -> str:
     if row["tokens"]:
         text += f"{row['tokens'] / ours['seconds']:>12.0f}"
     if "ratio" in row:
-        text += f"  {times(row['sides'][row['peer']])}{row['ratio']:>8.2f}"
+        text += f"    {times(row['sides'][row['peer']])}{row['ratio']:>8.2f}"
         text += f" {row['peer']}" if row["peer"] != "torch" else ""
     return text
 
@@ -88,7 +89,8 @@ def draw(machine: dict[str, Any], rows: list[Row]):
 
     key, base = ("ratio", 1) if any("ratio" in row for row in rows) else ("share", 0)
     rows = [row for row in rows if key in row]
-    panels = [[row for row in rows if row["dtype"] == dtype] for dtype in ("f32", "bf16", "")]
+    panels = [[row for row in rows if row["dtype"] == dtype]
+              for dtype in ("f32", "bf16", "int8", "")]
     panels = [some for some in panels if some]
     height = 1.2 + 0.2 * max(map(len, panels))
     figure = Figure(figsize=(5.5 * len(panels), height), layout="constrained")
@@ -106,6 +108,6 @@ def draw(machine: dict[str, Any], rows: list[Row]):
         axes.margins(x=0.15, y=0.01)
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)
-    what = f"speed as a multiple of PyTorch {machine['torch']}'s" if base else "share of the peak"
+    what = f"speed as a multiple of that of {machine['peer']}" if base else "share of the peak"
     figure.suptitle(f"{what}; {machine['processor']}, {machine['device']}", fontsize=9)
     return figure

@@ -176,11 +176,17 @@ def decode(case: dict[str, Any]) -> Step:
     tokens = torch.randint(c["vocab_size"], (rows, T))
     read = torch.compile(model.next_logits) if case["way"] == "compiled" else model.next_logits
 
-    def step() -> None:
+    def step() -> torch.Tensor:
         with torch.inference_mode():
-            read(tokens, caches)
+            return read(tokens, caches)
 
     return step
+
+
+def first_token(case: dict[str, Any]) -> Step:
+    """A prompt, and the likeliest token after it."""
+    read = decode(case)
+    return lambda: read().argmax().item()
 
 
 def matmul(case: dict[str, Any]) -> Step:
@@ -243,8 +249,9 @@ def grad_norm(case: dict[str, Any]) -> Step:
     return lambda: torch.linalg.vector_norm(x)
 
 
-KINDS = {"train": train, "decode": decode, "matmul": matmul, "attention": attention,
-         "layer_norm": layer_norm, "adamw": adamw, "muon": muon, "grad_norm": grad_norm}
+KINDS = {"train": train, "decode": decode, "first_token": first_token, "matmul": matmul,
+         "attention": attention, "layer_norm": layer_norm, "adamw": adamw, "muon": muon,
+         "grad_norm": grad_norm}
 
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
