@@ -53,7 +53,7 @@ def test_bfloat16_comes_as_ml_dtypes_or_as_its_bits(device, as_bits):
 @pytest.mark.parametrize(
     "x, sentence",
     [
-        (np.zeros((3, 5)), "an array of float64, wanted float32, int32, uint8, or bfloat16"),
+        (np.zeros((3, 5)), "an array of float64, wanted float32, int32, uint8, int8, or bfloat16"),
         (np.zeros((3, 5), ">f4"), "an array of >f4"),
         (np.zeros((3, 5), np.float16), "an array of float16"),
         (np.zeros((5, 3), np.float32).T, r"shape \(3, 5\) is not contiguous"),
@@ -248,7 +248,7 @@ TOKENS = np.zeros((2, 5), np.int32)
             lambda m: m.plan(2, 5) or m.train(TOKENS, TOKENS, {"loss": TOKENS}),
             r"slopes of \['loss'\], wanted some of logp, lse, entropy, value",
         ),
-        (lambda m: llmc.Model(llmc.Device("cpu", 1), m.config, "f16"), "type f16, wanted f32 or"),
+        (lambda m: llmc.Model(llmc.Device("cpu", 1), m.config, "f16"), "type f16, wanted f32, bf16 or int8"),
     ],
 )
 def test_a_call_a_model_cannot_answer_is_refused_with_a_sentence(model, call, sentence):
