@@ -7,7 +7,13 @@
 
 /* ---- in vector registers ---------------------------------------------------------------------------------------- */
 
-enum { FEW = 8 };       /* rows of x */
+#if defined(__AVX512F__)
+enum { FEW = 16 };              /* rows of x */
+#define ONLY_MANY ROWS(16)
+#else
+enum { FEW = 8 };
+#define ONLY_MANY
+#endif
 
 /* A unit is what a lane holds: one term as f32, or the two of bf16 that vdpbf16ps takes. x is laid out in units. */
 #ifdef DOT
@@ -55,7 +61,7 @@ INLINE void add_terms(const int M, const int A, Vec *sum, Rows r, int64_t from, 
 #pragma GCC unroll 16
     for (int i = 0; i < WIDTH; i++) {
         if (i == count) break;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int m = 0; m < M; m++) sum[m] = add_product(A, sum[m], x + m * r.step + i, v[i]);
     }
 }
@@ -69,7 +75,7 @@ INLINE void few(const int M, const int A, Rows r, int64_t from, float *sums)
         Vec sum[FEW] = {0};
         for (int64_t k = k0; k < end; k += WIDTH * unit)
             add_terms(M, A, sum, r, from, k, (int)at_most(whole(end - k, unit), WIDTH));
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int m = 0; m < M; m++) {
             float *to = sums + m * TILE_COLS;
             vec_store(to, DT_F32, 0, WIDTH, k0 ? vec_f32(to) + sum[m] : sum[m]);
@@ -85,7 +91,7 @@ static void few_block(const Product *p, const void *x, int64_t m, int64_t n, int
         const int64_t from = (n + c) * p->K;
 #define ROWS(SOME) \
         if (p->M <= SOME) { FLOAT_SWITCH(p->b.dtype, A, few(SOME, A, r, from, sums + c)); continue; }
-        ROWS(1) ROWS(2) ROWS(4) ROWS(8)
+        ROWS(1) ROWS(2) ROWS(4) ROWS(8) ONLY_MANY
 #undef ROWS
     }
 }
