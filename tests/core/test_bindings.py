@@ -237,6 +237,7 @@ TOKENS = np.zeros((2, 5), np.int32)
         (lambda m: m.set("wpe.weight", np.zeros((8, 24), np.uint16)), "is bf16, wanted f32"),
         (lambda m: m.set("wpe.weight", np.zeros(8, np.float32)), r"shape \(8,\), wanted \(8, 24\)"),
         (lambda m: m.forward(TOKENS), "a batch before model_plan"),
+        (lambda m: llmc.Model(llmc.Device("cpu", 1), m.config).save("none"), "none: the model has no weights yet"),
         (lambda m: m.plan(2, 5) or m.forward(TOKENS.astype(np.int64)), "an array of int64"),
         (lambda m: m.plan(2, 5) or m.forward(TOKENS[0]), "tokens is i32 of 1 dimensions"),
         (lambda m: m.plan(2, 5) or m.forward(TOKENS + 50), "token 50 at row 0, column 0"),
