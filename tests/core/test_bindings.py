@@ -165,6 +165,8 @@ def test_a_config_is_its_dict_and_back():
         ({"bias": 1}, "config: bias is 1, wanted True or False"),
         ({"norm": "batchnorm"}, "norm is batchnorm, wanted one of: layernorm rmsnorm"),
         ({"norm_eps": "small"}, "config: norm_eps is 'small', wanted a number"),
+        ({"norm_eps": 10**400}, "config: norm_eps is 10+, wanted a number of float32"),
+        ({"rope_theta": float("inf")}, "config: rope_theta is inf, wanted a number of float32"),
         ({"n_embd": 130}, "n_embd 130 is not divisible by n_head 4"),
         ({"qk_norm": True}, "qk_norm without RoPE; set position to rope"),
         ({"rope_scaling": "linear"}, "rope_factor is 0; rope_scaling wants 1 to 1e6"),
