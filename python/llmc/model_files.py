@@ -147,10 +147,6 @@ def open_safetensors(path: Path) -> dict[str, Lazy]:
     """The tensors of a file, mapped. A type that llmc has not fails where it is read."""
     from llmc._core import Safetensors
 
-    with path.open("rb") as start:
-        if start.read(20) == b"version https://git-":
-            raise ValueError(f"{path} is git-lfs's note of a file that was not downloaded; "
-                             "run git lfs pull in its folder")
     file = Safetensors(str(path))
     return {name: _mapped(file, name, dtype, shape) for name, dtype, shape in file.tensors}
 
