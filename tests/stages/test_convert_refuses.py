@@ -185,8 +185,17 @@ def test_what_is_there_is_replaced_only_if_asked_and_if_a_conversion_made_it(pub
     assert "holds a folder, notes" in refusal(published / "llama", target, "--overwrite")
     (tmp_path / "home").mkdir()
     assert "was not made by a conversion" in refusal(published / "llama", tmp_path / "home", "--overwrite")
+    (target / "notes").rmdir()
+    (target / "state.json").write_text("{}")        # of a run: what else lies there cannot be made again
+    assert "holds state.json, which no conversion makes" in refusal(published / "llama", target, "--overwrite")
     convert(published / "llama", tmp_path / "own")
     assert "holds the source" in refusal(tmp_path / "own", tmp_path / "own", "--overwrite")
+
+
+def test_a_target_may_lead_through_itself(published, tmp_path):
+    convert(published / "llama", tmp_path / "target")
+    convert(published / "gpt2", tmp_path / "target" / ".." / "target", "--overwrite")
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
 @pytest.mark.parametrize("target", ["target", "target.gguf"])
