@@ -62,6 +62,8 @@ def from_checkpoint(folder: Path, name: str) -> ModelFiles:
     path = folder / "model.safetensors"
     found = open_safetensors(path)
     for each in [each for each, tensor in found.items() if tensor.dtype == "I8"]:
+        if len(found[each].shape) != 2 or each not in wanted:
+            continue                        # assemble refuses it
         rows, width = found[each].shape
         scale, groups = found.pop(each + ".scale", None), -(-width // INT8_GROUP)
         if scale is None or (scale.dtype, scale.shape) != ("f32", (rows, groups)):
