@@ -126,6 +126,7 @@ def cut(path: Path, size: int) -> None:
     (lambda f: cut(f / "tokenizer.json", 500), "tokenizer.json is no JSON"),
     (lambda f: (f / "tokenizer_config.json").write_text("[]"), "tokenizer_config.json"),
     (lambda f: edit(f / "generation_config.json", eos_token_id="x"), "generation_config.json: eos_token_id is 'x'"),
+    (lambda f: edit(f / "generation_config.json", eos_token_id=2**63), f"eos_token_id is {2**63}, but"),
     (lambda f: edit(f / "config.json", vocab_size=0), "vocab_size"),
 ])
 def test_a_damaged_folder(copy, tmp_path, damage, sentence):
@@ -212,6 +213,13 @@ def test_a_failure_while_writing_leaves_what_was_there(published, tmp_path, monk
     monkeypatch.setattr(stage.model_files.lazy, "as_type", fail)
     assert "No space left" in refusal(published / "gpt2", tmp_path / target, "--overwrite")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_disk_that_a_gguf_file_fills_is_named(published, tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError("2880 requested and 0 written")       # as numpy says it
+    monkeypatch.setattr("gguf.GGUFWriter.write_tensor_data", fail)
+    assert f"{tmp_path}: cannot write all of the GGUF file" in refusal(published / "llama", tmp_path / "target.gguf")
 
 
 def test_sources_that_are_nothing_known(published, tmp_path, monkeypatch):
