@@ -131,9 +131,12 @@ static void read_entries(Safetensors *file)
 
 static uint64_t read_length(const char *name, const void *data, size_t size)
 {
+    static const char lfs[] = "version https://git-";
     const unsigned char *bytes = data;
     uint64_t length = 0;
     CHECK(size >= LENGTH_BYTES + 2, "%s: %zu bytes, wanted a safetensors file", name, size);
+    CHECK(size < sizeof lfs - 1 || memcmp(data, lfs, sizeof lfs - 1), "%s is git-lfs's note of a file that was not "
+          "downloaded; run git lfs pull in its folder", name);
     for (int i = 0; i < LENGTH_BYTES; i++) length |= (uint64_t)bytes[i] << 8 * i;
     CHECK(length <= size - LENGTH_BYTES && length <= MAX_HEADER && bytes[LENGTH_BYTES] == '{', "%s: its first eight "
           "bytes say %llu of header and '%c' (0x%02x) follows; wanted a safetensors file: at most %d, no more than "

@@ -36,6 +36,7 @@ static void put_tensor(SafetensorsWriter *w, int64_t index, Device *d, Tensor t,
 
 void params_save(Params *p, const char *path)
 {
+    CHECK(p->values, "%s: the model has no weights yet; draw or load some before saving", path);
     Tensor *list AUTO(auto_free) = xcalloc((size_t)p->count * 2, sizeof *list, "a list of parameters");
     void *host AUTO(auto_free) = xcalloc(CHUNK, sizeof(float), "weights on their way to a file");
     int count = 0;

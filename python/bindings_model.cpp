@@ -5,6 +5,9 @@
 #include "store.h"
 #include "trainer.h"
 
+#include <cfloat>
+#include <cmath>
+
 // ---- configs ------------------------------------------------------------------------------------------------------
 
 static const ConfigField &field_named(const std::string &name)
@@ -43,7 +46,12 @@ static void set_field(Config &c, const ConfigField &f, py::handle value)
         *(int *)at = (int)n;
     } else if (f.type == FIELD_FLOAT) {
         CHECK(PyNumber_Check(value.ptr()) && !is_bool, "config: %s is %s, wanted a number", f.name, found.c_str());
-        *(float *)at = py::float_(py::reinterpret_borrow<py::object>(value));
+        const double x = PyFloat_AsDouble(value.ptr());
+        const bool failed = PyErr_Occurred();
+        PyErr_Clear();
+        CHECK(!failed && std::fabs(x) <= FLT_MAX, "config: %s is %s, wanted a number of float32", f.name,
+              found.c_str());
+        *(float *)at = (float)x;
     } else {
         *(int *)at = config_choice_index(&f, text_of(value).c_str());
     }

@@ -41,6 +41,7 @@ def find_checkpoint(path: str | Path) -> Path:
     if newest:
         return Path(newest)
     if (path / "config.json").is_file():
+        _refuse_theirs(path)
         raise ValueError(f"{path} has no checkpoint yet; wait for its first, or stop the run: "
                          "it then saves one (--checkpoint_every N saves some on the way)")
     raise ValueError(f"{path} holds neither a checkpoint nor a run")
@@ -53,9 +54,7 @@ def open_checkpoint(path: str | Path, device: str = "cpu", threads: int = 0,
     from llmc import Config, Device, Model
 
     folder = find_checkpoint(path)
-    if b'"model_type"' in (folder / "config.json").read_bytes():
-        raise ValueError(f"{folder} is a Hugging Face folder; make a checkpoint of it: "
-                         f"llmc convert {folder} runs/{folder.name}")
+    _refuse_theirs(folder)
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"{folder} holds no tokenizer.json; copy the one the model was trained "
                          "with there (it lies beside the token shards)")
@@ -70,6 +69,12 @@ def open_checkpoint(path: str | Path, device: str = "cpu", threads: int = 0,
     model = Model(Device(device, threads), config, dtype if dtype != "auto" else stored(weights))
     model.load(weights)
     return Checkpoint(folder, model, tokenizer, frozenset(ends))
+
+
+def _refuse_theirs(folder: Path) -> None:
+    if b'"model_type"' in (folder / "config.json").read_bytes():
+        raise ValueError(f"{folder} is a Hugging Face folder; make a checkpoint of it: "
+                         f"llmc convert {folder} runs/{folder.name}")
 
 
 def stored(weights: str) -> str:

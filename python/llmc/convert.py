@@ -15,12 +15,15 @@ from llmc.checkpoint import find_checkpoint
 from llmc.disk import read_json
 from llmc.gguf_tokenizer import vocabulary
 from llmc.hugging_face_config import config_to
-from llmc.model_files import TOKENIZER, ModelFiles
+from llmc.model_files import CARRIED, TOKENIZER, ModelFiles
 from llmc.tokenizer import Tokenizer, from_json, in_folder
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "merges.txt"]
 LLAMA2_C_TOKENIZER = "tokenizer.bin"
+WRITTEN = re.compile(           # what a conversion writes into a folder
+    r"config\.json|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|"
+    + "|".join(map(re.escape, CARRIED)))
 
 
 @dataclass
@@ -134,9 +137,12 @@ def check_target(config: Convert) -> None:
         raise ValueError(f"{target} was not made by a conversion, and is not replaced")
     if target.resolve() in (Path(config.source).resolve(), *Path(config.source).resolve().parents):
         raise ValueError(f"{target} holds the source; give another target")
-    if strange := [path for path in target.glob("*") if path.is_dir()]:
-        raise ValueError(f"{target} holds a folder, {strange[0].name}, which no conversion makes; "
-                         "it is not replaced")
+    if target.is_dir():
+        for path in sorted(target.iterdir()):
+            if not WRITTEN.fullmatch(path.name) or path.is_dir():
+                kind = "a folder, " if path.is_dir() else ""
+                raise ValueError(f"{target} holds {kind}{path.name}, which no conversion makes; it "
+                                 "is not replaced")
 
 
 def check_tokenizer(config: Convert, model: ModelFiles) -> None:
@@ -172,6 +178,7 @@ def replacing(target: Path, folder: bool) -> Iterator[Path]:
     """A path beside the target, which takes its place in the end; if that is not reached, nothing is
     left of it."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    target = target.parent.resolve() / target.name      # a/../a is nowhere while a has another name
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
     try:

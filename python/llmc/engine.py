@@ -80,6 +80,11 @@ class Engine:
     def __init__(self, model: Model, tokenizer: Tokenizer, rows: int = 8,
                  cache_bytes: int | None = None, tokens: int = 256,
                  ends: Collection[int] | None = None):
+        if rows < 1:
+            raise ValueError(f"rows is {rows}, wanted 1 or more")
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise ValueError(f"the tokenizer has {tokenizer.vocab_size:,} symbols, but the model "
+                             f"knows {model.config.vocab_size:,}; it is another model's")
         self.config, self.tokenizer, self.rows = model.config, tokenizer, rows
         self.ends = frozenset([tokenizer.eot] if ends is None else ends)
         page = page_bytes(model)

@@ -59,6 +59,11 @@ def to_file(model: ModelFiles, path: Path, dtype: str, vocabulary: Vocabulary) -
         writer.write_ti_data_to_file()
         for name, tensor in tensors.items():
             writer.write_tensor_data(_data(tensor, stored[name]))
+    except OSError as error:
+        if error.errno is None:                 # numpy's, of a file that took a part
+            raise ValueError(f"{path.parent}: cannot write all of the GGUF file there ({error}); "
+                             "is its disk full?") from error
+        raise
     finally:
         writer.close()
 

@@ -67,6 +67,9 @@ def vocabulary(model: ModelFiles) -> Vocabulary:
         kind = CONTROL if added.get("special") else USER_DEFINED
         result.tokens[added["id"]], result.types[added["id"]] = added["content"], kind
     ends = token_ids(model.texts, "eos_token_id") + [tokenizer.eot]
+    if ends[0] is not None and ends[0] >= size:
+        raise ValueError(f"{model.name}: eos_token_id is {ends[0]}, but its tokens are 0 "
+                         f"to {size - 1}")
     result.ids = {name: id for name, id in (("bos", tokenizer.bos), ("eos", ends[0]))
                   if id is not None}
     if result.model == "gpt2":

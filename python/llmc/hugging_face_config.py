@@ -127,14 +127,18 @@ def _gpt2(theirs: Settings, ours: Settings) -> Settings:
 
 
 def _llama(theirs: Settings, ours: Settings, kind: str, where: str) -> Settings:
-    bias = bool(theirs.get("attention_bias", False))
+    bias, kinds = bool(theirs.get("attention_bias", False)), theirs.get("layer_types") or []
     if kind == "llama":
         _want(theirs, "mlp_bias", (bias,), where, missing=False)
-    for layer, attention in enumerate(theirs.get("layer_types") or []):
+    if type(kinds) is not list:
+        raise ValueError(f"{where}: layer_types is {kinds!r}, wanted a list")
+    for layer, attention in enumerate(kinds):
         if attention != "full_attention":
             raise ValueError(f"{where}: layer_types[{layer}] is {attention}; llmc computes only "
                              "full_attention")
     heads = ours["n_head"]
+    if heads < 1:
+        raise ValueError(f"{where}: num_attention_heads is {heads}, wanted 1 or more")
     head_dim = theirs.get("head_dim") or (128 if kind == "qwen3" else ours["n_embd"] // heads)
     return dict(n_kv_head=theirs.get("num_key_value_heads") or heads, head_dim=head_dim,
                 norm="rmsnorm", position="rope", mlp="swiglu", bias=bias,
@@ -145,9 +149,11 @@ def _rope(theirs: Settings, where: str) -> Settings:
     """Our fields of RoPE. Newer files have all of it in rope_parameters."""
     key = "rope_parameters" if theirs.get("rope_parameters") else "rope_scaling"
     given, where = theirs.get(key) or {}, f"{where}: {key}"
+    if type(given) is not dict:
+        raise ValueError(f"{where} is {given!r}, wanted an object")
     kind = given.get("rope_type") or given.get("type") or "default"
     scaling = "none" if kind == "default" else kind
-    if scaling not in ROPE_USED:
+    if scaling not in list(ROPE_USED):
         raise ValueError(f"{where}: rope_type is {kind!r}; llmc computes default, linear and llama3")
     _want(given, "partial_rotary_factor", (1.0,), where)
     ours = {field: _number(given, ROPE_KEYS[field], 0.0, where) for field in ROPE_USED[scaling]}

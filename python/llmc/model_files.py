@@ -62,6 +62,8 @@ def from_checkpoint(folder: Path, name: str) -> ModelFiles:
     path = folder / "model.safetensors"
     found = open_safetensors(path)
     for each in [each for each, tensor in found.items() if tensor.dtype == "I8"]:
+        if len(found[each].shape) != 2 or each not in wanted:
+            continue                        # assemble refuses it
         rows, width = found[each].shape
         scale, groups = found.pop(each + ".scale", None), -(-width // INT8_GROUP)
         if scale is None or (scale.dtype, scale.shape) != ("f32", (rows, groups)):
@@ -147,10 +149,6 @@ def open_safetensors(path: Path) -> dict[str, Lazy]:
     """The tensors of a file, mapped. A type that llmc has not fails where it is read."""
     from llmc._core import Safetensors
 
-    with path.open("rb") as start:
-        if start.read(20) == b"version https://git-":
-            raise ValueError(f"{path} is git-lfs's note of a file that was not downloaded; "
-                             "run git lfs pull in its folder")
     file = Safetensors(str(path))
     return {name: _mapped(file, name, dtype, shape) for name, dtype, shape in file.tensors}
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -66,7 +67,13 @@ def check(request: Request, vocab_size: int, max_seq_len: int) -> None:
     """A ValueError for settings that mean nothing or contradict each other."""
     for name, (least, most) in LIMITS.items():
         value = getattr(request, name)
-        if value is not None and not least <= value <= most:
+        if name == "logprobs" and value is None:
+            continue
+        kind = Real if name.endswith("_penalty") else Integral
+        if not isinstance(value, kind):
+            raise ValueError(f"{name} is {value!r}, wanted "
+                             f"{'a number' if kind is Real else 'a whole number'}")
+        if not least <= value <= most:
             raise ValueError(f"{name} is {value}, wanted {least} to {most}")
     request.sampling()
     if request.stream + request.n > STREAMS:
@@ -74,6 +81,8 @@ def check(request: Request, vocab_size: int, max_seq_len: int) -> None:
                          f"last, {STREAMS - 1}")
     if isinstance(request.stop, str):
         raise ValueError(f"stop is the text {request.stop!r}, wanted a list of texts")
+    if strange := [text for text in request.stop if not isinstance(text, str)]:
+        raise ValueError(f"stop has {strange[0]!r}, wanted texts")
     if "" in request.stop:
         raise ValueError("stop has an empty text, which is everywhere; leave it out")
     if request.temperature == 0:
@@ -108,5 +117,5 @@ def check_greedy(request: Request) -> None:
 def check_tokens(tokens: Iterable[int], where: str, vocab_size: int) -> None:
     """A ValueError for the first that the tokenizer does not have."""
     for token in tokens:
-        if not 0 <= token < vocab_size:
+        if not isinstance(token, Integral) or not 0 <= token < vocab_size:
             raise ValueError(f"{where}: {token} is no token; they are 0 to {vocab_size - 1}")

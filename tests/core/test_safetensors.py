@@ -197,6 +197,7 @@ LIES = [
     (b"\xf8\xff\xff\xff\xff\xff\xff\xff{}", "say 18446744073709551608 of header"),
     (b"\x00" * 10, r"'\?' \(0x00\) follows"),
     (b"PK\x03\x04" + b"\0" * 100, "wanted a safetensors file"),
+    (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs's note of a file that was not downloaded; run git lfs"),
     (build(b" {}"), r"\(0x20\) follows"),
     (build(b"[]"), r"'\[' \(0x5b\) follows"),
     (build(b"{"), "the end of the text, wanted a key"),

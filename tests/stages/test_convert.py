@@ -207,6 +207,7 @@ def test_int8_is_not_trained(tmp_path):
     (lambda tensors: tensors.pop("wte.weight.scale"), "wte.weight.scale"),
     (lambda tensors: tensors.update({"wte.weight.scale": tensors["wte.weight.scale"][:, :1].clone()}), "wte.weight.scale"),
     (lambda tensors: tensors.update({"ln_f.weight.scale": tensors["wte.weight.scale"].clone()}), "ln_f.weight.scale"),
+    (lambda tensors: tensors.update({"ln_f.weight": tensors["ln_f.weight"].char()}), "ln_f.weight is "),
 ])
 def test_int8_without_its_scales_is_refused(tmp_path, change, sentence):
     never_published(INT8, tmp_path / "ours")

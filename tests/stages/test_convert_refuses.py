@@ -59,6 +59,10 @@ def edit(path: Path, **changes: object) -> None:
     ("llama", {"rope_parameters": None, "rope_scaling": {"type": "dynamic"}}, "rope_scaling: rope_type is 'dynamic'"),
     ("llama", {"rope_parameters": {**LLAMA_3, "beta": 2}}, "beta is 2, which llmc does not know"),
     ("llama", {"rope_parameters": {**LLAMA_3, "factor": 0}}, "rope_factor is 0"),
+    ("llama", {"rope_parameters": {"rope_type": ["linear"]}}, "rope_parameters: rope_type is ['linear']"),
+    ("llama", {"rope_parameters": "linear"}, "rope_parameters is 'linear', wanted an object"),
+    ("llama", {"num_attention_heads": 0, "head_dim": None}, "num_attention_heads is 0, wanted 1 or more"),
+    ("qwen2", {"layer_types": True}, "layer_types is True, wanted a list"),
     ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; llmc computes only 1.0"),
     ("llama", {"logit_scale": 8}, "logit_scale is 8, which llmc does not know; if it changes no number, pass --ignore"),
     ("llama", {"quantization_config": {"bits": 4}}, "quantization_config is {'bits': 4}"),
@@ -122,6 +126,7 @@ def cut(path: Path, size: int) -> None:
     (lambda f: cut(f / "tokenizer.json", 500), "tokenizer.json is no JSON"),
     (lambda f: (f / "tokenizer_config.json").write_text("[]"), "tokenizer_config.json"),
     (lambda f: edit(f / "generation_config.json", eos_token_id="x"), "generation_config.json: eos_token_id is 'x'"),
+    (lambda f: edit(f / "generation_config.json", eos_token_id=2**63), f"eos_token_id is {2**63}, but"),
     (lambda f: edit(f / "config.json", vocab_size=0), "vocab_size"),
 ])
 def test_a_damaged_folder(copy, tmp_path, damage, sentence):
@@ -185,8 +190,17 @@ def test_what_is_there_is_replaced_only_if_asked_and_if_a_conversion_made_it(pub
     assert "holds a folder, notes" in refusal(published / "llama", target, "--overwrite")
     (tmp_path / "home").mkdir()
     assert "was not made by a conversion" in refusal(published / "llama", tmp_path / "home", "--overwrite")
+    (target / "notes").rmdir()
+    (target / "state.json").write_text("{}")        # of a run: what else lies there cannot be made again
+    assert "holds state.json, which no conversion makes" in refusal(published / "llama", target, "--overwrite")
     convert(published / "llama", tmp_path / "own")
     assert "holds the source" in refusal(tmp_path / "own", tmp_path / "own", "--overwrite")
+
+
+def test_a_target_may_lead_through_itself(published, tmp_path):
+    convert(published / "llama", tmp_path / "target")
+    convert(published / "gpt2", tmp_path / "target" / ".." / "target", "--overwrite")
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
 
 
 @pytest.mark.parametrize("target", ["target", "target.gguf"])
@@ -199,6 +213,13 @@ def test_a_failure_while_writing_leaves_what_was_there(published, tmp_path, monk
     monkeypatch.setattr(stage.model_files.lazy, "as_type", fail)
     assert "No space left" in refusal(published / "gpt2", tmp_path / target, "--overwrite")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_disk_that_a_gguf_file_fills_is_named(published, tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError("2880 requested and 0 written")       # as numpy says it
+    monkeypatch.setattr("gguf.GGUFWriter.write_tensor_data", fail)
+    assert f"{tmp_path}: cannot write all of the GGUF file" in refusal(published / "llama", tmp_path / "target.gguf")
 
 
 def test_sources_that_are_nothing_known(published, tmp_path, monkeypatch):

@@ -481,6 +481,8 @@ def test_a_cancelled_text_gives_back_what_it_held(small):
     (dict(prompt=[1] * 71), "the prompt has 71 tokens, but the model's context holds 70"),
     (dict(prompt=[KNOWN]), f"prompt: {KNOWN} is no token; they are 0 to {KNOWN - 1}"),
     (dict(prompt=[-1]), "prompt: -1 is no token"),
+    (dict(prompt=[1.5]), "prompt: 1.5 is no token"),
+    (dict(prompt="one"), "prompt: o is no token"),
     (dict(stop_tokens=[99]), "stop_tokens: 99 is no token"),
     (dict(logit_bias={99: 1.0}), "logit_bias: 99 is no token"),
     (dict(logit_bias={1: float("inf")}), "logit_bias of token 1 is inf, wanted -1000 to 1000"),
@@ -488,7 +490,10 @@ def test_a_cancelled_text_gives_back_what_it_held(small):
     (dict(allowed_tokens=[]), "allowed_tokens allows none"),
     (dict(stop="end"), "stop is the text 'end', wanted a list"),
     (dict(stop=["a", ""]), "stop has an empty text"),
+    (dict(stop=[b"a"]), "stop has b'a', wanted texts"),
     (dict(max_tokens=0), "max_tokens is 0, wanted 1 to"),
+    (dict(max_tokens=None), "max_tokens is None, wanted a whole number"),
+    (dict(max_tokens=2.5), "max_tokens is 2.5, wanted a whole number"),
     (dict(n=0), "n is 0, wanted 1 to"),
     (dict(n=5), "n is 5, but 4 texts are written at a time"),
     (dict(seed=-1), "seed is -1, wanted 0 to"),
@@ -523,6 +528,17 @@ def test_more_than_a_text_may_hold_is_not_forced(small):
         engine.force(text, [99])
     engine.force(text, [1] * 3)
     assert text.finish == "context" and is_empty(engine)
+
+
+def test_an_engine_of_no_rows_is_refused(small):
+    with pytest.raises(ValueError, match="rows is 0, wanted 1 or more"):
+        small.engine(rows=0)
+
+
+def test_the_tokenizer_of_a_larger_model_is_refused(small):
+    config = Config(**small.model.config.to_dict() | {"vocab_size": KNOWN - 1})
+    with pytest.raises(ValueError, match=f"has {KNOWN} symbols, but the model knows {KNOWN - 1}; it is another"):
+        Engine(Model(Device("cpu", 1), config), small.tokenizer)
 
 
 def test_a_cache_of_no_page_is_refused(small):

@@ -282,6 +282,9 @@ def test_a_hugging_face_folder_is_not_taken_for_a_checkpoint(folder, tmp_path):
     (tmp_path / "model/config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ValueError, match="is a Hugging Face folder; make a checkpoint of it: llmc convert"):
         open_checkpoint(tmp_path / "model")
+    (tmp_path / "model/model.safetensors").rename(tmp_path / "model/model-00001-of-00002.safetensors")
+    with pytest.raises(ValueError, match="is a Hugging Face folder; make a checkpoint of it: llmc convert"):
+        open_checkpoint(tmp_path / "model")
 
 
 @pytest.mark.parametrize("known", [True, False])
