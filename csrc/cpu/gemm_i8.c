@@ -51,7 +51,7 @@ static float largest(const Vec v[PARTS])
 {
     VecI top = {0};
     for (int i = 0; i < PARTS; i++) {
-        const VecI bits = (VecI)v[i] & 0x7fffffff, more = bits > top;       /* as whole numbers, where a NaN is largest */
+        const VecI bits = (VecI)v[i] & 0x7fffffff, more = bits > top;   /* of whole numbers a NaN's are the largest */
         top = (bits & more) | (top & ~more);
     }
     int32_t lane[WIDTH], most = 0;
@@ -84,16 +84,16 @@ INLINE void quantize_row(const Work *w, const int A, int64_t m, int64_t k, int64
     }
     float inverse;
     w->scale[at * PANEL + r] = quant_scale(largest(v), &inverse);
-    VecI sum = {0};
+    VecU sum = {0};             /* unsigned: of a NaN come numbers of any size */
     for (int i = 0; i < PARTS; i++) {
-        const VecI n = (VecI)(v[i] * inverse + shift) - (VecI)shift;
-        put_numbers(w->number + (at * PANEL + r) * GROUP + i * WIDTH, n);
+        const VecU n = (VecU)(v[i] * inverse + shift) - (VecU)shift;
+        put_numbers(w->number + (at * PANEL + r) * GROUP + i * WIDTH, (VecI)n);
         sum += n;
     }
-    int32_t lane[WIDTH], total = 0;
+    uint32_t lane[WIDTH], total = 0;
     memcpy(lane, &sum, sizeof lane);
     for (int i = 0; i < WIDTH; i++) total += lane[i];
-    w->lift[at * PANEL + r] = -128 * total;
+    w->lift[at * PANEL + r] = (int32_t)(0 - 128 * total);
 }
 
 static void quantize_panel(const Work *w, int64_t panel)
@@ -171,7 +171,8 @@ INLINE Vec scales(const Work *w, int64_t n, int64_t g)
 /* ---- in vector registers ---------------------------------------------------------------------------------------- */
 
 #ifdef __AVX512VNNI__
-INLINE __m512i lifted(Vec words) { return (__m512i)((VecU)words ^ 0x80808080u); }       /* by 128, as vpdpbusd wants it */
+/* by 128, as vpdpbusd wants it */
+INLINE __m512i lifted(Vec words) { return (__m512i)((VecU)words ^ 0x80808080u); }
 INLINE Vec folded(Vec a, Vec b) { return (Vec)((VecI)WEAVE_LOW(a, b) + (VecI)WEAVE_HIGH(a, b)); }
 
 /* found = row r of a panel, times the lanes */

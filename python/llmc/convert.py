@@ -189,6 +189,7 @@ def replacing(target: Path, folder: bool) -> Iterator[Path]:
         if target.exists():
             target.rename(old)
         beside.rename(target)
+        _sync_one(target.parent)
     finally:
         if old.exists() and not target.exists():
             old.rename(target)
@@ -199,11 +200,15 @@ def replacing(target: Path, folder: bool) -> Iterator[Path]:
 def _sync(path: Path) -> None:
     """What was written is on the disk before it gets its name."""
     for each in [*path.glob("*"), path]:
-        handle = os.open(each, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _sync_one(each)
+
+
+def _sync_one(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def run(config: Convert) -> None:
