@@ -43,6 +43,11 @@ Tensor slice_rows(Tensor t, int64_t begin, int64_t count)
     return r;
 }
 
+Tensor slice_elements(Tensor t, int64_t begin, int64_t count)
+{
+    return RESHAPE(slice_rows(RESHAPE(t, numel(t), 1), begin, count), count);
+}
+
 float bf16_to_f32(uint16_t value)
 {
     const uint32_t bits = (uint32_t)value << 16;

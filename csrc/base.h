@@ -36,6 +36,7 @@ int64_t     rows(Tensor t);                           /* numel / last: how many 
 size_t      tensor_bytes(Tensor t);
 Tensor      reshape(Tensor t, int ndim, const int64_t *dim);
 Tensor      slice_rows(Tensor t, int64_t begin, int64_t count);   /* of t seen as (rows, last) */
+Tensor      slice_elements(Tensor t, int64_t begin, int64_t count);     /* (count), of t seen as one row */
 
 /* bf16 is the upper half of an f32; rounding is to nearest, ties to even, and a NaN stays one. */
 float    bf16_to_f32(uint16_t value);

@@ -50,8 +50,8 @@ static void lay_out(Decoder *d, Arena *a)
 static void use_rows(Decoder *d, int64_t R)
 {
     d->cache.table = slice_rows(d->table, 0, R);
-    d->cache.start = RESHAPE(slice_rows(RESHAPE(d->start, numel(d->start), 1), 0, R + 1), R + 1);
-    d->cache.length = RESHAPE(slice_rows(RESHAPE(d->length, numel(d->length), 1), 0, R), R);
+    d->cache.start = slice_elements(d->start, 0, R + 1);
+    d->cache.length = slice_elements(d->length, 0, R);
 }
 
 static void free_slot(Decoder **d) { decoder_free(*d); }
@@ -222,7 +222,7 @@ static int64_t check_call(Decoder *d, int count, const DecoderInput *in)
 static void copy_page(Decoder *d, int32_t to, int32_t from)
 {
     Device *device = d->model->dev;
-    const Tensor index = RESHAPE(slice_rows(RESHAPE(d->picked, numel(d->picked), 1), 0, 1), 1, 1);
+    const Tensor index = RESHAPE(slice_elements(d->picked, 0, 1), 1, 1);
     device_upload(device, index, &from);
     for (int l = 0; l < d->model->cfg.n_layer; l++) {
         const Tensor all = d->cache.layer[l], table = RESHAPE(all, all.dim[0], numel(all) / all.dim[0]);
@@ -281,7 +281,7 @@ static void give_logits(Decoder *d, int count, const DecoderInput *in, float *lo
     }
     if (!wanted) return;
     const int64_t C = m->cfg.n_embd;
-    const Tensor index = RESHAPE(slice_rows(RESHAPE(d->picked, numel(d->picked), 1), 0, wanted), 1, wanted);
+    const Tensor index = RESHAPE(slice_elements(d->picked, 0, wanted), 1, wanted);
     const Tensor x = slice_rows(m->branch, 0, wanted);
     device_upload(m->dev, index, d->host);
     embed_forward(m->dev, RESHAPE(x, 1, wanted, C), index, index, RESHAPE(m->xf, rows(m->xf), C), none());

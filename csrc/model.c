@@ -100,11 +100,6 @@ static void block_backward(Model *m, int l, bool accumulate)
 
 /* ---------------------------------------------------------------------------------------------------- the head */
 
-static Tensor part(Tensor t, int64_t begin, int64_t count)
-{
-    return RESHAPE(slice_rows(RESHAPE(t, numel(t), 1), begin, count), count);
-}
-
 /* Logits of rows of ln_f's output, at most head_rows */
 static Tensor head_logits(Model *m, Tensor x)
 {
@@ -116,10 +111,11 @@ static Tensor head_logits(Model *m, Tensor x)
 static void head_backward(Model *m, Tensor z, int64_t begin, int64_t n, const Slopes *s, bool accumulate)
 {
     Tensor dz = slice_rows(m->dlogits, 0, n);
-    logprob_backward(m->dev, dz, z, part(m->dlogp, begin, n), s->lse ? part(m->dlse, begin, n) : none(),
-                     s->entropy ? part(m->dentropy, begin, n) : none(), part(m->lse, begin, n),
-                     s->entropy ? part(m->entropy, begin, n) : none(), part(m->targets, begin, n), m->cfg.vocab_size,
-                     m->temperature);
+    logprob_backward(m->dev, dz, z, slice_elements(m->dlogp, begin, n),
+                     s->lse ? slice_elements(m->dlse, begin, n) : none(),
+                     s->entropy ? slice_elements(m->dentropy, begin, n) : none(), slice_elements(m->lse, begin, n),
+                     s->entropy ? slice_elements(m->entropy, begin, n) : none(),
+                     slice_elements(m->targets, begin, n), m->cfg.vocab_size, m->temperature);
     linear_back(m, slice_rows(m->dn, begin, n), dz, slice_rows(m->xf, begin, n), m->params->head, none(), accumulate);
 }
 
@@ -131,9 +127,9 @@ static void lm_head(Model *m, bool forward, bool entropy, const Slopes *s, bool 
         const int64_t n = N - begin < m->head_rows ? N - begin : m->head_rows;
         Tensor z = head_logits(m, slice_rows(m->xf, begin, n));
         if (forward)
-            logprob_forward(m->dev, part(m->logp, begin, n), part(m->lse, begin, n),
-                            entropy ? part(m->entropy, begin, n) : none(), z, part(m->targets, begin, n),
-                            m->cfg.vocab_size, m->temperature);
+            logprob_forward(m->dev, slice_elements(m->logp, begin, n), slice_elements(m->lse, begin, n),
+                            entropy ? slice_elements(m->entropy, begin, n) : none(), z,
+                            slice_elements(m->targets, begin, n), m->cfg.vocab_size, m->temperature);
         if (s) head_backward(m, z, begin, n, s, accumulate || begin > 0);
     }
 }
@@ -298,7 +294,7 @@ void model_download_logits(Model *m, Tensor x, float *logits)
         const int64_t n = count - done < m->head_rows ? count - done : m->head_rows;
         Tensor z = head_logits(m, slice_rows(x, done, n));
         for (int64_t i = 0; i < n; i++)
-            device_download(m->dev, logits + (done + i) * vocab, part(z, i * last(z), vocab));
+            device_download(m->dev, logits + (done + i) * vocab, slice_elements(z, i * last(z), vocab));
         done += n;
     }
 }

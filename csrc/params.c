@@ -186,15 +186,9 @@ static float initial(const Params *all, const Param *p, uint64_t seed, uint64_t 
     return 0;
 }
 
-/* Elements of a flattened tensor */
-static Tensor elements(Tensor t, int64_t begin, int64_t n)
-{
-    return (Tensor){ (char *)t.data + (size_t)begin * dtype_size(t.dtype), t.name, t.dtype, 1, { n } };
-}
-
 void params_put(Params *all, const Param *p, int64_t begin, int64_t n, const float *x)
 {
-    const Tensor to = elements(p->value, begin, n);
+    const Tensor to = slice_elements(p->value, begin, n);
     if (to.dtype == DT_F32) {
         device_upload(all->device, to, x);
         return;
@@ -206,7 +200,7 @@ void params_put(Params *all, const Param *p, int64_t begin, int64_t n, const flo
         const int64_t width = last(p->value), groups = last(p->scale), first = begin / width, count = n / width;
         float *scale AUTO(auto_free) = xcalloc((size_t)(count * groups), sizeof *scale, "scales on their way");
         quantize(host, scale, x, count, width);
-        device_upload(all->device, elements(p->scale, first * groups, count * groups), scale);
+        device_upload(all->device, slice_elements(p->scale, first * groups, count * groups), scale);
     }
     device_upload(all->device, to, host);
 }

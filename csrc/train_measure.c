@@ -32,7 +32,7 @@ void print_plan(Model *m, Plan plan, OptimizerKind optimizer)
     Params *p = model_params(m);
     plan.scratch = trainer_scratch(m, optimizer);
     const size_t activations = model_plan_bytes(m, plan, see_tensor, &table);
-    const size_t weights = (size_t)p->elements * dtype_size(p->dtype), grads = (size_t)p->elements * 4;
+    const size_t weights = params_bytes(p), grads = (size_t)p->elements * 4;
     const size_t state = trainer_state_bytes(m, optimizer);
     printf("\n  %-24s %6s %22s\n", "parameters", "", "");
     for (int i = 0; i < p->count; i++) print_row(p->list[i].value.name, 1, tensor_bytes(p->list[i].value));

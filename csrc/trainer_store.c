@@ -15,11 +15,6 @@ static const char *const state_group[] = {
 };
 static const char *const optimizer_names[] = { [OPTIMIZER_ADAMW] = "adamw", [OPTIMIZER_MUON] = "muon" };
 
-static Tensor elements(Tensor t, int64_t begin, int64_t count)
-{
-    return (Tensor){ (char *)t.data + (size_t)begin * dtype_size(t.dtype), t.name, t.dtype, 1, { count } };
-}
-
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static void put_tensor(SafetensorsWriter *w, int64_t index, Device *d, Tensor t, void *host)
@@ -27,7 +22,7 @@ static void put_tensor(SafetensorsWriter *w, int64_t index, Device *d, Tensor t,
     const int64_t width = (int64_t)dtype_size(t.dtype);
     for (int64_t begin = 0; begin < numel(t); begin += CHUNK) {
         const int64_t n = least(CHUNK, numel(t) - begin);
-        device_download(d, host, elements(t, begin, n));
+        device_download(d, host, slice_elements(t, begin, n));
         safetensors_put(w, index, begin * width, host, n * width);
     }
 }
@@ -59,8 +54,6 @@ static void check_shape(const char *path, Tensor found, Tensor wanted, const cha
           (long long)(wanted.ndim > 1 ? wanted.dim[1] : 1));
 }
 
-static char *scale_name(const Param *p) { return text_format("%s.scale", p->value.name); }
-
 /* A parameter as it lies in a file; scale is none() unless it is int8 there. */
 typedef struct Stored { Tensor value, scale; } Stored;
 
@@ -70,7 +63,7 @@ static Stored stored_param(const Safetensors *file, const char *path, const Para
     Stored s = { safetensors_get(file, wanted.name), none() };
     check_shape(path, s.value, wanted, "f32 or bf16");
     if (s.value.dtype == DT_I8 && wanted.ndim == 2) {
-        char *name AUTO(auto_free) = scale_name(p);
+        char *name AUTO(auto_free) = text_format("%s.scale", wanted.name);
         s.scale = safetensors_get(file, name);
         check_shape(path, s.scale, (Tensor){ NULL, NULL, DT_F32, 2, { wanted.dim[0], quant_groups(wanted.dim[1]) } },
                     "f32");
@@ -81,21 +74,20 @@ static Stored stored_param(const Safetensors *file, const char *path, const Para
     return s;
 }
 
-/* A name is a parameter's, or a scale's beside it. */
+/* A name is a parameter's, or that of the scale beside one of int8. */
 static bool is_known(Params *p, const Safetensors *file, const char *name)
 {
     if (params_find(p, name)) return true;
-    for (int i = 0; i < p->count; i++) {
-        char *scale AUTO(auto_free) = scale_name(&p->list[i]);
-        if (!strcmp(scale, name)) return safetensors_get(file, p->list[i].value.name).dtype == DT_I8;
-    }
-    return false;
+    const char *end = strrchr(name, '.');
+    if (!end || strcmp(end, ".scale")) return false;
+    char *weight AUTO(auto_free) = text_format("%.*s", (int)(end - name), name);
+    return params_find(p, weight) && safetensors_get(file, weight).dtype == DT_I8;
 }
 
 /* Elements begin .. of what is stored, as f32; of int8, whole rows */
 static void as_f32(float *to, Stored from, int64_t begin, int64_t n)
 {
-    const void *data = elements(from.value, begin, n).data;
+    const void *data = slice_elements(from.value, begin, n).data;
     const int64_t width = last(from.value);
     switch (from.value.dtype) {
     case DT_F32: memcpy(to, data, (size_t)n * sizeof *to); break;

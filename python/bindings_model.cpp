@@ -322,8 +322,6 @@ void bind_model(py::module_ &m)
             const DType dtype = model_params(self.model)->dtype;
             return dtype == DT_I8 ? "int8" : dtype_name(dtype); },
             "Of the weights: f32, bf16 or int8; activations are of the same, or of bf16 beside int8.")
-        .def_property_readonly("weight_bytes", [](const BoundModel &self) {
-            return params_bytes(model_params(self.model)); }, "What the weights take in memory.")
         .def_property_readonly("names", param_names, "The parameters' names, in the order of checkpoints.")
         .def_property_readonly("shapes", param_shapes, "Their shapes by name. Takes no memory for weights.")
         .def_property_readonly("types", param_types, "Their types by name: f32, bf16 or i8.")

@@ -101,11 +101,6 @@ INLINE void by_terms(const int A, Shape z, Room m, Tensor out, Tensor cache, con
 
 #ifdef AMX
 
-enum { FLUSH = 0x8040 };        /* bits of MXCSR that make denormals 0, read and written */
-
-INLINE Vec low(Vec pairs)  { return (Vec)((VecU)pairs << 16); }
-INLINE Vec high(Vec pairs) { return (Vec)((VecU)pairs & 0xffff0000u); }
-
 static void split_q(float *to, const uint16_t *q, Shape z)
 {
     for (int64_t i = 0; i < z.D; i += BLOCK) {

@@ -35,5 +35,11 @@ INLINE void load_pairs(Vec v[SIDE], const uint16_t *from, int64_t stride, int64_
     }
 }
 
+/* pairs of terms, as floats: the even terms, and the odd ones */
+INLINE Vec low(Vec pairs)  { return (Vec)((VecU)pairs << 16); }
+INLINE Vec high(Vec pairs) { return (Vec)((VecU)pairs & 0xffff0000u); }
+
+enum { FLUSH = 0x8040 };        /* bits of MXCSR that make denormals 0, read and written, as the tiles do */
+
 #endif
 #endif

@@ -188,7 +188,7 @@ static void amx_block(const Product *p, const void *panels, int64_t m, int64_t n
 /* For very few rows the tiles are no help, and the copies cost time. tdpbf16ps adds up, of 32 terms, the even ones and
  * the odd ones apart, one after the other from 0, then both sums, and then adds them to the sum so far; every product is
  * added before it is rounded, and denormals count as 0. So do these, to the bit. */
-enum { FEWEST = 4, FLUSH = 0x8040 };            /* FLUSH: bits of MXCSR that make denormals 0, read and written */
+enum { FEWEST = 4 };
 
 /* x: for each row and 32 terms, the even ones, then the odd */
 static void apart_lay_out(const Product *p, void *x)
@@ -196,9 +196,9 @@ static void apart_lay_out(const Product *p, void *x)
     const int64_t step = whole(p->K, TERMS) * TERMS;
     for (int64_t m = 0; m < p->M; m++)
         for (int64_t k = 0; k < p->K; k += TERMS) {
-            const VecU pairs = (VecU)terms(bf16_at(p->a, m, k), p->K - k);
-            vec_store(x, DT_F32, m * step + k, WIDTH, (Vec)(pairs << 16));
-            vec_store(x, DT_F32, m * step + k + WIDTH, WIDTH, (Vec)(pairs & 0xffff0000u));
+            const Vec pairs = terms(bf16_at(p->a, m, k), p->K - k);
+            vec_store(x, DT_F32, m * step + k, WIDTH, low(pairs));
+            vec_store(x, DT_F32, m * step + k + WIDTH, WIDTH, high(pairs));
         }
 }
 
@@ -221,8 +221,8 @@ INLINE void apart(const int M, const Product *p, const float *x, int64_t n, Vec 
 #pragma GCC unroll 4
             for (int m = 0; m < M; m++) {
                 const float *at = x + m * step + k + i;
-                even[m] += at[0] * (Vec)((VecU)v[i] << 16);
-                odd[m] += at[WIDTH] * (Vec)((VecU)v[i] & 0xffff0000u);
+                even[m] += at[0] * low(v[i]);
+                odd[m] += at[WIDTH] * high(v[i]);
             }
 #pragma GCC unroll 4
         for (int m = 0; m < M; m++) total[m] += even[m] + odd[m];

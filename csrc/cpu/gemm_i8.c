@@ -76,24 +76,30 @@ static void put_numbers(Number *to, VecI n)
 INLINE void quantize_row(const Work *w, const int A, int64_t m, int64_t k, int64_t at, int64_t r)
 {
     const Product *p = w->p;
+    const int64_t place = at * PANEL + r;
+    if (m >= p->M) {
+        memset(w->number + place * GROUP, 0, GROUP * sizeof(Number));
+        w->scale[place] = 0, w->lift[place] = 0;
+        return;
+    }
     const Vec shift = vec_all(0x1.8p23f);       /* added, it rounds to a whole number, which is then in the low bits */
     Vec v[PARTS];
     for (int i = 0; i < PARTS; i++) {
         const int64_t from = k + i * WIDTH;
-        v[i] = m < p->M && from < p->K ? vec_load(p->a.data, A, m * p->K + from, vec_left(p->K, from)) : (Vec){0};
+        v[i] = from < p->K ? vec_load(p->a.data, A, m * p->K + from, vec_left(p->K, from)) : (Vec){0};
     }
     float inverse;
-    w->scale[at * PANEL + r] = quant_scale(largest(v), &inverse);
+    w->scale[place] = quant_scale(largest(v), &inverse);
     VecU sum = {0};             /* unsigned: of a NaN come numbers of any size */
     for (int i = 0; i < PARTS; i++) {
         const VecU n = (VecU)(v[i] * inverse + shift) - (VecU)shift;
-        put_numbers(w->number + (at * PANEL + r) * GROUP + i * WIDTH, (VecI)n);
+        put_numbers(w->number + place * GROUP + i * WIDTH, (VecI)n);
         sum += n;
     }
     uint32_t lane[WIDTH], total = 0;
     memcpy(lane, &sum, sizeof lane);
     for (int i = 0; i < WIDTH; i++) total += lane[i];
-    w->lift[at * PANEL + r] = (int32_t)(0 - 128 * total);
+    w->lift[place] = (int32_t)(0 - 128 * total);
 }
 
 static void quantize_panel(const Work *w, int64_t panel)
