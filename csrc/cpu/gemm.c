@@ -50,6 +50,7 @@ static const Kind *kind_of(const Product *p)
 {
 #if defined(AMX)
     if (p->a.dtype == DT_BF16 && p->b.dtype == DT_BF16) return &CPU(amx_kind);
+    if (p->a.dtype == DT_F32 && p->b.dtype == DT_F32) return &CPU(amx_f32_kind);
 #elif defined(DOT)
     if (p->a.dtype == DT_BF16 && p->b.dtype == DT_BF16) return &CPU(dot_kind);
 #endif
@@ -69,11 +70,13 @@ static int64_t piece(int64_t length, int64_t most, int64_t unit)
     return whole(whole(length, whole(length, most)), unit) * unit;
 }
 
+int64_t CPU(gemm_depth)(int64_t K) { return piece(K, STEP, DEPTH); }
+
 static Plan plan_of(const Product *p, int threads)
 {
     const Kind *kind = kind_of(p);
     Plan z = { .kind = kind, .threads = threads };
-    z.depth = piece(p->K, STEP, DEPTH);
+    z.depth = CPU(gemm_depth)(p->K);
     z.rows = piece(p->M, BLOCK_ROWS, kind->rows);
     z.cols = piece(p->N, p->K > z.depth ? BLOCK_COLS : p->N, TILE_COLS);
     const int64_t panels = z.cols / TILE_COLS, enough = threads > 1 ? 4 * threads : 1;

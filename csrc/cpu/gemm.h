@@ -3,8 +3,8 @@
  * THE ORDER OF A SUM IS PART OF THE CONTRACT. k is cut from 0 into blocks of DEPTH. Inside a block the terms are added
  * one after the other to a sum that begins at 0, and the blocks' sums are added one after the other. Nothing else
  * enters: not M, not N, not where a tile ends, not the threads. A row computed alone has the bits it has among others.
- * Where operands of bf16 meet in AMX's tiles, a sum runs on through all of k in the instruction's order; where they
- * meet in vdpbf16ps, pairs are added in the instruction's order.
+ * Where bf16 meets in vdpbf16ps or in AMX's tiles, terms are added in the instruction's order, in tiles through all of
+ * k; where f32 meets in tiles, in the order of gemm_amx_f32.c, and blocks have gemm_depth(K) terms.
  *
  * The smallest piece of work is a tile of TILE_ROWS x TILE_COLS sums that stay in registers while k runs. Its operands
  * are f32 and laid out for it: b as a panel (k, TILE_COLS), a either as rows of LINE floats or as (k, step). */
@@ -82,8 +82,9 @@ typedef struct Kind {
 enum { MOST_ROWS = 32 };                        /* of any kind's tile */
 
 #ifdef __AMX_BF16__
-#define AMX                                     /* operands of bf16 meet in the processor's tiles: gemm_amx.c */
-extern const Kind CPU(amx_kind);
+#define AMX                                     /* operands meet in the processor's tiles */
+extern const Kind CPU(amx_kind);                /* of bf16: gemm_amx.c */
+extern const Kind CPU(amx_f32_kind);            /* of f32, as three bf16 each: gemm_amx_f32.c */
 
 /* What attention_amx.c takes from there. A panel has up to 32 lines: rows on the left of a product, columns on its
  * right (turn: what of both needs its registers transposed). Its terms lie side by side in memory, or sideways: its
@@ -112,7 +113,8 @@ size_t CPU(gemm_few_scratch)(const Product *p);
 void   CPU(gemm_i8)(Device *d, const Product *p, Tensor w_scale);
 size_t CPU(gemm_i8_scratch)(Device *d, const Product *p);
 
-void   CPU(gemm)(Device *d, const Product *p);
-size_t CPU(gemm_scratch)(Device *d, const Product *p);
+void    CPU(gemm)(Device *d, const Product *p);
+size_t  CPU(gemm_scratch)(Device *d, const Product *p);
+int64_t CPU(gemm_depth)(int64_t K);             /* into how many terms k is cut: equal pieces, some DEPTHs long */
 
 #endif

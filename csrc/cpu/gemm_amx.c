@@ -14,7 +14,6 @@
 #ifdef AMX
 
 enum { AMX_ROWS = 2 * SIDE };
-enum { REGISTER = SIDE * TERMS };               /* elements: 16 lines of 32 terms */
 
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
 
@@ -47,43 +46,30 @@ static void pack_b(const Product *p, void *panel, int64_t n, int64_t k, int64_t 
 
 /* ---- the tile --------------------------------------------------------------------------------------------------- */
 
-enum { SUMS_BYTES = TILE_COLS * sizeof(float), HALF = SIDE * TILE_COLS };
+#define LOAD(tile, from)  _tile_loadd(tile, from, TERMS * 2); next = meanwhile(next, to_b)
+#define MULTIPLY(s, x, y) _tile_dpbf16ps(s, x, y); next = meanwhile(next, to_b)
 
 static void multiply(const void *a, const void *b, int64_t rows, int64_t depth, float *sums, bool add,
                      const void *next_a)
 {
+    (void)next_a;
     const uint16_t *at = a, *bt = b;
+    const int64_t to_b = (const char *)b - (const char *)a;
     const bool lower = rows > SIDE;
-    if (add) {
-        _tile_loadd(0, sums, SUMS_BYTES);
-        _tile_loadd(1, sums + SIDE, SUMS_BYTES);
-        _tile_loadd(2, sums + HALF, SUMS_BYTES);
-        _tile_loadd(3, sums + HALF + SIDE, SUMS_BYTES);
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    }
+    begin_sums(sums, add);
     for (int64_t k = 0; k < depth; k += TERMS, at += 2 * REGISTER, bt += 2 * REGISTER) {
-        const char *ahead = (const char *)(at + 4 * REGISTER);      /* by two steps */
-#pragma GCC unroll 32
-        for (int line = 0; line < 2 * SIDE; line++) _mm_prefetch(ahead + 64 * line, _MM_HINT_T0);
-        _tile_loadd(4, at, TERMS * 2);
-        _tile_loadd(6, bt, TERMS * 2);
-        _tile_loadd(7, bt + REGISTER, TERMS * 2);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
+        const char *next = (const char *)(at + 4 * REGISTER);   /* two steps on */
+        LOAD(4, at);
+        LOAD(6, bt);
+        MULTIPLY(0, 4, 6);
+        LOAD(7, bt + REGISTER);
+        MULTIPLY(1, 4, 7);
         if (!lower) continue;
-        _tile_loadd(5, at + REGISTER, TERMS * 2);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
+        LOAD(5, at + REGISTER);
+        MULTIPLY(2, 5, 6);
+        MULTIPLY(3, 5, 7);
     }
-    _tile_stored(0, sums, SUMS_BYTES);
-    _tile_stored(1, sums + SIDE, SUMS_BYTES);
-    if (!lower) return;
-    _tile_stored(2, sums + HALF, SUMS_BYTES);
-    _tile_stored(3, sums + HALF + SIDE, SUMS_BYTES);
+    store_sums(sums, lower);
 }
 
 /* All eight registers: 16 rows of 64 bytes. The layout is the instruction's. */

@@ -1,5 +1,5 @@
-/* gemm_bf16.h -- how operands of bf16 are read for instructions that multiply pairs of terms: 16 lines (rows of a, or
- * columns of b) and 32 terms at a time. Lines and terms that are not there are 0. */
+/* gemm_bf16.h -- how operands are read for instructions that multiply pairs of bf16: 16 lines (rows of a, or columns of
+ * b) and 32 terms at a time. Lines and terms that are not there are 0. */
 #ifndef LLMC_CPU_GEMM_BF16_H
 #define LLMC_CPU_GEMM_BF16_H
 
@@ -41,5 +41,79 @@ INLINE Vec high(Vec pairs) { return (Vec)((VecU)pairs & 0xffff0000u); }
 
 enum { FLUSH = 0x8040 };        /* bits of MXCSR that make denormals 0, read and written, as the tiles do */
 
+/* ---- AMX's tiles ------------------------------------------------------------------------------------------------ */
+
+#ifdef AMX
+
+enum { REGISTER = SIDE * TERMS };               /* elements: 16 lines of 32 terms */
+enum { SUMS_BYTES = TILE_COLS * sizeof(float), HALF = SIDE * TILE_COLS };
+
+/* Some other instructions after one of a tile's: where they follow one another at once, and a core's other thread is
+ * busy, they take twice as long (dev/notes/2026-11-22-amx.md). These ask for 4 lines of a, and of b that far from it. */
+INLINE const char *meanwhile(const char *a, int64_t to_b)
+{
+    __asm__ volatile("prefetcht0 (%0)\n\tprefetcht0 64(%0)\n\tprefetcht0 128(%0)\n\tprefetcht0 192(%0)\n\t"
+                     "prefetcht0 (%0,%1)\n\tprefetcht0 64(%0,%1)\n\tprefetcht0 128(%0,%1)\n\tprefetcht0 192(%0,%1)"
+                     : : "r"(a), "r"(to_b));
+    return a + 4 * 64;
+}
+
+/* A tile of 32 x 32 sums, in registers 0 to 3 */
+INLINE void begin_sums(const float *sums, bool add)
+{
+    if (add) {
+        _tile_loadd(0, sums, SUMS_BYTES);
+        _tile_loadd(1, sums + SIDE, SUMS_BYTES);
+        _tile_loadd(2, sums + HALF, SUMS_BYTES);
+        _tile_loadd(3, sums + HALF + SIDE, SUMS_BYTES);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+}
+
+INLINE void store_sums(float *sums, bool lower)
+{
+    _tile_stored(0, sums, SUMS_BYTES);
+    _tile_stored(1, sums + SIDE, SUMS_BYTES);
+    if (!lower) return;
+    _tile_stored(2, sums + HALF, SUMS_BYTES);
+    _tile_stored(3, sums + HALF + SIDE, SUMS_BYTES);
+}
+
+/* ---- f32 as three bf16, see gemm_amx_f32.c ----------------------------------------------------------------------- */
+
+enum { PARTS = 3 };
+
+/* x is the sum of its parts, whose lower halves are 0. */
+INLINE void split(Vec x, VecU part[PARTS])
+{
+    const VecU half = (VecU){0} + 0x8000, upper = (VecU){0} + 0xffff0000u;
+    part[0] = ((VecU)x + half) & upper;
+    x -= (Vec)part[0];
+    part[1] = ((VecU)x + half) & upper;
+    part[2] = (VecU)(x - (Vec)part[1]) & upper;
+}
+
+/* line[p * stride] = part p of 16 terms, in the lower halves of its pairs, and of 16 others in the upper ones */
+INLINE void split_line(Vec *line, const int64_t stride, Vec lower, Vec upper)
+{
+    VecU low[PARTS], high[PARTS];
+    split(lower, low);
+    split(upper, high);
+#pragma GCC unroll 3
+    for (int p = 0; p < PARTS; p++) line[p * stride] = (Vec)(high[p] | low[p] >> 16);
+}
+
+/* The same of 32 terms side by side, of which there are `count` */
+INLINE void split_terms(Vec *line, const int64_t stride, const float *from, int64_t count)
+{
+    const Vec lower = vec_load(from, DT_F32, 0, vec_left(count, 0));
+    split_line(line, stride, lower, count > SIDE ? vec_load(from, DT_F32, SIDE, vec_left(count, SIDE)) : (Vec){0});
+}
+
+#endif
 #endif
 #endif
