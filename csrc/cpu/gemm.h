@@ -94,6 +94,9 @@ void CPU(amx_pack)(bool sideways, bool turn, uint16_t *panel, const uint16_t *fr
 void CPU(amx_multiply)(const uint16_t *a, const uint16_t *b, int64_t rows, int64_t depth, float *sums, bool add);
 void CPU(amx_begin)(void);
 void CPU(amx_end)(void);
+
+/* Stands between writing memory and loading it into a tile: GCC does not know that a tile's load reads memory. */
+#define WRITTEN() __asm__ volatile("" : : : "memory")
 #endif
 
 #if defined(__AVX512BF16__) && !defined(AMX)

@@ -61,6 +61,7 @@ INLINE const char *meanwhile(const char *a, int64_t to_b)
 /* A tile of 32 x 32 sums, in registers 0 to 3 */
 INLINE void begin_sums(const float *sums, bool add)
 {
+    WRITTEN();
     if (add) {
         _tile_loadd(0, sums, SUMS_BYTES);
         _tile_loadd(1, sums + SIDE, SUMS_BYTES);

@@ -230,6 +230,7 @@ static void amx_block(const Product *p, const char *groups, int64_t m, int64_t n
         int64_t line = p->K * 2;
         if (!whole_lines) {
             fetch(p, w, n, k);
+            WRITTEN();
             first = (const uint16_t *)w, second = (const uint16_t *)(w + SIDE), line = TERMS * 2;
         }
         if (more) add_bf16(true, p, ahead, first, second, line, x, x + z.group, z.lanes * 4);
@@ -283,6 +284,7 @@ INLINE void add_f32(const bool more, const bool some, Pieces z, const char *x, V
 {
     const int ops = more ? 38 : 22;
     int op = 0;
+    WRITTEN();
     X(6, 0, 0); if (more) { X(7, 0, 1); }
     W(4, 2, 0); W(5, 2, 1); PRODUCTS();
     W(4, 1, 0); W(5, 1, 1); PRODUCTS();

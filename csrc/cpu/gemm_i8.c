@@ -294,6 +294,7 @@ static void by_tiles(const Work *w, int64_t panel, int64_t n, Vec found[PANEL])
                 _tile_loadd(1, from + g * GROUP, SPREAD * p->K);
             } else {
                 lines_of(copy, p, n, g * GROUP);
+                WRITTEN();
                 _tile_loadd(1, copy, GROUP);
             }
             _tile_loadd(2, w->number + at * GROUP, GROUP);

@@ -51,7 +51,7 @@ static Product dw_product(Tensor dw, Tensor dout, Tensor x, bool accumulate)
                       .out = dw, .accumulate = accumulate };
 }
 
-/* db[o] (+)= sum_n dout[n,o], in the order of gemm.h: as if dout^T met a column of ones */
+/* db[o] (+)= sum_n dout[n,o], in blocks of DEPTH as gemm.h has them */
 static void sum_rows(Device *d, Tensor db, Tensor dout, bool accumulate)
 {
     enum { STRIP = 4 * WIDTH };
