@@ -12,7 +12,9 @@ enum { BLOCK_ROWS = 1344, BLOCK_COLS = 2048 };  /* of a's panels, and of sums: w
 enum { STRIP = 4, STEP = 4 * DEPTH };           /* panels of b, and terms: what a second-level cache has room for */
 enum { PACK_TERMS = 64, PACK_PANELS = 8 };      /* what is packed at once if an operand's terms are not side by side */
 
-/* ---- f32: what tile.c packs and multiplies ---------------------------------------------------------------------- */
+/* ---- what tile.c packs and multiplies --------------------------------------------------------------------------- */
+
+#ifndef AMX
 
 static const void *element(Tensor t, int64_t i, int64_t j)
 {
@@ -43,19 +45,22 @@ static void multiply(const void *a, const void *b, int64_t rows, int64_t depth, 
                         next ? next + k * TILE_ROWS : NULL);
 }
 
-static const Kind f32_kind = { TILE_ROWS, TILE_ROWS * sizeof(float), TILE_COLS * sizeof(float), pack_a, pack_b,
-                               multiply, NULL, NULL };
+static const Kind tile_kind = { TILE_ROWS, TILE_ROWS * sizeof(float), TILE_COLS * sizeof(float), pack_a, pack_b,
+                                multiply, NULL, NULL };
 
+#endif
+
+/* a and b are of one type. */
 static const Kind *kind_of(const Product *p)
 {
 #if defined(AMX)
-    if (p->a.dtype == DT_BF16 && p->b.dtype == DT_BF16) return &CPU(amx_kind);
-    if (p->a.dtype == DT_F32 && p->b.dtype == DT_F32) return &CPU(amx_f32_kind);
+    return p->a.dtype == DT_BF16 ? &CPU(amx_kind) : &CPU(amx_f32_kind);
 #elif defined(DOT)
-    if (p->a.dtype == DT_BF16 && p->b.dtype == DT_BF16) return &CPU(dot_kind);
-#endif
+    return p->a.dtype == DT_BF16 ? &CPU(dot_kind) : &tile_kind;
+#else
     (void)p;
-    return &f32_kind;
+    return &tile_kind;
+#endif
 }
 
 /* ---- the plan --------------------------------------------------------------------------------------------------- */

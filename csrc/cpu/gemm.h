@@ -6,8 +6,9 @@
  * Where bf16 meets in vdpbf16ps or in AMX's tiles, terms are added in the instruction's order, in tiles through all of
  * k; where f32 meets in tiles, in the order of gemm_amx_f32.c, and blocks have gemm_depth(K) terms.
  *
- * The smallest piece of work is a tile of TILE_ROWS x TILE_COLS sums that stay in registers while k runs. Its operands
- * are f32 and laid out for it: b as a panel (k, TILE_COLS), a either as rows of LINE floats or as (k, step). */
+ * The smallest piece of work in vector registers is a tile of TILE_ROWS x TILE_COLS sums that stay there while k runs.
+ * Its operands are f32 and laid out for it: b as a panel (k, TILE_COLS), a either as rows of LINE floats or as
+ * (k, step). */
 #ifndef LLMC_CPU_GEMM_H
 #define LLMC_CPU_GEMM_H
 
@@ -67,8 +68,8 @@ typedef struct Product {
     Activation act;
 } Product;
 
-/* What differs between products of f32 and of bf16: the tile, and how operands are packed for it. A panel holds the
- * terms of a step for up to `rows` rows of a or TILE_COLS columns of b; sums are (rows, TILE_COLS) f32. */
+/* What differs between kinds of products: the tile, and how operands are packed for it. A panel holds the terms of a
+ * step for up to `rows` rows of a or TILE_COLS columns of b; sums are (rows, TILE_COLS) f32. */
 typedef struct Kind {
     int64_t rows;                               /* of a tile of sums */
     size_t  a_term, b_term;                     /* bytes a panel takes for each term */
@@ -86,7 +87,7 @@ enum { MOST_ROWS = 32 };                        /* of any kind's tile */
 extern const Kind CPU(amx_kind);                /* of bf16: gemm_amx.c */
 extern const Kind CPU(amx_f32_kind);            /* of f32, as three bf16 each: gemm_amx_f32.c */
 
-/* What attention_amx.c takes from there. A panel has up to 32 lines: rows on the left of a product, columns on its
+/* What attention_amx.c takes from gemm_amx.c. A panel has up to 32 lines: rows on the left of a product, columns on its
  * right (turn: what of both needs its registers transposed). Its terms lie side by side in memory, or sideways: its
  * lines do. Begin and end stand around each thread's work. */
 void CPU(amx_pack)(bool sideways, bool turn, uint16_t *panel, const uint16_t *from, int64_t stride, int64_t lines,

@@ -4,36 +4,36 @@
  * nine products of two numbers' parts the three smallest, less than 2^-24 of the whole, are left out; the other six are
  * exact, and added up in f32 (G. Henry, P. Tang, A. Heinecke, "Leveraging the bfloat16 artificial intelligence datatype
  * for higher-precision computations", 2019). An instruction adds 32 terms before it rounds into the sum, and long sums
- * are cut into blocks, so what is found is as near to the true sum as by fma, or nearer. What is lost: parts below
- * 2^-126 count as 0, so a number below 2^-110 loses its last bits; and products of an infinite number are NaN.
+ * are cut into blocks, so what is found is as near to the true sum as by fma, or nearer. What is lost: parts, products
+ * and sums below 2^-126 count as 0, so a number below 2^-110 loses its last bits; and products of an infinite number,
+ * or of one from 3.396e38 on, are NaN.
  *
- * Six instructions share three registers of a and three of b: the tile wants less of memory than that of bf16. A pair is
- * of terms k and k + 16, which lie in one lane of two vectors. */
+ * Six instructions share three registers of a and three of b: the tile wants less of memory than that of bf16. A pair
+ * is of terms k and k + 16, which lie in one lane of two vectors. */
 #include "gemm_bf16.h"
 
 #ifdef AMX
 
 enum { AMX_ROWS = 2 * SIDE };
-enum { AHEAD = 2 };                                     /* steps, that memory is asked for beforehand */
 enum { PART = 2 * REGISTER, STEP = PARTS * PART };      /* elements of a panel, for 32 terms */
 
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
 
-/* One register of each part, `stride` vectors apart, of up to 16 lines and 32 terms. sideways: lines lie side by side in
- * memory, and what is filled are pairs of each of them. */
+/* One register of each part, `stride` vectors apart, of up to 16 lines and 32 terms. sideways: lines lie side by side
+ * in memory, and what is filled are pairs of each of them. */
 INLINE void split_block(const bool sideways, Vec *to, const int64_t stride, const float *from, int64_t step,
-                        int64_t lines, int64_t terms)
+                        int64_t lines, int64_t left)
 {
     const int count = vec_left(lines, 0);
     for (int i = 0; i < SIDE; i++) {
-        const float *ahead = from + (sideways ? (i + TERMS) * step : i * step + AHEAD * TERMS);
+        const float *ahead = from + (sideways ? (i + TERMS) * step : i * step + F32_AHEAD * TERMS);
         _mm_prefetch(ahead, _MM_HINT_T0);
         _mm_prefetch(ahead + SIDE * (sideways ? step : 1), _MM_HINT_T0);
         if (sideways)
-            split_line(to + i, stride, i < terms ? vec_load(from, DT_F32, i * step, count) : (Vec){0},
-                       i + SIDE < terms ? vec_load(from, DT_F32, (i + SIDE) * step, count) : (Vec){0});
+            split_line(to + i, stride, i < left ? vec_load(from, DT_F32, i * step, count) : (Vec){0},
+                       i + SIDE < left ? vec_load(from, DT_F32, (i + SIDE) * step, count) : (Vec){0});
         else if (i < count)
-            split_terms(to + i, stride, from + i * step, terms);
+            split_terms(to + i, stride, from + i * step, left);
         else
             split_line(to + i, stride, (Vec){0}, (Vec){0});
     }
@@ -77,7 +77,8 @@ static void pack_b(const Product *p, void *panel, int64_t n, int64_t k, int64_t 
     _tile_loadd(tile, from + part * PART + half * REGISTER, TERMS * 2); next = meanwhile(next, to_b)
 #define MULTIPLY(s, x, y) _tile_dpbf16ps(s, x, y); next = meanwhile(next, to_b)
 
-/* Each product of parts shares its registers of a, or of b, with the one before. */
+/* Each product of parts shares its registers of a, or of b, with the one before: a0 b2, a0 b1, a1 b1, a1 b0, a2 b0,
+ * a0 b0. The order is part of the sum, and gemm_few.c's. */
 static void multiply(const void *a, const void *b, int64_t rows, int64_t depth, float *sums, bool add,
                      const void *next_a)
 {

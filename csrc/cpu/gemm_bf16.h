@@ -48,12 +48,13 @@ enum { FLUSH = 0x8040 };        /* bits of MXCSR that make denormals 0, read and
 enum { REGISTER = SIDE * TERMS };               /* elements: 16 lines of 32 terms */
 enum { SUMS_BYTES = TILE_COLS * sizeof(float), HALF = SIDE * TILE_COLS };
 
-/* Some other instructions after one of a tile's: where they follow one another at once, and a core's other thread is
- * busy, they take twice as long (dev/notes/2026-11-22-amx.md). These ask for 4 lines of a, and of b that far from it. */
+/* Some other instructions after one of a tile's: where these follow one another at once, and a core's other thread is
+ * busy, they take twice as long (dev/notes/2026-11-22-tiles.md). Asks for 4 lines of a, and of b that far from it. */
 INLINE const char *meanwhile(const char *a, int64_t to_b)
 {
-    __asm__ volatile("prefetcht0 (%0)\n\tprefetcht0 64(%0)\n\tprefetcht0 128(%0)\n\tprefetcht0 192(%0)\n\t"
-                     "prefetcht0 (%0,%1)\n\tprefetcht0 64(%0,%1)\n\tprefetcht0 128(%0,%1)\n\tprefetcht0 192(%0,%1)"
+    __asm__ volatile("prefetcht0 (%0)\n\tprefetcht0 64(%0)\n\tprefetcht0 128(%0)\n\tprefetcht0 192(%0)"
+                     : : "r"(a));
+    __asm__ volatile("prefetcht0 (%0,%1)\n\tprefetcht0 64(%0,%1)\n\tprefetcht0 128(%0,%1)\n\tprefetcht0 192(%0,%1)"
                      : : "r"(a), "r"(to_b));
     return a + 4 * 64;
 }
@@ -86,7 +87,7 @@ INLINE void store_sums(float *sums, bool lower)
 
 /* ---- f32 as three bf16, see gemm_amx_f32.c ----------------------------------------------------------------------- */
 
-enum { PARTS = 3 };
+enum { PARTS = 3, F32_AHEAD = 2 };               /* F32_AHEAD: steps of 32 terms, that memory is asked for before */
 
 /* x is the sum of its parts, whose lower halves are 0. */
 INLINE void split(Vec x, VecU part[PARTS])
@@ -101,11 +102,11 @@ INLINE void split(Vec x, VecU part[PARTS])
 /* line[p * stride] = part p of 16 terms, in the lower halves of its pairs, and of 16 others in the upper ones */
 INLINE void split_line(Vec *line, const int64_t stride, Vec lower, Vec upper)
 {
-    VecU low[PARTS], high[PARTS];
-    split(lower, low);
-    split(upper, high);
+    VecU of_lower[PARTS], of_upper[PARTS];
+    split(lower, of_lower);
+    split(upper, of_upper);
 #pragma GCC unroll 3
-    for (int p = 0; p < PARTS; p++) line[p * stride] = (Vec)(high[p] | low[p] >> 16);
+    for (int p = 0; p < PARTS; p++) line[p * stride] = (Vec)(of_upper[p] | of_lower[p] >> 16);
 }
 
 /* The same of 32 terms side by side, of which there are `count` */

@@ -1,8 +1,9 @@
 /* gemm_few.c -- products of a few rows with a weight, x w^T, as when text is written token by token.
  *
- * What takes time is reading w. It is read once, where it lies: a register of terms from each of some rows, turned so
- * that its lanes are rows, or left to a tile of AMX. That all rows are read side by side keeps many lines of memory on
- * their way; those a little further on are asked for, or they would come too late. Sums are gemm.h's, to the bit. */
+ * What takes time is reading w. It is read where it lies, once for 32 rows of x: a register of terms from each of some
+ * rows, turned so that its lanes are rows, or given to a tile of AMX, f32 in three parts. That all rows are read side
+ * by side keeps many lines of memory on their way; those a little further on are asked for, or they would come too
+ * late. Sums are gemm.h's, to the bit. */
 #include "gemm_bf16.h"
 
 /* ---- in vector registers ---------------------------------------------------------------------------------------- */
@@ -115,7 +116,7 @@ static void lay_out(const Product *p, char *x)
 
 enum { MOST_PANELS = 2 };                               /* of x: with more of them it pays to pack w */
 enum { LINES = 2 * SIDE };                              /* rows of w in a block */
-enum { AHEAD = 3, F32_AHEAD = 2 };                      /* steps, that memory is asked for beforehand */
+enum { AHEAD = 3 };                                     /* steps, that memory is asked for beforehand */
 
 /* Rows of w stand where a's do in gemm_amx.c, and x's where b's do, so sums come out turned; which is which changes no
  * bit. Of x, 16 rows are a group; for each 32 terms it has a piece for each part (bf16: one), 16 pairs of terms of
@@ -214,6 +215,7 @@ INLINE void add_bf16(const bool more, const Product *p, const uint16_t *ahead, c
 
 #undef LOAD
 #undef MULTIPLY
+#undef ASK
 
 /* Tiles are loaded from w itself, whose lines were asked for some steps before; where it ends within a tile, from a
  * copy. */
@@ -229,6 +231,7 @@ static void amx_block(const Product *p, const char *groups, int64_t m, int64_t n
         const uint16_t *first = from + k, *second = first + SIDE * p->K, *ahead = first + AHEAD * TERMS;
         int64_t line = p->K * 2;
         if (!whole_lines) {
+            WRITTEN();          /* the last tiles have been loaded */
             fetch(p, w, n, k);
             WRITTEN();
             first = (const uint16_t *)w, second = (const uint16_t *)(w + SIDE), line = TERMS * 2;
@@ -249,7 +252,8 @@ static void amx_f32_lay_out(const Product *p, char *x)
         for (int64_t m = 0; m < p->M; m += SIDE) {
             const float *from = (const float *)p->a.data + m * p->K + k;
             Vec v[PARTS][SIDE] = {0};
-            for (int64_t i = 0; i < at_most(p->M - m, SIDE); i++) split_terms(v[0] + i, SIDE, from + i * p->K, p->K - k);
+            for (int64_t i = 0; i < at_most(p->M - m, SIDE); i++)
+                split_terms(v[0] + i, SIDE, from + i * p->K, p->K - k);
             for (int part = 0; part < PARTS; part++)
                 put_piece(v[part], x + m / SIDE * z.group + k / TERMS * z.step + part * z.piece, z.lanes);
         }
@@ -278,7 +282,8 @@ INLINE void split_lines(const bool some, Vec w[PARTS][LINES], From f, int i, int
 #define NEXT_LINES()         split_lines(some, w[!turn], next, op * LINES / ops, (op + 1) * LINES / ops); op++
 #define PRODUCTS()           MULTIPLY(0, 4, 6); MULTIPLY(1, 5, 6); if (more) { MULTIPLY(2, 4, 7); MULTIPLY(3, 5, 7); }
 
-/* The next step's rows are split between this step's instructions, which want others between them. */
+/* Products of parts in gemm_amx_f32.c's order. The next step's rows are split between this step's instructions, which
+ * want others between them. */
 INLINE void add_f32(const bool more, const bool some, Pieces z, const char *x, Vec w[2][PARTS][LINES], int turn,
                     From next)
 {
@@ -293,6 +298,12 @@ INLINE void add_f32(const bool more, const bool some, Pieces z, const char *x, V
     X(6, 2, 0); if (more) { X(7, 2, 1); } PRODUCTS();
     X(6, 0, 0); if (more) { X(7, 0, 1); } PRODUCTS();
 }
+
+#undef W
+#undef X
+#undef MULTIPLY
+#undef NEXT_LINES
+#undef PRODUCTS
 
 static void amx_f32_block(const Product *p, const char *groups, int64_t m, int64_t n, int64_t cols, float *sums)
 {
@@ -317,9 +328,9 @@ static void amx_f32_block(const Product *p, const char *groups, int64_t m, int64
 
 /* ---- as AMX's tiles, in vector registers ------------------------------------------------------------------------ */
 
-/* For very few rows the tiles are no help, and the copies cost time. tdpbf16ps adds up, of 32 terms, the even ones and
- * the odd ones apart, one after the other from 0, then both sums, and then adds them to the sum so far; every product is
- * added before it is rounded, and denormals count as 0. So do these, to the bit. */
+/* For very few rows of bf16 the tiles are no help. tdpbf16ps adds up, of 32 terms, the even ones and the odd ones
+ * apart, one after the other from 0, then both sums, and then adds them to the sum so far; every product is added
+ * before it is rounded, and denormals count as 0. So do these, to the bit. */
 enum { FEWEST = 4 };
 
 /* x: for each row and 32 terms, the even ones, then the odd */
@@ -387,9 +398,9 @@ static void apart_block(const Product *p, const char *laid_out, int64_t m, int64
 
 /* ---- all of them ------------------------------------------------------------------------------------------------ */
 
-/* most: rows of x it takes, which lay_out brings, by all threads, into the form that block wants. block: sums (rows, TILE_COLS) of rows
- * m .. of x, MOST_ROWS of them, and n .. of w, of which there are `cols`. begin, end: of each thread's work, if not
- * NULL. */
+/* most: rows of x it takes, which lay_out brings, by all threads, into the form that block wants. block: sums (rows,
+ * TILE_COLS) of rows m .. of x, MOST_ROWS of them, and n .. of w, of which there are `cols`. begin, end: of each
+ * thread's work, if not NULL. */
 typedef struct Way {
     int64_t most;
     void    (*lay_out)(const Product *p, char *x);

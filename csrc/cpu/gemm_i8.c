@@ -289,6 +289,7 @@ static void by_tiles(const Work *w, int64_t panel, int64_t n, Vec found[PANEL])
     for (int64_t g = 0; g <= w->groups; g++) {
         const int64_t at = (panel * w->groups + g) * PANEL;
         if (g < w->groups) {
+            WRITTEN();
             if (whole_lines) {
                 if (panel == 0) ask_ahead(p, from + g * GROUP);
                 _tile_loadd(1, from + g * GROUP, SPREAD * p->K);

@@ -1,7 +1,8 @@
 /* muon.c -- Newton-Schulz: the three products of a step, of whichever of x x^T and x^T x is smaller. See ops.h.
  *
- * A tall x is not turned: the products read it as it lies. Both x x^T and its square equal their transposes, bit for
- * bit, so that only what is on and below their diagonal is computed, and mirrored: a third of a square x's work.
+ * A tall x is not turned: the products read it as it lies. Both x x^T and its square equal their transposes (in AMX's
+ * tiles f32 may differ in the last bit), so only what is on and below their diagonal is computed, and mirrored: a third
+ * of a square x's work.
  *
  * All threads work on one large matrix after the other; then each takes small ones by itself. */
 #include "../arena.h"

@@ -1,4 +1,5 @@
-/* tile.c -- the inner loop of every product, and the packing of its operands. See gemm.h. */
+/* tile.c -- the inner loop of products in vector registers, attention's in f32 among them, and the packing of their
+ * operands. See gemm.h. */
 #include "gemm.h"
 
 /* ---- the tile --------------------------------------------------------------------------------------------------- */
