@@ -13,8 +13,6 @@
 
 #ifdef AMX
 
-enum { AMX_ROWS = 2 * SIDE };
-
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
 
 /* A panel of `lines` rows of a or columns of b. sideways: its terms do not lie side by side in memory. */

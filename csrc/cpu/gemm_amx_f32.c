@@ -14,7 +14,6 @@
 
 #ifdef AMX
 
-enum { AMX_ROWS = 2 * SIDE };
 enum { PART = 2 * REGISTER, STEP = PARTS * PART };      /* elements of a panel, for 32 terms */
 
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
@@ -77,6 +76,12 @@ static void pack_b(const Product *p, void *panel, int64_t n, int64_t k, int64_t 
     _tile_loadd(tile, from + part * PART + half * REGISTER, TERMS * 2); next = meanwhile(next, to_b)
 #define MULTIPLY(s, x, y) _tile_dpbf16ps(s, x, y); next = meanwhile(next, to_b)
 
+/* The product of part p of a and the part of b that is loaded, or the other way round */
+#define WITH_A(p) \
+    LOAD(4, at, p, 0); MULTIPLY(0, 4, 6); MULTIPLY(1, 4, 7); LOAD(5, at, p, 1); MULTIPLY(2, 5, 6); MULTIPLY(3, 5, 7)
+#define WITH_B(p) \
+    LOAD(6, bt, p, 0); MULTIPLY(0, 4, 6); MULTIPLY(2, 5, 6); LOAD(7, bt, p, 1); MULTIPLY(1, 4, 7); MULTIPLY(3, 5, 7)
+
 /* Each product of parts shares its registers of a, or of b, with the one before: a0 b2, a0 b1, a1 b1, a1 b0, a2 b0,
  * a0 b0. The order is part of the sum, and gemm_few.c's. */
 static void multiply(const void *a, const void *b, int64_t rows, int64_t depth, float *sums, bool add,
@@ -89,19 +94,14 @@ static void multiply(const void *a, const void *b, int64_t rows, int64_t depth, 
     begin_sums(NULL, false);
     for (int64_t k = 0; k < depth; k += TERMS, at += STEP, bt += STEP) {
         const char *next = (const char *)(at + STEP);
-        LOAD(6, bt, 2, 0); LOAD(7, bt, 2, 1);
-        LOAD(4, at, 0, 0); MULTIPLY(0, 4, 6); MULTIPLY(1, 4, 7);
-        LOAD(5, at, 0, 1); MULTIPLY(2, 5, 6); MULTIPLY(3, 5, 7);
-        LOAD(6, bt, 1, 0); MULTIPLY(0, 4, 6); MULTIPLY(2, 5, 6);
-        LOAD(7, bt, 1, 1); MULTIPLY(1, 4, 7); MULTIPLY(3, 5, 7);
-        LOAD(4, at, 1, 0); MULTIPLY(0, 4, 6); MULTIPLY(1, 4, 7);
-        LOAD(5, at, 1, 1); MULTIPLY(2, 5, 6); MULTIPLY(3, 5, 7);
-        LOAD(6, bt, 0, 0); MULTIPLY(0, 4, 6); MULTIPLY(2, 5, 6);
-        LOAD(7, bt, 0, 1); MULTIPLY(1, 4, 7); MULTIPLY(3, 5, 7);
-        LOAD(4, at, 2, 0); MULTIPLY(0, 4, 6); MULTIPLY(1, 4, 7);
-        LOAD(5, at, 2, 1); MULTIPLY(2, 5, 6); MULTIPLY(3, 5, 7);
-        LOAD(4, at, 0, 0); MULTIPLY(0, 4, 6); MULTIPLY(1, 4, 7);
-        LOAD(5, at, 0, 1); MULTIPLY(2, 5, 6); MULTIPLY(3, 5, 7);
+        LOAD(6, bt, 2, 0);
+        LOAD(7, bt, 2, 1);
+        WITH_A(0);
+        WITH_B(1);
+        WITH_A(1);
+        WITH_B(0);
+        WITH_A(2);
+        WITH_A(0);
     }
     if (!add) {
         store_sums(sums, true);

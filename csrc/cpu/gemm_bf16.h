@@ -45,6 +45,7 @@ enum { FLUSH = 0x8040 };        /* bits of MXCSR that make denormals 0, read and
 
 #ifdef AMX
 
+enum { AMX_ROWS = 2 * SIDE };                   /* of a tile of sums */
 enum { REGISTER = SIDE * TERMS };               /* elements: 16 lines of 32 terms */
 enum { SUMS_BYTES = TILE_COLS * sizeof(float), HALF = SIDE * TILE_COLS };
 

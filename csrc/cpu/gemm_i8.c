@@ -289,15 +289,11 @@ static void by_tiles(const Work *w, int64_t panel, int64_t n, Vec found[PANEL])
     for (int64_t g = 0; g <= w->groups; g++) {
         const int64_t at = (panel * w->groups + g) * PANEL;
         if (g < w->groups) {
+            if (!whole_lines) lines_of(copy, p, n, g * GROUP);
+            else if (panel == 0) ask_ahead(p, from + g * GROUP);
             WRITTEN();
-            if (whole_lines) {
-                if (panel == 0) ask_ahead(p, from + g * GROUP);
-                _tile_loadd(1, from + g * GROUP, SPREAD * p->K);
-            } else {
-                lines_of(copy, p, n, g * GROUP);
-                WRITTEN();
-                _tile_loadd(1, copy, GROUP);
-            }
+            if (whole_lines) _tile_loadd(1, from + g * GROUP, SPREAD * p->K);
+            else             _tile_loadd(1, copy, GROUP);
             _tile_loadd(2, w->number + at * GROUP, GROUP);
             _tile_zero(0);
             _tile_dpbssd(0, 1, 2);

@@ -185,7 +185,7 @@ def test_each_side_forgets_what_it_read(side, kind, tmp_path):
             "context": 0 if kind == "first_token" else 7, "T": 3, "way": "plain", "device": "cpu"}
     with Worker(f"llmc.{side}", tmp_path, 1) as worker:
         worker.ask(case=case)
-        assert worker.ask(seconds=0.5)["seconds"] > 0
+        assert all(worker.ask(seconds=0)["seconds"] > 0 for _ in range(100))
 
 
 def test_peers_are_only_loaded_by_their_workers():
