@@ -1,7 +1,7 @@
 /* gemm_amx_f32.c -- products of f32 in AMX's tiles, which multiply bf16.
  *
- * An f32 is the sum of three bf16 of 8 bits each: the nearest to it, the nearest to the rest, and what is left. Of the
- * nine products of two numbers' parts the three smallest, less than 2^-24 of the whole, are left out; the other six are
+ * An f32 is the sum of three bf16 of 8 bits each: the nearest to it, the rest cut off, and what is left. Of the nine
+ * products of two numbers' parts the three smallest, each less than 2^-23 of the whole, are left out; the other six are
  * exact, and added up in f32 (G. Henry, P. Tang, A. Heinecke, "Leveraging the bfloat16 artificial intelligence datatype
  * for higher-precision computations", 2019). An instruction adds 32 terms before it rounds into the sum, and long sums
  * are cut into blocks, so what is found is as near to the true sum as by fma, or nearer. What is lost: parts, products

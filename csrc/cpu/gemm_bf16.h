@@ -90,24 +90,23 @@ INLINE void store_sums(float *sums, bool lower)
 
 enum { PARTS = 3, F32_AHEAD = 2 };               /* F32_AHEAD: steps of 32 terms, that memory is asked for before */
 
-/* x is the sum of its parts, whose lower halves are 0. */
-INLINE void split(Vec x, VecU part[PARTS])
+/* Pairs of what stands in the upper halves of two vectors */
+INLINE Vec pairs_of(Vec lower, Vec upper)
 {
-    const VecU half = (VecU){0} + 0x8000, upper = (VecU){0} + 0xffff0000u;
-    part[0] = ((VecU)x + half) & upper;
-    x -= (Vec)part[0];
-    part[1] = ((VecU)x + half) & upper;
-    part[2] = (VecU)(x - (Vec)part[1]) & upper;
+    const __m512i move = _mm512_set4_epi32(0x0f0e0f0e, 0x0b0a0b0a, 0x07060706, 0x03020302);
+    return (Vec)_mm512_mask_shuffle_epi8((__m512i)upper, 0x3333333333333333, (__m512i)lower, move);
 }
 
-/* line[p * stride] = part p of 16 terms, in the lower halves of its pairs, and of 16 others in the upper ones */
+/* line[p * stride] = part p of 16 terms, in the lower halves of its pairs, and of 16 others in the upper ones. The
+ * first part is the nearest bf16, so that what is left has either sign; the second is cut off; the third is the rest. */
 INLINE void split_line(Vec *line, const int64_t stride, Vec lower, Vec upper)
 {
-    VecU of_lower[PARTS], of_upper[PARTS];
-    split(lower, of_lower);
-    split(upper, of_upper);
-#pragma GCC unroll 3
-    for (int p = 0; p < PARTS; p++) line[p * stride] = (Vec)(of_upper[p] | of_lower[p] >> 16);
+    const Vec of_lower = high((Vec)((VecU)lower + 0x8000)), of_upper = high((Vec)((VecU)upper + 0x8000));
+    line[0] = pairs_of(of_lower, of_upper);
+    lower -= of_lower;
+    upper -= of_upper;
+    line[stride] = pairs_of(lower, upper);
+    line[2 * stride] = pairs_of(lower - high(lower), upper - high(upper));
 }
 
 /* The same of 32 terms side by side, of which there are `count` */

@@ -1,9 +1,9 @@
 /* gemm_few.c -- products of a few rows with a weight, x w^T, as when text is written token by token.
  *
  * What takes time is reading w. It is read where it lies, once for 32 rows of x: a register of terms from each of some
- * rows, turned so that its lanes are rows, or given to a tile of AMX, f32 in three parts. That all rows are read side
- * by side keeps many lines of memory on their way; those a little further on are asked for, or they would come too
- * late. Sums are gemm.h's, to the bit. */
+ * rows, turned so that its lanes are rows, or given to a tile of AMX, f32 in three parts. That rows are read side by
+ * side keeps many lines of memory on their way; those a little further on are asked for, or they would come too late.
+ * Sums are gemm.h's, to the bit. */
 #include "gemm_bf16.h"
 
 /* ---- in vector registers ---------------------------------------------------------------------------------------- */
@@ -115,7 +115,7 @@ static void lay_out(const Product *p, char *x)
 /* ---- in AMX's tiles --------------------------------------------------------------------------------------------- */
 
 enum { MOST_PANELS = 2 };                               /* of x: with more of them it pays to pack w */
-enum { LINES = 2 * SIDE };                              /* rows of w in a block */
+enum { GROUPS = MOST_ROWS / SIDE };                     /* of x's rows, in a block */
 enum { AHEAD = 3 };                                     /* steps, that memory is asked for beforehand */
 
 /* Rows of w stand where a's do in gemm_amx.c, and x's where b's do, so sums come out turned; which is which changes no
@@ -138,29 +138,34 @@ static void put_piece(Vec v[SIDE], char *to, int64_t lanes)
     for (int j = 0; j < SIDE; j++) vec_store(to, DT_F32, j * lanes, (int)lanes, v[j]);
 }
 
-/* 16 x 16 sums, line by line, become or are added to 16 columns of up to 16 rows. */
-static void turn_out(Vec v[SIDE], float *sums, int64_t rows, bool add)
+/* Of a block's rows of w every second one is read, then the others: memory answers 16 at a time sooner than 32, and of
+ * rows that share a page the processor would not see that each is read in order (dev/notes/2026-11-22-streams.md).
+ * Sums of each half of w's rows, each group of x's, each row of w: */
+typedef struct Found { Vec of[2][GROUPS][SIDE]; } Found;
+
+/* What the tiles hold becomes, or is added to, what was found. more: there are two groups. */
+INLINE void keep_sums(const bool more, Found *f, int half, bool add)
 {
-    vec_transpose(v);
-    for (int64_t m = 0; m < rows; m++) {
-        float *to = sums + m * TILE_COLS;
-        vec_store(to, DT_F32, 0, WIDTH, add ? vec_f32(to) + v[m] : v[m]);
+    Vec v[SIDE];
+    for (int g = 0; g <= more; g++) {
+        if (g) _tile_stored(1, v, SIDE * 4);
+        else   _tile_stored(0, v, SIDE * 4);
+        for (int i = 0; i < SIDE; i++) f->of[half][g][i] = add ? f->of[half][g][i] + v[i] : v[i];
     }
 }
 
-/* more: there are more rows of x than a register holds */
-static void store_turned(float *sums, int64_t rows, bool more, bool add)
+static void put_sums(Found *f, int64_t rows, float *sums)
 {
-    Vec v[SIDE];
-    _tile_stored(0, v, SIDE * 4);
-    turn_out(v, sums, at_most(rows, SIDE), add);
-    _tile_stored(1, v, SIDE * 4);
-    turn_out(v, sums + SIDE, at_most(rows, SIDE), add);
-    if (!more) return;
-    _tile_stored(2, v, SIDE * 4);
-    turn_out(v, sums + SIDE * TILE_COLS, at_most(rows - SIDE, SIDE), add);
-    _tile_stored(3, v, SIDE * 4);
-    turn_out(v, sums + SIDE * TILE_COLS + SIDE, at_most(rows - SIDE, SIDE), add);
+    for (int g = 0; g * SIDE < rows; g++) {
+        Vec *even = f->of[0][g], *odd = f->of[1][g];
+        vec_transpose(even);
+        vec_transpose(odd);
+        for (int64_t m = 0; m < at_most(rows - g * SIDE, SIDE); m++) {
+            float *to = sums + (g * SIDE + m) * TILE_COLS;
+            vec_store(to, DT_F32, 0, WIDTH, WEAVE_LOW(even[m], odd[m]));
+            vec_store(to, DT_F32, WIDTH, WIDTH, WEAVE_HIGH(even[m], odd[m]));
+        }
+    }
 }
 
 /* ---- bf16 ------------------------------------------------------------------------------------------------------- */
@@ -177,40 +182,29 @@ static void amx_lay_out(const Product *p, char *x)
         }
 }
 
-/* Terms k .. of a block's rows, for two tile registers */
-INLINE void fetch(const Product *p, Vec to[LINES], int64_t n, int64_t k)
+/* For rows i .. of w. Not by the compiler's own prefetch, which it moves: see meanwhile(). */
+INLINE void ask(const uint16_t *ahead, int64_t stride, int i, int end)
 {
-    const uint16_t *from = bf16_at(p->b, n, k);
-    load_lines(to, from, p->K, p->N - n, p->K - k);
-    load_lines(to + SIDE, from + SIDE * p->K, p->K, p->N - n - SIDE, p->K - k);
+#pragma GCC unroll 8
+    for (; i < end; i++) __asm__ volatile("prefetcht0 (%0)" : : "r"(ahead + i * stride));
 }
 
 #define LOAD(tile, from, stride) _tile_loadd(tile, from, stride); ASK()
 #define MULTIPLY(s, a, b)        _tile_dpbf16ps(s, a, b); ASK()
-#define ASK()                    ask(ahead, p->K, op * LINES / ops, (op + 1) * LINES / ops); op++
+#define ASK()                    ask(ahead, 2 * p->K, op * SIDE / ops, (op + 1) * SIDE / ops); op++
 
-/* For rows i .. of a block. Not by the compiler's own prefetch, which it moves: see meanwhile(). */
-INLINE void ask(const uint16_t *ahead, int64_t K, int i, int end)
+/* 32 terms of 16 rows: w's lie at `from`, w_line bytes from row to row; x's x_line. */
+INLINE void add_bf16(const bool more, const Product *p, const uint16_t *ahead, const void *from, int64_t w_line,
+                     const char *x, Pieces z)
 {
-#pragma GCC unroll 8
-    for (; i < end; i++) __asm__ volatile("prefetcht0 (%0)" : : "r"(ahead + i * K));
-}
-
-/* 32 terms of a block: w's tiles lie at `first` and `second`, w_line bytes from line to line; x's x_line. */
-INLINE void add_bf16(const bool more, const Product *p, const uint16_t *ahead, const void *first, const void *second,
-                     int64_t w_line, const char *x, const char *more_x, int64_t x_line)
-{
-    const int ops = more ? 8 : 5;
+    const int ops = more ? 5 : 3;
     int op = 0;
-    LOAD(4, first, w_line);
-    LOAD(6, x, x_line);
-    MULTIPLY(0, 4, 6);
-    LOAD(5, second, w_line);
-    MULTIPLY(1, 5, 6);
+    LOAD(4, x, z.lanes * 4);
+    LOAD(2, from, w_line);
+    MULTIPLY(0, 2, 4);
     if (!more) return;
-    LOAD(7, more_x, x_line);
-    MULTIPLY(2, 4, 7);
-    MULTIPLY(3, 5, 7);
+    LOAD(5, x + z.group, z.lanes * 4);
+    MULTIPLY(1, 2, 5);
 }
 
 #undef LOAD
@@ -222,24 +216,29 @@ INLINE void add_bf16(const bool more, const Product *p, const uint16_t *ahead, c
 static void amx_block(const Product *p, const char *groups, int64_t m, int64_t n, int64_t cols, float *sums)
 {
     const Pieces z = pieces(p);
-    const char *x = groups + m / SIDE * z.group;
-    const uint16_t *from = bf16_at(p->b, n, 0);
-    const bool more = p->M - m > SIDE, whole_lines = cols == LINES && p->K % TERMS == 0;
-    Vec w[LINES];
-    begin_sums(NULL, false);
-    for (int64_t k = 0; k < p->K; k += TERMS, x += z.step) {
-        const uint16_t *first = from + k, *second = first + SIDE * p->K, *ahead = first + AHEAD * TERMS;
-        int64_t line = p->K * 2;
-        if (!whole_lines) {
-            WRITTEN();          /* the last tiles have been loaded */
-            fetch(p, w, n, k);
+    const bool more = p->M - m > SIDE, whole_lines = cols == TILE_COLS && p->K % TERMS == 0;
+    Found found;
+    for (int half = 0; half < 2; half++) {
+        const char *x = groups + m / SIDE * z.group;
+        const uint16_t *from = bf16_at(p->b, n + half, 0);
+        _tile_zero(0);
+        _tile_zero(1);
+        for (int64_t k = 0; k < p->K; k += TERMS, from += TERMS, x += z.step) {
+            const uint16_t *at = from, *ahead = from + AHEAD * TERMS;
+            int64_t line = 2 * p->K * 2;
+            Vec w[SIDE];
+            if (!whole_lines) {
+                WRITTEN();          /* the last tile has been loaded */
+                load_lines(w, from, 2 * p->K, whole(cols - half, 2), p->K - k);
+                at = (const uint16_t *)w, line = TERMS * 2;
+            }
             WRITTEN();
-            first = (const uint16_t *)w, second = (const uint16_t *)(w + SIDE), line = TERMS * 2;
+            if (more) add_bf16(true, p, ahead, at, line, x, z);
+            else      add_bf16(false, p, ahead, at, line, x, z);
         }
-        if (more) add_bf16(true, p, ahead, first, second, line, x, x + z.group, z.lanes * 4);
-        else      add_bf16(false, p, ahead, first, second, line, x, NULL, z.lanes * 4);
+        keep_sums(more, &found, half, false);
     }
-    store_turned(sums, p->M - m, more, false);
+    put_sums(&found, at_most(p->M - m, MOST_ROWS), sums);
 }
 
 /* ---- f32, as three bf16 each: see gemm_amx_f32.c ----------------------------------------------------------------- */
@@ -259,139 +258,75 @@ static void amx_f32_lay_out(const Product *p, char *x)
         }
 }
 
-/* Where a block's rows are read: `lines` of them, terms k to K */
+/* Where rows of w are read: `lines` of them, every second one; terms k to K */
 typedef struct From { const float *w; int64_t K, lines, k; } From;
 
-/* Lines i .. of a block, of each part. some: not all lines or terms are there; the last row of w stands for those after
- * it. */
-INLINE void split_lines(const bool some, Vec w[PARTS][LINES], From f, int i, int end)
+/* Rows i .. of each part. some: not all rows or terms are there; the last row of w stands for those after it. */
+INLINE void split_rows(const bool some, Vec w[PARTS][SIDE], From f, int i, int end)
 {
     if (some && f.k >= f.K) return;
 #pragma GCC unroll 2
     for (; i < end; i++) {
-        const float *at = f.w + (some ? at_most(i, f.lines - 1) : i) * f.K + f.k;
+        const float *at = f.w + 2 * (some ? at_most(i, f.lines - 1) : i) * f.K + f.k;
         _mm_prefetch(at + F32_AHEAD * TERMS, _MM_HINT_T0);
         _mm_prefetch(at + F32_AHEAD * TERMS + SIDE, _MM_HINT_T0);
-        split_terms(w[0] + i, LINES, at, some ? f.K - f.k : TERMS);
+        split_terms(w[0] + i, SIDE, at, some ? f.K - f.k : TERMS);
     }
 }
 
-#define W(tile, part, half)  _tile_loadd(tile, w[turn][part] + half * SIDE, TERMS * 2); NEXT_LINES()
-#define X(tile, part, half)  _tile_loadd(tile, x + part * z.piece + half * z.group, z.lanes * 4); NEXT_LINES()
-#define MULTIPLY(s, a, b)    _tile_dpbf16ps(s, a, b); NEXT_LINES()
-#define NEXT_LINES()         split_lines(some, w[!turn], next, op * LINES / ops, (op + 1) * LINES / ops); op++
-#define PRODUCTS()           MULTIPLY(0, 4, 6); MULTIPLY(1, 5, 6); if (more) { MULTIPLY(2, 4, 7); MULTIPLY(3, 5, 7); }
+#define W(part)              _tile_loadd(2, w[turn][part], TERMS * 2); NEXT_ROWS()
+#define X(tile, part, which) _tile_loadd(tile, x + part * z.piece + which * z.group, z.lanes * 4); NEXT_ROWS()
+#define MULTIPLY(s, a, b)    _tile_dpbf16ps(s, a, b); NEXT_ROWS()
+#define NEXT_ROWS()          split_rows(some, w[!turn], next, op * SIDE / ops, (op + 1) * SIDE / ops); op++
+#define WITH_X(x, more_x)    MULTIPLY(0, 2, x); if (more) { MULTIPLY(1, 2, more_x); }
+#define NEXT_X(part)         X(6, part, 0); if (more) { X(7, part, 1); } WITH_X(6, 7)
 
 /* Products of parts in gemm_amx_f32.c's order. The next step's rows are split between this step's instructions, which
  * want others between them. */
-INLINE void add_f32(const bool more, const bool some, Pieces z, const char *x, Vec w[2][PARTS][LINES], int turn,
+INLINE void add_f32(const bool more, const bool some, Pieces z, const char *x, Vec w[2][PARTS][SIDE], int turn,
                     From next)
 {
-    const int ops = more ? 38 : 22;
+    const int ops = more ? 21 : 12;
     int op = 0;
     WRITTEN();
-    X(6, 0, 0); if (more) { X(7, 0, 1); }
-    W(4, 2, 0); W(5, 2, 1); PRODUCTS();
-    W(4, 1, 0); W(5, 1, 1); PRODUCTS();
-    X(6, 1, 0); if (more) { X(7, 1, 1); } PRODUCTS();
-    W(4, 0, 0); W(5, 0, 1); PRODUCTS();
-    X(6, 2, 0); if (more) { X(7, 2, 1); } PRODUCTS();
-    X(6, 0, 0); if (more) { X(7, 0, 1); } PRODUCTS();
+    X(4, 0, 0); if (more) { X(5, 0, 1); }
+    W(2); WITH_X(4, 5);
+    W(1); WITH_X(4, 5); NEXT_X(1);
+    W(0); WITH_X(6, 7); NEXT_X(2); WITH_X(4, 5);
 }
 
 #undef W
 #undef X
 #undef MULTIPLY
-#undef NEXT_LINES
-#undef PRODUCTS
+#undef NEXT_ROWS
+#undef WITH_X
+#undef NEXT_X
 
 static void amx_f32_block(const Product *p, const char *groups, int64_t m, int64_t n, int64_t cols, float *sums)
 {
     const Pieces z = pieces(p);
-    const char *x = groups + m / SIDE * z.group;
     const bool more = p->M - m > SIDE;
-    Vec w[2][PARTS][LINES];
-    From next = { (const float *)p->b.data + n * p->K, p->K, cols, 0 };
-    int turn = 0;
-    split_lines(true, w[0], next, 0, LINES);
-    for (int64_t k = 0, depth = CPU(gemm_depth)(p->K); k < p->K; k += depth) {
-        begin_sums(NULL, false);
-        for (int64_t end = at_most(p->K, k + depth); next.k < end; x += z.step, turn = !turn) {
-            next.k += TERMS;
-            const bool some = next.k + TERMS > p->K || cols < LINES;
-            if (more) some ? add_f32(true, true, z, x, w, turn, next) : add_f32(true, false, z, x, w, turn, next);
-            else      some ? add_f32(false, true, z, x, w, turn, next) : add_f32(false, false, z, x, w, turn, next);
-        }
-        store_turned(sums, p->M - m, more, k > 0);
-    }
-}
-
-/* ---- as AMX's tiles, in vector registers ------------------------------------------------------------------------ */
-
-/* For very few rows of bf16 the tiles are no help. tdpbf16ps adds up, of 32 terms, the even ones and the odd ones
- * apart, one after the other from 0, then both sums, and then adds them to the sum so far; every product is added
- * before it is rounded, and denormals count as 0. So do these, to the bit. */
-enum { FEWEST = 4 };
-
-/* x: for each row and 32 terms, the even ones, then the odd */
-static void apart_lay_out(const Product *p, char *x)
-{
-    const int64_t step = whole(p->K, TERMS) * TERMS;
-    OMP(for)
-    for (int64_t m = 0; m < p->M; m++)
-        for (int64_t k = 0; k < p->K; k += TERMS) {
-            const Vec pairs = terms(bf16_at(p->a, m, k), p->K - k);
-            vec_store(x, DT_F32, m * step + k, WIDTH, low(pairs));
-            vec_store(x, DT_F32, m * step + k + WIDTH, WIDTH, high(pairs));
-        }
-}
-
-/* total[m] = row m times every second row of w, from n on: rows that are read side by side should not lie in one page
- * of memory, or the processor does not see that each is read in order. */
-INLINE void apart(const int M, const Product *p, const float *x, int64_t n, Vec total[FEWEST])
-{
-    const uint16_t *w = bf16_at(p->b, n, 0);
-    const int64_t step = whole(p->K, TERMS) * TERMS, stride = 2 * p->K, lines = whole(p->N - n, 2);
-#pragma GCC unroll 4
-    for (int m = 0; m < M; m++) total[m] = (Vec){0};
-    for (int64_t k = 0; k < p->K; k += TERMS) {
-        Vec v[SIDE], even[FEWEST] = {0}, odd[FEWEST] = {0};
-#pragma GCC unroll 16
-        for (int i = 0; i < SIDE; i++) _mm_prefetch(w + i * stride + k + 2 * TERMS, _MM_HINT_T0);
-        load_lines(v, w + k, stride, lines, p->K - k);
-        vec_transpose(v);
-#pragma GCC unroll 16
-        for (int i = 0; i < SIDE; i++)
-#pragma GCC unroll 4
-            for (int m = 0; m < M; m++) {
-                const float *at = x + m * step + k + i;
-                even[m] += at[0] * low(v[i]);
-                odd[m] += at[WIDTH] * high(v[i]);
+    Vec w[2][PARTS][SIDE];
+    Found found;
+    for (int half = 0; half < 2; half++) {
+        const char *x = groups + m / SIDE * z.group;
+        const int64_t first = at_most(half, cols - 1);
+        From next = { (const float *)p->b.data + (n + first) * p->K, p->K, whole(cols - first, 2), 0 };
+        int turn = 0;
+        split_rows(true, w[0], next, 0, SIDE);
+        for (int64_t k = 0, depth = CPU(gemm_depth)(p->K); k < p->K; k += depth) {
+            _tile_zero(0);
+            _tile_zero(1);
+            for (int64_t end = at_most(p->K, k + depth); next.k < end; x += z.step, turn = !turn) {
+                next.k += TERMS;
+                const bool some = next.k + TERMS > p->K || cols < TILE_COLS;
+                if (more) some ? add_f32(true, true, z, x, w, turn, next) : add_f32(true, false, z, x, w, turn, next);
+                else      some ? add_f32(false, true, z, x, w, turn, next) : add_f32(false, false, z, x, w, turn, next);
             }
-#pragma GCC unroll 4
-        for (int m = 0; m < M; m++) total[m] += even[m] + odd[m];
-    }
-}
-
-static void apart_block(const Product *p, const char *laid_out, int64_t m, int64_t n, int64_t cols, float *sums)
-{
-    (void)m, (void)cols;        /* rows of w that are not there count as 0 */
-    const float *x = (const float *)laid_out;
-    const unsigned before = _mm_getcsr();
-    _mm_setcsr(before | FLUSH);
-    Vec half[2][FEWEST];
-    for (int j = 0; j < 2; j++)
-        switch (p->M) {
-        case 1: apart(1, p, x, n + j, half[j]); break;
-        case 2: apart(2, p, x, n + j, half[j]); break;
-        case 3: apart(3, p, x, n + j, half[j]); break;
-        case 4: apart(4, p, x, n + j, half[j]); break;
+            keep_sums(more, &found, half, k > 0);
         }
-    _mm_setcsr(before);
-    for (int64_t m = 0; m < p->M; m++) {
-        vec_store(sums, DT_F32, m * TILE_COLS, WIDTH, WEAVE_LOW(half[0][m], half[1][m]));
-        vec_store(sums, DT_F32, m * TILE_COLS + WIDTH, WIDTH, WEAVE_HIGH(half[0][m], half[1][m]));
     }
+    put_sums(&found, at_most(p->M - m, MOST_ROWS), sums);
 }
 
 #endif
@@ -412,11 +347,9 @@ static const Way *way_of(const Product *p)
 {
 #ifdef AMX
     static const Way in_tiles = { MOST_PANELS * MOST_ROWS, amx_lay_out, amx_block, CPU(amx_begin), CPU(amx_end) };
-    static const Way as_tiles = { FEWEST, apart_lay_out, apart_block, NULL, NULL };
     static const Way f32_in_tiles = { MOST_PANELS * MOST_ROWS, amx_f32_lay_out, amx_f32_block, CPU(amx_begin),
                                       CPU(amx_end) };
-    if (p->b.dtype == DT_F32) return &f32_in_tiles;
-    return p->M <= FEWEST ? &as_tiles : &in_tiles;
+    return p->b.dtype == DT_F32 ? &f32_in_tiles : &in_tiles;
 #else
     static const Way in_vectors = { FEW, lay_out, few_block, NULL, NULL };
     (void)p;
