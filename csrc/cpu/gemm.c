@@ -1,16 +1,18 @@
 /* gemm.c -- products of whole tensors: blocks, threads, and what is done to a sum on its way out. See gemm.h.
  *
  * out is cut into blocks of at most BLOCK_ROWS rows, and each runs over k in steps. For one step all threads first pack
- * the panels of a, which then lie in the cache they share. Then they take strips of columns, a few panels of b at a
- * time: each packs its strip into a buffer of its own, which stays in its second-level cache, and runs all of a past it
- * (K. Goto and R. van de Geijn, "Anatomy of high-performance matrix multiplication", 2008). Where there are several
- * steps, the sums wait between them in the workspace, tile by tile, in f32 whatever the type of out, and blocks are at
- * most BLOCK_COLS wide. */
+ * the panels of a. Then they take strips of columns, a few panels of b at a time: each packs its strip into a buffer of
+ * its own, which stays in its second-level cache, and runs a past it (K. Goto and R. van de Geijn, "Anatomy of
+ * high-performance matrix multiplication", 2008). Where rows suffice, each thread has a part of them: it runs the
+ * panels of a that it packed, which its own cache still holds, and then helps others; strips are then packed once for
+ * each part. Where there are several steps, the sums wait between them in the workspace, tile by tile, in f32 whatever
+ * the type of out, and blocks are at most BLOCK_COLS wide. */
 #include "gemm.h"
 
 enum { BLOCK_ROWS = 1344, BLOCK_COLS = 2048 };  /* of a's panels, and of sums: what a shared cache has room for */
 enum { STRIP = 4, STEP = 4 * DEPTH };           /* panels of b, and terms: what a second-level cache has room for */
 enum { PACK_TERMS = 64, PACK_PANELS = 8 };      /* what is packed at once if an operand's terms are not side by side */
+enum { PART = 8, FEW_STRIPS = 4 };              /* panels of a worth a part; panels of b for each thread, too few to share */
 
 /* ---- what tile.c packs and multiplies --------------------------------------------------------------------------- */
 
@@ -65,9 +67,14 @@ static const Kind *kind_of(const Product *p)
 
 /* ---- the plan --------------------------------------------------------------------------------------------------- */
 
-/* Of a block: its rows and columns, the terms of a step, and into how many parts its rows are cut where there are not
- * enough columns for all threads. a, b and sums: bytes, b's for each thread. */
-typedef struct Plan { const Kind *kind; int threads; int64_t rows, cols, depth, parts; size_t a, b, sums; } Plan;
+/* Of a block: its rows and columns, the terms of a step, and into how many parts its rows are cut. a, b, sums and
+ * counts: bytes, b's for each thread. */
+typedef struct Plan {
+    const Kind *kind;
+    int     threads;
+    int64_t rows, cols, depth, parts;
+    size_t  a, b, sums, counts;
+} Plan;
 
 /* equal pieces of at most `most`, each a whole number of units */
 static int64_t piece(int64_t length, int64_t most, int64_t unit)
@@ -84,11 +91,12 @@ static Plan plan_of(const Product *p, int threads)
     z.depth = CPU(gemm_depth)(p->K);
     z.rows = piece(p->M, BLOCK_ROWS, kind->rows);
     z.cols = piece(p->N, p->K > z.depth ? BLOCK_COLS : p->N, TILE_COLS);
-    const int64_t panels = z.cols / TILE_COLS, enough = threads > 1 ? 4 * threads : 1;
-    z.parts = at_most(whole(enough, panels), z.rows / kind->rows);
-    z.a = (size_t)(z.rows / kind->rows * z.depth) * kind->a_term;
+    const int64_t a_panels = z.rows / kind->rows, b_panels = z.cols / TILE_COLS;
+    z.parts = a_panels >= PART * threads || b_panels < FEW_STRIPS * threads ? at_most(threads, a_panels) : 1;
+    z.a = (size_t)(a_panels * z.depth) * kind->a_term;
     z.b = (size_t)(STRIP * z.depth) * kind->b_term;
     z.sums = p->K > z.depth ? (size_t)(z.rows * z.cols) * sizeof(float) : 0;
+    z.counts = (size_t)z.parts * sizeof(int64_t);
     return z;
 }
 
@@ -96,7 +104,7 @@ size_t CPU(gemm_scratch)(Device *d, const Product *p)
 {
     if (CPU(is_few)(p)) return CPU(gemm_few_scratch)(p);
     const Plan z = plan_of(p, d->threads);
-    return z.a + d->threads * z.b + z.sums;
+    return z.a + d->threads * z.b + z.sums + z.counts;
 }
 
 /* ---- one tile on its way out ------------------------------------------------------------------------------------ */
@@ -139,7 +147,7 @@ typedef struct Step {
     int64_t m, n, k, rows, cols, depth;
     char  *a, *b;               /* b: this thread's */
     float *sums;                /* NULL: the first step is the last */
-    int64_t *next;              /* which no thread has taken yet */
+    int64_t *next;              /* of each part: panel of b that no thread has taken yet */
 } Step;
 
 /* Panel i of a (or of the strip), from term k on: of the step. */
@@ -201,48 +209,64 @@ static void run_strip(Step s, int64_t i0, int64_t i1, int64_t j0, int64_t j1)
         }
 }
 
-/* Takes the next strip for this thread: panels *j0 .. *j1 of b by part *part of a's. Strips grow narrow towards the
+/* Takes this thread's next strip of a part, or of those after it: panels *j0 .. *j1 of b. Strips grow narrow towards the
  * end, so that all threads end together. */
 static bool take(Step s, int64_t panels, int64_t *part, int64_t *j0, int64_t *j1)
 {
-    const int64_t parts = s.z->parts, total = panels * parts;
-    int64_t at = __atomic_load_n(s.next, __ATOMIC_RELAXED), many;
-    do {
-        const int64_t share = s.z->threads > 1 ? (total - at) / (2 * s.z->threads) : STRIP;
-        many = parts > 1 ? 1 : at_least(at_most(share, STRIP), 1);
-    } while (!__atomic_compare_exchange_n(s.next, &at, at + many, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
-    *part = at % parts, *j0 = at / parts, *j1 = at_most(*j0 + many, panels);
-    return at < total;
+    const int64_t shares = s.z->parts > 1 ? 4 : 2 * s.z->threads;
+    for (int64_t i = 0; i < s.z->parts; i++, *part = (*part + 1) % s.z->parts) {
+        int64_t at = __atomic_load_n(s.next + *part, __ATOMIC_RELAXED), end = at;
+        while (at < panels && end == at) {
+            end = at + at_least(at_most((panels - at) / shares, STRIP), 1);
+            if (!__atomic_compare_exchange_n(s.next + *part, &at, end, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+                end = at;
+        }
+        if (end > at) {
+            *j0 = at, *j1 = end;
+            return true;
+        }
+    }
+    return false;
 }
 
 /* Every thread runs this. */
 static void run_step(Step s)
 {
-    const int64_t a_panels = whole(s.rows, s.z->kind->rows), b_panels = whole(s.cols, TILE_COLS);
-    const int64_t part_panels = whole(a_panels, s.z->parts);
+    const int64_t a_panels = whole(s.rows, s.z->kind->rows), b_panels = whole(s.cols, TILE_COLS), parts = s.z->parts;
+    const int64_t part_panels = whole(a_panels, parts);
     const int64_t some = s.p->a_turned ? PACK_PANELS : 1, terms = s.p->a_turned ? PACK_TERMS : s.depth;
-    OMP(single nowait)
-    *s.next = 0;
-    OMP(for schedule(dynamic) collapse(2))
-    for (int64_t k = 0; k < s.depth; k += terms)
-        for (int64_t i = 0; i < a_panels; i += some)
-            pack_panels(s, i, at_most(i + some, a_panels), k, terms);
-    for (int64_t i, j0, j1; take(s, b_panels, &i, &j0, &j1);)
-        run_strip(s, i * part_panels, at_most((i + 1) * part_panels, a_panels), j0, j1);
+    OMP(for nowait)
+    for (int64_t part = 0; part < parts; part++) s.next[part] = 0;
+    if (parts == 1) {
+        OMP(for schedule(dynamic) collapse(2))
+        for (int64_t k = 0; k < s.depth; k += terms)
+            for (int64_t i = 0; i < a_panels; i += some)
+                pack_panels(s, i, at_most(i + some, a_panels), k, terms);
+    } else {
+        OMP(for schedule(static, 1))
+        for (int64_t part = 0; part < parts; part++) {
+            const int64_t end = at_most((part + 1) * part_panels, a_panels);
+            for (int64_t k = 0; k < s.depth; k += terms)
+                for (int64_t i = part * part_panels; i < end; i += some)
+                    pack_panels(s, i, at_most(i + some, end), k, terms);
+        }
+    }
+    for (int64_t part = omp_get_thread_num() % parts, j0, j1; take(s, b_panels, &part, &j0, &j1);)
+        run_strip(s, part * part_panels, at_most((part + 1) * part_panels, a_panels), j0, j1);
     OMP(barrier)
 }
 
-static void run_blocks(const Product *p, const Plan *z, char *workspace, int64_t *next)
+static void run_blocks(const Product *p, const Plan *z, char *workspace)
 {
-    char *a = workspace, *b = a + z->a;
-    float *sums = z->sums ? (float *)(b + z->threads * z->b) : NULL;
+    char *a = workspace, *b = a + z->a, *sums = b + z->threads * z->b;
+    int64_t *next = (int64_t *)(sums + z->sums);
     b += omp_get_thread_num() * z->b;
     if (z->kind->begin) z->kind->begin();
     for (int64_t n = 0; n < p->N; n += z->cols)
         for (int64_t m = 0; m < p->M; m += z->rows)
             for (int64_t k = 0; k < p->K; k += z->depth)
                 run_step((Step){ p, z, m, n, k, at_most(p->M - m, z->rows), at_most(p->N - n, z->cols),
-                                 at_most(p->K - k, z->depth), a, b, sums, next });
+                                 at_most(p->K - k, z->depth), a, b, z->sums ? (float *)sums : NULL, next });
     if (z->kind->end) z->kind->end();
 }
 
@@ -254,7 +278,6 @@ void CPU(gemm)(Device *d, const Product *p)
     }
     const int threads = team(d, p->M * p->N * p->K / 64);
     const Plan z = plan_of(p, threads);
-    int64_t next;
     OMP(parallel num_threads(threads))
-    run_blocks(p, &z, d->workspace, &next);
+    run_blocks(p, &z, d->workspace);
 }
