@@ -97,9 +97,14 @@ INLINE void by_terms(const int A, Shape z, Room m, Tensor out, Tensor cache, con
     }
 }
 
-/* ---- in the order of tdpbf16ps: see gemm_few.c ------------------------------------------------------------------- */
+/* ---- in the order of tdpbf16ps ---------------------------------------------------------------------------------- */
 
 #ifdef AMX
+
+/* That instruction adds up, of 32 terms, the even ones and the odd ones apart, one after the other from 0, then both
+ * sums, and then adds them to the sum so far; every product is added before it is rounded, and denormals count as 0. So
+ * do these, to the bit. */
+enum { FLUSH = 0x8040 };        /* bits of MXCSR that make denormals 0, read and written */
 
 static void split_q(float *to, const uint16_t *q, Shape z)
 {

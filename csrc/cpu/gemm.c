@@ -3,16 +3,18 @@
  * out is cut into blocks of at most BLOCK_ROWS rows, and each runs over k in steps. For one step all threads first pack
  * the panels of a. Then they take strips of columns, a few panels of b at a time: each packs its strip into a buffer of
  * its own, which stays in its second-level cache, and runs a past it (K. Goto and R. van de Geijn, "Anatomy of
- * high-performance matrix multiplication", 2008). Where rows suffice, each thread has a part of them: it runs the
- * panels of a that it packed, which its own cache still holds, and then helps others; strips are then packed once for
- * each part. Where there are several steps, the sums wait between them in the workspace, tile by tile, in f32 whatever
- * the type of out, and blocks are at most BLOCK_COLS wide. */
+ * high-performance matrix multiplication", 2008). Where there are rows enough, each thread has a band of them, whose
+ * panels it packs itself, so that its own cache still holds them, and helps others when it has done
+ * (dev/notes/2026-11-22-streams.md); where there are too few columns for all threads, rows are cut into bands as well.
+ * Each band's strips are packed anew. Where there are several steps, the sums wait between them in the workspace, tile
+ * by tile, in f32 whatever the type of out, and blocks are at most BLOCK_COLS wide. */
 #include "gemm.h"
 
 enum { BLOCK_ROWS = 1344, BLOCK_COLS = 2048 };  /* of a's panels, and of sums: what a shared cache has room for */
 enum { STRIP = 4, STEP = 4 * DEPTH };           /* panels of b, and terms: what a second-level cache has room for */
 enum { PACK_TERMS = 64, PACK_PANELS = 8 };      /* what is packed at once if an operand's terms are not side by side */
-enum { PART = 8, FEW_STRIPS = 4 };              /* panels of a worth a part; panels of b for each thread, too few to share */
+enum { BAND = 8 };                              /* panels of a, for which it pays that each thread has its own */
+enum { STRIPS = 4 };                            /* to take for each thread, at least, so that all end together */
 
 /* ---- what tile.c packs and multiplies --------------------------------------------------------------------------- */
 
@@ -67,14 +69,9 @@ static const Kind *kind_of(const Product *p)
 
 /* ---- the plan --------------------------------------------------------------------------------------------------- */
 
-/* Of a block: its rows and columns, the terms of a step, and into how many parts its rows are cut. a, b, sums and
- * counts: bytes, b's for each thread. */
-typedef struct Plan {
-    const Kind *kind;
-    int     threads;
-    int64_t rows, cols, depth, parts;
-    size_t  a, b, sums, counts;
-} Plan;
+/* Of a block: its rows and columns, the terms of a step, and into how many bands its rows are cut. a, b and sums:
+ * bytes, b's for each thread. */
+typedef struct Plan { const Kind *kind; int threads; int64_t rows, cols, depth, bands; size_t a, b, sums; } Plan;
 
 /* equal pieces of at most `most`, each a whole number of units */
 static int64_t piece(int64_t length, int64_t most, int64_t unit)
@@ -92,11 +89,11 @@ static Plan plan_of(const Product *p, int threads)
     z.rows = piece(p->M, BLOCK_ROWS, kind->rows);
     z.cols = piece(p->N, p->K > z.depth ? BLOCK_COLS : p->N, TILE_COLS);
     const int64_t a_panels = z.rows / kind->rows, b_panels = z.cols / TILE_COLS;
-    z.parts = a_panels >= PART * threads || b_panels < FEW_STRIPS * threads ? at_most(threads, a_panels) : 1;
+    const int64_t enough = threads > 1 ? whole(STRIPS * threads, b_panels) : 1;
+    z.bands = a_panels >= BAND * threads ? threads : at_most(enough, a_panels);
     z.a = (size_t)(a_panels * z.depth) * kind->a_term;
     z.b = (size_t)(STRIP * z.depth) * kind->b_term;
     z.sums = p->K > z.depth ? (size_t)(z.rows * z.cols) * sizeof(float) : 0;
-    z.counts = (size_t)z.parts * sizeof(int64_t);
     return z;
 }
 
@@ -104,7 +101,7 @@ size_t CPU(gemm_scratch)(Device *d, const Product *p)
 {
     if (CPU(is_few)(p)) return CPU(gemm_few_scratch)(p);
     const Plan z = plan_of(p, d->threads);
-    return z.a + d->threads * z.b + z.sums + z.counts;
+    return z.a + d->threads * z.b + z.sums + (size_t)(z.rows / z.kind->rows) * sizeof(int64_t);
 }
 
 /* ---- one tile on its way out ------------------------------------------------------------------------------------ */
@@ -147,7 +144,7 @@ typedef struct Step {
     int64_t m, n, k, rows, cols, depth;
     char  *a, *b;               /* b: this thread's */
     float *sums;                /* NULL: the first step is the last */
-    int64_t *next;              /* of each part: panel of b that no thread has taken yet */
+    int64_t *next;              /* of each band: the panel of b that no thread has taken yet */
 } Step;
 
 /* Panel i of a (or of the strip), from term k on: of the step. */
@@ -209,21 +206,19 @@ static void run_strip(Step s, int64_t i0, int64_t i1, int64_t j0, int64_t j1)
         }
 }
 
-/* Takes this thread's next strip of a part, or of those after it: panels *j0 .. *j1 of b. Strips grow narrow towards the
- * end, so that all threads end together. */
-static bool take(Step s, int64_t panels, int64_t *part, int64_t *j0, int64_t *j1)
+/* Takes this thread's next strip of a band, or of those after it: panels *j0 .. *j1 of b. Strips grow narrow towards
+ * the end, so that all threads end together. */
+static bool take(Step s, int64_t panels, int64_t *band, int64_t *j0, int64_t *j1)
 {
-    const int64_t shares = s.z->parts > 1 ? 4 : 2 * s.z->threads;
-    for (int64_t i = 0; i < s.z->parts; i++, *part = (*part + 1) % s.z->parts) {
-        int64_t at = __atomic_load_n(s.next + *part, __ATOMIC_RELAXED), end = at;
-        while (at < panels && end == at) {
-            end = at + at_least(at_most((panels - at) / shares, STRIP), 1);
-            if (!__atomic_compare_exchange_n(s.next + *part, &at, end, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-                end = at;
-        }
-        if (end > at) {
-            *j0 = at, *j1 = end;
-            return true;
+    const int64_t bands = s.z->bands, shares = s.z->threads > 1 ? STRIPS * whole(s.z->threads, bands) : 1;
+    for (int64_t i = 0; i < bands; i++, *band = (*band + 1) % bands) {
+        int64_t at = __atomic_load_n(s.next + *band, __ATOMIC_RELAXED);
+        while (at < panels) {
+            const int64_t end = at_most(panels, at + at_least(at_most((panels - at) / shares, STRIP), 1));
+            if (__atomic_compare_exchange_n(s.next + *band, &at, end, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+                *j0 = at, *j1 = end;
+                return true;
+            }
         }
     }
     return false;
@@ -232,27 +227,27 @@ static bool take(Step s, int64_t panels, int64_t *part, int64_t *j0, int64_t *j1
 /* Every thread runs this. */
 static void run_step(Step s)
 {
-    const int64_t a_panels = whole(s.rows, s.z->kind->rows), b_panels = whole(s.cols, TILE_COLS), parts = s.z->parts;
-    const int64_t part_panels = whole(a_panels, parts);
+    const int64_t a_panels = whole(s.rows, s.z->kind->rows), b_panels = whole(s.cols, TILE_COLS), bands = s.z->bands;
+    const int64_t tall = whole(a_panels, bands);
     const int64_t some = s.p->a_turned ? PACK_PANELS : 1, terms = s.p->a_turned ? PACK_TERMS : s.depth;
     OMP(for nowait)
-    for (int64_t part = 0; part < parts; part++) s.next[part] = 0;
-    if (parts == 1) {
+    for (int64_t band = 0; band < bands; band++) s.next[band] = 0;
+    if (bands == s.z->threads) {
+        OMP(for schedule(static, 1))
+        for (int64_t band = 0; band < bands; band++) {
+            const int64_t end = at_most((band + 1) * tall, a_panels);
+            for (int64_t k = 0; k < s.depth; k += terms)
+                for (int64_t i = band * tall; i < end; i += some)
+                    pack_panels(s, i, at_most(i + some, end), k, terms);
+        }
+    } else {
         OMP(for schedule(dynamic) collapse(2))
         for (int64_t k = 0; k < s.depth; k += terms)
             for (int64_t i = 0; i < a_panels; i += some)
                 pack_panels(s, i, at_most(i + some, a_panels), k, terms);
-    } else {
-        OMP(for schedule(static, 1))
-        for (int64_t part = 0; part < parts; part++) {
-            const int64_t end = at_most((part + 1) * part_panels, a_panels);
-            for (int64_t k = 0; k < s.depth; k += terms)
-                for (int64_t i = part * part_panels; i < end; i += some)
-                    pack_panels(s, i, at_most(i + some, end), k, terms);
-        }
     }
-    for (int64_t part = omp_get_thread_num() % parts, j0, j1; take(s, b_panels, &part, &j0, &j1);)
-        run_strip(s, part * part_panels, at_most((part + 1) * part_panels, a_panels), j0, j1);
+    for (int64_t band = omp_get_thread_num() % bands, j0, j1; take(s, b_panels, &band, &j0, &j1);)
+        run_strip(s, band * tall, at_most((band + 1) * tall, a_panels), j0, j1);
     OMP(barrier)
 }
 

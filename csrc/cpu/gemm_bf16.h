@@ -39,8 +39,6 @@ INLINE void load_pairs(Vec v[SIDE], const uint16_t *from, int64_t stride, int64_
 INLINE Vec low(Vec pairs)  { return (Vec)((VecU)pairs << 16); }
 INLINE Vec high(Vec pairs) { return (Vec)((VecU)pairs & 0xffff0000u); }
 
-enum { FLUSH = 0x8040 };        /* bits of MXCSR that make denormals 0, read and written, as the tiles do */
-
 /* ---- AMX's tiles ------------------------------------------------------------------------------------------------ */
 
 #ifdef AMX
@@ -98,7 +96,7 @@ INLINE Vec pairs_of(Vec lower, Vec upper)
 }
 
 /* line[p * stride] = part p of 16 terms, in the lower halves of its pairs, and of 16 others in the upper ones. The
- * first part is the nearest bf16, so that what is left has either sign; the second is cut off; the third is the rest. */
+ * first part is the nearest bf16, so that what is left has either sign; the second is cut off; the third the rest. */
 INLINE void split_line(Vec *line, const int64_t stride, Vec lower, Vec upper)
 {
     const Vec of_lower = high((Vec)((VecU)lower + 0x8000)), of_upper = high((Vec)((VecU)upper + 0x8000));

@@ -139,8 +139,8 @@ static void put_piece(Vec v[SIDE], char *to, int64_t lanes)
 }
 
 /* Of a block's rows of w every second one is read, then the others: memory answers 16 at a time sooner than 32, and of
- * rows that share a page the processor would not see that each is read in order (dev/notes/2026-11-22-streams.md).
- * Sums of each half of w's rows, each group of x's, each row of w: */
+ * rows that share a page the processor would not see that each is read in order (dev/notes/2026-11-22-streams.md). What
+ * is found for each half of them, each group of x's rows, each row of w: */
 typedef struct Found { Vec of[2][GROUPS][SIDE]; } Found;
 
 /* What the tiles hold becomes, or is added to, what was found. more: there are two groups. */
@@ -193,7 +193,7 @@ INLINE void ask(const uint16_t *ahead, int64_t stride, int i, int end)
 #define MULTIPLY(s, a, b)        _tile_dpbf16ps(s, a, b); ASK()
 #define ASK()                    ask(ahead, 2 * p->K, op * SIDE / ops, (op + 1) * SIDE / ops); op++
 
-/* 32 terms of 16 rows: w's lie at `from`, w_line bytes from row to row; x's x_line. */
+/* 32 terms of 16 rows of w, which lie at `from`, w_line bytes from row to row, times x's */
 INLINE void add_bf16(const bool more, const Product *p, const uint16_t *ahead, const void *from, int64_t w_line,
                      const char *x, Pieces z)
 {
@@ -357,8 +357,9 @@ static const Way *way_of(const Product *p)
 #endif
 }
 
-/* Of what is laid out: terms, filled up to a multiple; bytes of each; and how far a tile may read past the end */
-enum { UNIT = 32, MOST_BYTES = 6, PAST = 64 };
+/* Of what is laid out: terms, filled up to a multiple, and bytes of each. There is room for MOST_ROWS, so what a tile
+ * reads too much of fewer rows lies inside. */
+enum { UNIT = 32, MOST_BYTES = 6 };
 
 bool CPU(is_few)(const Product *p)
 {
@@ -367,7 +368,7 @@ bool CPU(is_few)(const Product *p)
 
 size_t CPU(gemm_few_scratch)(const Product *p)
 {
-    return (size_t)(whole(p->M, MOST_ROWS) * MOST_ROWS * whole(p->K, UNIT) * UNIT) * MOST_BYTES + PAST;
+    return (size_t)(whole(p->M, MOST_ROWS) * MOST_ROWS * whole(p->K, UNIT) * UNIT) * MOST_BYTES;
 }
 
 void CPU(gemm_few)(Device *d, const Product *p)

@@ -12,9 +12,10 @@ from llmc._core import Activation
 
 # (N,I,O): ones, a scalar head, primes, no multiples of a tile, more than one block of the sum
 SHAPES = [(1, 1, 1), (1, 97, 13), (29, 1, 3), (23, 77, 1), (31, 67, 101), (15, 16, 33),
-          (5, 521, 35), (45, 259, 64)]
-# more than one block of rows, and of columns
-LARGE = [(1361, 3, 5), (3, 5, 2083)]
+          (5, 521, 35), (45, 259, 64),
+          (7, 64, 33), (33, 64, 64), (64, 96, 79)]      # few rows, terms in whole steps of 32
+# more than one block of rows, and of columns; rows enough for each of two threads to have its own
+LARGE = [(1361, 3, 5), (3, 5, 2083), (523, 300, 331)]
 gelu = partial(torch.nn.functional.gelu, approximate="tanh")
 
 
@@ -111,10 +112,11 @@ def test_each_gradient_can_be_had_alone(on, dtype):
     assert run(on, "linear_backward", None, None, None, dout, x, w, None, False) == ()
 
 
+@pytest.mark.parametrize("I,O", [(1361, 71), (96, 96)])
 @pytest.mark.parametrize("act", [Activation.NONE, Activation.GELU], ids=["none", "gelu"])
-def test_a_row_alone_is_the_row_among_others(on, dtype, act):
+def test_a_row_alone_is_the_row_among_others(on, dtype, act, I, O):
     """Bit for bit, wherever it lies in a tile or a block, forward and back."""
-    N, I, O = 79, 1361, 71
+    N = 79
     x, w, b = inputs(N, I, O, dtype)
     dout = numbers(N, O, dtype=dtype, seed=1)
 
@@ -124,7 +126,7 @@ def test_a_row_alone_is_the_row_among_others(on, dtype, act):
         run(on, "linear_backward", dx, None, None, dout[rows], x[rows], w, x[rows], False)
         return out.array, dx.array
     together = both(slice(None))
-    for begin, end in [(0, 1), (13, 14), (N - 1, N), (5, 12), (14, 45), (3, 20), (9, 74)]:
+    for begin, end in [(0, 1), (13, 14), (N - 1, N), (5, 12), (14, 45), (3, 20), (20, 53), (9, 73), (9, 74)]:
         rows = slice(begin, end)
         for one, all_rows in zip(both(rows), together):
             assert one.tobytes() == all_rows[rows].tobytes(), f"rows {begin} to {end}"

@@ -1,5 +1,6 @@
 /* The same on all cores: x packed by all, then each takes the next strip of w. The engine's csrc/cpu/gemm.c is this,
- * with packing in registers, what is read next asked for ahead, steps of k, and what a layer does to its sums. */
+ * with packing in registers, rows of x that each thread packs for itself, what is read next asked for ahead, steps of
+ * k, and what a layer does to its sums. */
 #include "step.h"
 
 enum { STRIP = 4 * COLS };
