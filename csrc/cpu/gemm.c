@@ -15,6 +15,7 @@ enum { STRIP = 4, STEP = 4 * DEPTH };           /* panels of b, and terms: what 
 enum { PACK_TERMS = 64, PACK_PANELS = 8 };      /* what is packed at once if an operand's terms are not side by side */
 enum { BAND = 8 };                              /* panels of a, for which it pays that each thread has its own */
 enum { STRIPS = 4 };                            /* to take for each thread, at least, so that all end together */
+enum { STREAMED = 1 << 20 };                    /* elements, too many for a second-level cache */
 
 /* ---- what tile.c packs and multiplies --------------------------------------------------------------------------- */
 
@@ -135,6 +136,23 @@ void CPU(finish)(const Product *p, const float *sums, int64_t m0, int64_t n0, in
     else       FLOAT_SWITCH(p->a.dtype, A, finish_as(*p, A, false, sums, m0, n0, rows, cols));
 }
 
+/* The gradient of a large weight is not read soon: it is streamed, if it is whole lines of memory and nothing is done
+ * to it on its way. */
+static bool is_streamed(const Product *p)
+{
+    const bool gradient = p->a_turned && !p->symmetric && !p->accumulate && p->out.dtype == DT_F32;
+    const bool plain = is_none(p->bias) && is_none(p->keep) && is_none(p->slope_at) && p->act != ACT_GELU;
+    const bool whole_lines = p->N % TILE_COLS == 0 && (uintptr_t)p->out.data % 64 == 0;
+    return gradient && plain && whole_lines && p->M * p->N >= STREAMED;
+}
+
+static void stream(const Product *p, const float *sums, int64_t m0, int64_t n0, int64_t rows)
+{
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < TILE_COLS; c += WIDTH)
+            vec_stream((float *)p->out.data + (m0 + r) * p->N + n0 + c, vec_f32(sums + r * TILE_COLS + c));
+}
+
 /* ---- blocks ----------------------------------------------------------------------------------------------------- */
 
 /* One step of one block: rows m.. and columns n.. of out, terms k.. of the sum; each buffer as Plan says. */
@@ -144,6 +162,7 @@ typedef struct Step {
     int64_t m, n, k, rows, cols, depth;
     char  *a, *b;               /* b: this thread's */
     float *sums;                /* NULL: the first step is the last */
+    bool  streamed;
     int64_t *next;              /* of each band: the panel of b that no thread has taken yet */
 } Step;
 
@@ -200,9 +219,11 @@ static void run_strip(Step s, int64_t i0, int64_t i1, int64_t j0, int64_t j1)
             if (s.p->symmetric && s.n + n >= s.m + m + rows) continue;
             float *to = s.sums ? s.sums + (i * across + j) * tile : here;
             const void *next_a = j == j0 && i + 1 < i1 ? panel_a(s, i + 1, 0) : NULL;
-            if (is_last) fetch_out(s.p, s.m + m, s.n + n, rows, cols);
+            if (is_last && !s.streamed) fetch_out(s.p, s.m + m, s.n + n, rows, cols);
             kind->multiply(panel_a(s, i, 0), panel_b(s, j - j0, 0), rows, s.depth, to, s.k > 0, next_a);
-            if (is_last) CPU(finish)(s.p, to, s.m + m, s.n + n, rows, cols);
+            if (!is_last) continue;
+            if (s.streamed) stream(s.p, to, s.m + m, s.n + n, rows);
+            else            CPU(finish)(s.p, to, s.m + m, s.n + n, rows, cols);
         }
 }
 
@@ -248,6 +269,7 @@ static void run_step(Step s)
     }
     for (int64_t band = omp_get_thread_num() % bands, j0, j1; take(s, b_panels, &band, &j0, &j1);)
         run_strip(s, band * tall, at_most((band + 1) * tall, a_panels), j0, j1);
+    streamed();
     OMP(barrier)
 }
 
@@ -256,12 +278,13 @@ static void run_blocks(const Product *p, const Plan *z, char *workspace)
     char *a = workspace, *b = a + z->a, *sums = b + z->threads * z->b;
     int64_t *next = (int64_t *)(sums + z->sums);
     b += omp_get_thread_num() * z->b;
+    const bool streamed = is_streamed(p);
     if (z->kind->begin) z->kind->begin();
     for (int64_t n = 0; n < p->N; n += z->cols)
         for (int64_t m = 0; m < p->M; m += z->rows)
             for (int64_t k = 0; k < p->K; k += z->depth)
                 run_step((Step){ p, z, m, n, k, at_most(p->M - m, z->rows), at_most(p->N - n, z->cols),
-                                 at_most(p->K - k, z->depth), a, b, z->sums ? (float *)sums : NULL, next });
+                                 at_most(p->K - k, z->depth), a, b, z->sums ? (float *)sums : NULL, streamed, next });
     if (z->kind->end) z->kind->end();
 }
 

@@ -63,6 +63,8 @@ INLINE Vec vec_f32(const float *p) { Vec v; memcpy(&v, p, sizeof v); return v; }
  * vec_where           a where the comparison holds, else b
  * vec_low, vec_high   half the lanes, as doubles
  * vec_widen           16-bit lanes to 32 bits; vec_narrow back, of values below 2^16
+ * vec_stream          a store past the caches, which need not read the line first; p lies at a multiple of its size.
+ *                     Before others read what was streamed, streamed().
  * head, head_bf16, put_head, put_head_bf16   the first lanes only; no byte of the others is touched */
 
 #if defined(__AVX512F__)
@@ -77,6 +79,8 @@ INLINE VecD vec_low(Vec v)        { return (VecD)_mm512_cvtps_pd(_mm512_castps51
 INLINE VecD vec_high(Vec v)       { return (VecD)_mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1)); }
 INLINE VecU vec_widen(VecH h)     { return (VecU)_mm512_cvtepu16_epi32((__m256i)h); }
 INLINE VecH vec_narrow(VecU u)    { return (VecH)_mm512_cvtepi32_epi16((__m512i)u); }
+INLINE void vec_stream(float *p, Vec v) { _mm512_stream_ps(p, (__m512)v); }
+INLINE void streamed(void)        { _mm_sfence(); }
 INLINE __mmask16 lanes(int count) { return (__mmask16)((1u << count) - 1); }
 INLINE Vec  head(const float *p, int count)               { return (Vec)_mm512_maskz_loadu_ps(lanes(count), p); }
 INLINE VecH head_bf16(const uint16_t *p, int count)       { return (VecH)_mm256_maskz_loadu_epi16(lanes(count), p); }
@@ -91,6 +95,8 @@ INLINE Vec  vec_where(VecI yes, Vec a, Vec b) { return (Vec)_mm256_blendv_ps((__
 INLINE VecD vec_low(Vec v)        { return (VecD)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v)); }
 INLINE VecD vec_high(Vec v)       { return (VecD)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1)); }
 INLINE VecU vec_widen(VecH h)     { return (VecU)_mm256_cvtepu16_epi32((__m128i)h); }
+INLINE void vec_stream(float *p, Vec v) { _mm256_stream_ps(p, (__m256)v); }
+INLINE void streamed(void)        { _mm_sfence(); }
 #else
 INLINE Vec  vec_where(VecI yes, Vec a, Vec b) { return (Vec)((yes & (VecI)a) | (~yes & (VecI)b)); }
 INLINE Vec  vec_max(Vec a, Vec b) { return vec_where(a > b, a, b); }
@@ -99,6 +105,8 @@ INLINE Vec  vec_sqrt(Vec v)       { return (Vec){ sqrtf(v[0]), sqrtf(v[1]), sqrt
 INLINE VecD vec_low(Vec v)        { return (VecD){ v[0], v[1] }; }
 INLINE VecD vec_high(Vec v)       { return (VecD){ v[2], v[3] }; }
 INLINE VecU vec_widen(VecH h)     { return __builtin_convertvector(h, VecU); }
+INLINE void vec_stream(float *p, Vec v) { memcpy(p, &v, sizeof v); }
+INLINE void streamed(void)        {}
 #endif
 INLINE VecH vec_narrow(VecU u)    { return __builtin_convertvector(u, VecH); }
 /* Out of line: once a row, and the lanes go through memory. */

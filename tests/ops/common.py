@@ -33,18 +33,22 @@ def numbers(*shape: int, dtype: np.dtype = F32, seed: int = 0, scale: float = 1.
 
 
 class Out:
-    """A buffer for an op to write, with a pattern in it, before it and after it."""
+    """A buffer for an op to write, with a pattern in it, before it and after it. aligned: to 64 bytes, as models' are."""
 
-    def __init__(self, *shape: int, dtype: np.dtype = F32, fill: np.ndarray | None = None):
+    def __init__(self, *shape: int, dtype: np.dtype = F32, fill: np.ndarray | None = None, aligned: bool = False):
         count = int(np.prod(shape))
-        self.whole = (np.arange(count + 2 * GUARD) % 13 + 1).astype(dtype)
-        self.array = self.whole[GUARD:GUARD + count].reshape(shape)
+        self.whole = (np.arange(count + 2 * GUARD + 64) % 13 + 1).astype(dtype)
+        self.begin = GUARD
+        while aligned and (self.whole.ctypes.data + self.begin * self.whole.itemsize) % 64:
+            self.begin += 1
+        self.end = self.begin + count
+        self.array = self.whole[self.begin:self.end].reshape(shape)
         if fill is not None:
             self.array[...] = fill
         self.guards = self.around()
 
     def around(self) -> bytes:
-        return self.whole[:GUARD].tobytes() + self.whole[-GUARD:].tobytes()
+        return self.whole[:self.begin].tobytes() + self.whole[self.end:].tobytes()
 
 
 def guarded(array: np.ndarray) -> np.ndarray:

@@ -97,6 +97,16 @@ def test_backward_goes_through_the_gelu_before(on, dtype, N, I, O):
     within_budget((got,), gradient(linear_after_gelu, 0), dout, pre, w)
 
 
+def test_a_large_gradient_has_the_same_bits_past_the_caches(on, dtype):
+    """Which it goes where memory's lines are whole, as in a model and not in the other tests."""
+    N, I, O = 3, 1056, 1000
+    x, w, _ = inputs(N, I, O, dtype)
+    dout = numbers(N, O, dtype=dtype, seed=1)
+    past, through = (run(on, "linear_backward", None, Out(O, I, aligned=aligned), None, dout, x, w, None, False)
+                     for aligned in (True, False))
+    assert past.tobytes() == through.tobytes()
+
+
 def test_each_gradient_can_be_had_alone(on, dtype):
     N, I, O = 19, 301, 37
     x, w, _ = inputs(N, I, O, dtype)
