@@ -71,8 +71,26 @@ static const Kind *kind_of(const Product *p)
 /* ---- the plan --------------------------------------------------------------------------------------------------- */
 
 /* Of a block: its rows and columns, the terms of a step, and into how many bands its rows are cut. a, b and sums:
- * bytes, b's for each thread. */
-typedef struct Plan { const Kind *kind; int threads; int64_t rows, cols, depth, bands; size_t a, b, sums; } Plan;
+ * bytes, b's for each thread. streamed: out is written past the caches. */
+typedef struct Plan {
+    const Kind *kind;
+    int     threads;
+    int64_t rows, cols, depth, bands;
+    size_t  a, b, sums;
+    bool    streamed;
+} Plan;
+
+/* There is nothing to do to a sum on its way out but bias and accumulate. */
+static bool is_plain(const Product *p) { return is_none(p->keep) && is_none(p->slope_at) && p->act != ACT_GELU; }
+
+/* The gradient of a large weight is not read soon: it is streamed, if it is whole lines of memory and nothing is done
+ * to it on its way. */
+static bool is_streamed(const Product *p)
+{
+    const bool gradient = p->a_turned && !p->symmetric && !p->accumulate && p->out.dtype == DT_F32;
+    const bool whole_lines = p->N % TILE_COLS == 0 && (uintptr_t)p->out.data % 64 == 0;
+    return gradient && is_plain(p) && is_none(p->bias) && whole_lines && p->M * p->N >= STREAMED;
+}
 
 /* equal pieces of at most `most`, each a whole number of units */
 static int64_t piece(int64_t length, int64_t most, int64_t unit)
@@ -85,7 +103,7 @@ int64_t CPU(gemm_depth)(int64_t K) { return piece(K, STEP, DEPTH); }
 static Plan plan_of(const Product *p, int threads)
 {
     const Kind *kind = kind_of(p);
-    Plan z = { .kind = kind, .threads = threads };
+    Plan z = { .kind = kind, .threads = threads, .streamed = is_streamed(p) };
     z.depth = CPU(gemm_depth)(p->K);
     z.rows = piece(p->M, BLOCK_ROWS, kind->rows);
     z.cols = piece(p->N, p->K > z.depth ? BLOCK_COLS : p->N, TILE_COLS);
@@ -107,7 +125,7 @@ size_t CPU(gemm_scratch)(Device *d, const Product *p)
 
 /* ---- one tile on its way out ------------------------------------------------------------------------------------ */
 
-/* plain: there is nothing to do but bias and accumulate */
+/* plain: is_plain(p) */
 INLINE void finish_as(const Product p, const int A, const bool plain, const float *sums, int64_t m0, int64_t n0,
                       int64_t rows, int64_t cols)
 {
@@ -131,19 +149,8 @@ INLINE void finish_as(const Product p, const int A, const bool plain, const floa
 
 void CPU(finish)(const Product *p, const float *sums, int64_t m0, int64_t n0, int64_t rows, int64_t cols)
 {
-    const bool plain = is_none(p->keep) && is_none(p->slope_at) && p->act != ACT_GELU;
-    if (plain) FLOAT_SWITCH(p->a.dtype, A, finish_as(*p, A, true, sums, m0, n0, rows, cols));
-    else       FLOAT_SWITCH(p->a.dtype, A, finish_as(*p, A, false, sums, m0, n0, rows, cols));
-}
-
-/* The gradient of a large weight is not read soon: it is streamed, if it is whole lines of memory and nothing is done
- * to it on its way. */
-static bool is_streamed(const Product *p)
-{
-    const bool gradient = p->a_turned && !p->symmetric && !p->accumulate && p->out.dtype == DT_F32;
-    const bool plain = is_none(p->bias) && is_none(p->keep) && is_none(p->slope_at) && p->act != ACT_GELU;
-    const bool whole_lines = p->N % TILE_COLS == 0 && (uintptr_t)p->out.data % 64 == 0;
-    return gradient && plain && whole_lines && p->M * p->N >= STREAMED;
+    if (is_plain(p)) FLOAT_SWITCH(p->a.dtype, A, finish_as(*p, A, true, sums, m0, n0, rows, cols));
+    else             FLOAT_SWITCH(p->a.dtype, A, finish_as(*p, A, false, sums, m0, n0, rows, cols));
 }
 
 static void stream(const Product *p, const float *sums, int64_t m0, int64_t n0, int64_t rows)
@@ -162,7 +169,6 @@ typedef struct Step {
     int64_t m, n, k, rows, cols, depth;
     char  *a, *b;               /* b: this thread's */
     float *sums;                /* NULL: the first step is the last */
-    bool  streamed;
     int64_t *next;              /* of each band: the panel of b that no thread has taken yet */
 } Step;
 
@@ -219,11 +225,11 @@ static void run_strip(Step s, int64_t i0, int64_t i1, int64_t j0, int64_t j1)
             if (s.p->symmetric && s.n + n >= s.m + m + rows) continue;
             float *to = s.sums ? s.sums + (i * across + j) * tile : here;
             const void *next_a = j == j0 && i + 1 < i1 ? panel_a(s, i + 1, 0) : NULL;
-            if (is_last && !s.streamed) fetch_out(s.p, s.m + m, s.n + n, rows, cols);
+            if (is_last && !s.z->streamed) fetch_out(s.p, s.m + m, s.n + n, rows, cols);
             kind->multiply(panel_a(s, i, 0), panel_b(s, j - j0, 0), rows, s.depth, to, s.k > 0, next_a);
             if (!is_last) continue;
-            if (s.streamed) stream(s.p, to, s.m + m, s.n + n, rows);
-            else            CPU(finish)(s.p, to, s.m + m, s.n + n, rows, cols);
+            if (s.z->streamed) stream(s.p, to, s.m + m, s.n + n, rows);
+            else               CPU(finish)(s.p, to, s.m + m, s.n + n, rows, cols);
         }
 }
 
@@ -269,7 +275,7 @@ static void run_step(Step s)
     }
     for (int64_t band = omp_get_thread_num() % bands, j0, j1; take(s, b_panels, &band, &j0, &j1);)
         run_strip(s, band * tall, at_most((band + 1) * tall, a_panels), j0, j1);
-    streamed();
+    if (s.z->streamed) streamed();
     OMP(barrier)
 }
 
@@ -278,13 +284,12 @@ static void run_blocks(const Product *p, const Plan *z, char *workspace)
     char *a = workspace, *b = a + z->a, *sums = b + z->threads * z->b;
     int64_t *next = (int64_t *)(sums + z->sums);
     b += omp_get_thread_num() * z->b;
-    const bool streamed = is_streamed(p);
     if (z->kind->begin) z->kind->begin();
     for (int64_t n = 0; n < p->N; n += z->cols)
         for (int64_t m = 0; m < p->M; m += z->rows)
             for (int64_t k = 0; k < p->K; k += z->depth)
                 run_step((Step){ p, z, m, n, k, at_most(p->M - m, z->rows), at_most(p->N - n, z->cols),
-                                 at_most(p->K - k, z->depth), a, b, z->sums ? (float *)sums : NULL, streamed, next });
+                                 at_most(p->K - k, z->depth), a, b, z->sums ? (float *)sums : NULL, next });
     if (z->kind->end) z->kind->end();
 }
 
