@@ -11,7 +11,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
-SOURCES := $(shell find csrc python -name '*.[ch]' -o -name '*.cpp') CMakeLists.txt
+SOURCES := $(shell find csrc cuda python -name '*.[ch]' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh') CMakeLists.txt cuda/emu/CMakeLists.txt
 
 .PHONY: run test test-all setup bench ladder doctor clean help
 help:

@@ -1,8 +1,10 @@
-/* device.c -- see device.h. The CPU's memory is the program's own; its op tables lie in cpu/. */
+/* device.c -- see device.h. The CPU's memory is the program's own; its op tables lie in cpu/. Others are plugins. */
 #define _GNU_SOURCE
 #include "ops.h"
+#include "plugin.h"
 #include "profile.h"
 
+#include <dlfcn.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,12 +52,14 @@ static void cpu_free(Device *d, void *block)
 static void cpu_zero(Device *d, void *block, size_t bytes) { memset(block, 0, bytes); }
 static void cpu_copy(Device *d, void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
 static void cpu_synchronize(Device *d) { (void)d; }
+static void cpu_open(Device *d, long number) { (void)d, (void)number; }
+static void cpu_close(Device *d) { (void)d; }
 
 extern const OpTable plain_ops, cpu_ops_generic, cpu_ops_avx2, cpu_ops_avx512, cpu_ops_avx512bf16,
                      cpu_ops_amx;
 
 #define CPU_BACKEND(name, table) \
-    { (name), &(table), cpu_alloc, cpu_free, cpu_zero, cpu_copy, cpu_copy, cpu_synchronize }
+    { (name), &(table), cpu_open, cpu_close, cpu_alloc, cpu_free, cpu_zero, cpu_copy, cpu_copy, cpu_synchronize }
 
 /* Widest first: "cpu" is the first of them that this processor can run. */
 static const Backend cpu_backends[] = {
@@ -156,27 +160,69 @@ static int default_threads(void)
     return n > 0 ? n : processors();
 }
 
+/* ---- doors ------------------------------------------------------------------------------------------------------ */
+
+/* "cuda-emu:7" and "cuda-emu": true, and the number, 0 if there is none. "cuda-emulator": false */
+static bool named(const char *name, const char *kind, long *number)
+{
+    const size_t length = strlen(kind);
+    if (strncmp(name, kind, length) || (name[length] && name[length] != ':')) return false;
+    char *end = (char *)name + length;
+    *number = 0;
+    if (*end) {
+        CHECK(name[length + 1] >= '0' && name[length + 1] <= '9', "device %s: wanted %s or %s:NUMBER", name, kind, kind);
+        *number = strtol(name + length + 1, &end, 10);
+    }
+    CHECK(!*end, "device %s: wanted %s or %s:NUMBER", name, kind, kind);
+    return true;
+}
+
+static const Backend *load_backend(const char *file, const char *name, const char *advice)
+{
+    void *library = plugin_open(file, false);
+    CHECK(library, "device %s: its plugin cannot be opened (%s); %s", name, dlerror(), advice);
+    DevicePlugin *entry = (DevicePlugin *)dlsym(library, "llmc_device_plugin");
+    const Backend *b = entry ? entry(DEVICE_PLUGIN_VERSION) : NULL;
+    CHECK(b, "device %s: %s was built for another version of llmc; build again", name, file);
+    return b;
+}
+
+static const Backend *cpu_backend(const char *name)
+{
+    for (size_t i = 0; i < COUNT_OF(cpu_backends); i++) {
+        const Backend *b = &cpu_backends[i];
+        const bool any = !strcmp(name, "cpu");
+        if ((!any && strcmp(name, b->name)) || (any && !runs_here(b))) continue;
+        CHECK(runs_here(b), "device %s: this processor lacks those instructions; it runs %s", name, device_list());
+        return b;
+    }
+    FAIL("device %s: there is no such device; wanted cuda, cpu, or by name %s", name, device_list());
+}
+
 Device *device_open(const char *name, int threads)
 {
     CHECK(threads >= 0 && threads <= 4096, "device %s: %d threads, wanted 0 (one a processor) to 4096", name, threads);
-    for (size_t i = 0; i < COUNT_OF(cpu_backends); i++) {
-        const Backend *b = &cpu_backends[i];
-        if (strcmp(name, "cpu") && strcmp(name, b->name)) continue;
-        if (!runs_here(b)) {
-            if (!strcmp(name, "cpu")) continue;
-            FAIL("device %s: this processor lacks those instructions; it runs %s", name, device_list());
-        }
-        Device *d = xcalloc(1, sizeof *d, "a device");
-        *d = (Device){ .op = b->op, .backend = b, .threads = threads ? threads : default_threads() };
-        return d;
-    }
-    FAIL("device %s: there is no such device in this build; it has cpu, or by name %s", name, device_list());
+    long number = 0;
+    const Backend *b =
+        named(name, "cuda", &number)
+            ? load_backend("libllmc_cuda.so", name, "it is built where nvcc is found (CUDA 12 or later): install it and "
+                           "build again, or use --device cpu") :
+        named(name, "cuda-emu", &number)
+            ? load_backend("libllmc_cuda_emu.so", name, "build llmc again: make setup")
+            : cpu_backend(name);
+    Device *d AUTO(auto_free) = xcalloc(1, sizeof *d, "a device");
+    *d = (Device){ .op = b->op, .backend = b, .threads = threads ? threads : default_threads() };
+    b->open(d, number);
+    Device *opened = d;
+    d = NULL;
+    return opened;
 }
 
 void device_close(Device *d)
 {
     if (!d) return;
     device_free(d, d->workspace);
+    d->backend->close(d);
     free(d->profile);
     free(d);
 }

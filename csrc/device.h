@@ -11,10 +11,14 @@ extern "C" {
 typedef struct Device Device;
 typedef struct OpTable OpTable;
 
-/* What a backend fills in. alloc gives zeroed memory aligned to 256 bytes, or NULL. */
+/* What a backend fills in. open sets d->self for the machine's part with that number, or fails; close gives back what
+ * it took. alloc gives zeroed memory aligned to 256 bytes, or NULL. Ops may still run when their call returns; copies
+ * and synchronize wait for them. */
 typedef struct Backend {
     const char    *name;
     const OpTable *op;
+    void  (*open)(Device *d, long number);
+    void  (*close)(Device *d);
     void *(*alloc)(Device *d, size_t bytes);
     void  (*free)(Device *d, void *block);
     void  (*zero)(Device *d, void *block, size_t bytes);
@@ -26,6 +30,7 @@ typedef struct Backend {
 struct Device {
     const OpTable *op;
     const Backend *backend;
+    void  *self;                /* the backend's own */
     int    threads;             /* CPU threads an op may use */
     void  *workspace;           /* scratch of the op that runs now; its contents mean nothing between ops */
     size_t workspace_size;
@@ -34,9 +39,14 @@ struct Device {
     struct Profile *profile;    /* NULL, or where the doors add up calls, seconds, FLOP and bytes */
 };
 
+/* A plugin's one entry, llmc_device_plugin: its backend, or NULL when it was built for another version. */
+enum { DEVICE_PLUGIN_VERSION = 1 };
+typedef const Backend *DevicePlugin(int version);
+
 /* name: "cpu" (the widest vectors this processor has), or one of "cpu:amx", "cpu:avx512bf16", "cpu:avx512", "cpu:avx2",
- * "cpu:generic" and "cpu:plain" (the reference loops). threads = 0 means one for each processor this process may run
- * on. Fails for a name that is unknown or that this processor cannot run. */
+ * "cpu:generic" and "cpu:plain" (the reference loops); "cuda" or "cuda:1", a GPU; "cuda-emu" or "cuda-emu:7", the same
+ * kernels on the CPU, threads in the order of that seed. threads = 0 means one for each processor this process may run
+ * on. Fails for a name that is unknown, or of a machine that is not here. */
 Device *device_open(const char *name, int threads);
 void    device_close(Device *d);
 const char *device_list(void);  /* names that would open here, separated by spaces */

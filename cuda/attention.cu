@@ -1,0 +1,266 @@
+/* attention.cu -- causal grouped attention in f32 arithmetic, for every head_dim and type: the reference among the
+ * kernels, and what the emulator's tests of a whole step run.
+ *
+ * Forward a warp owns a query and looks at 32 keys at a time: a lane scores one key, then owns every 32nd column of the
+ * output. Largest and sum are kept as it goes (M. Milakov, N. Gimelshein, "Online normalizer calculation for softmax",
+ * 2018). Backward a warp owns a query for dq, and in another kernel a key for dk and dv, so nothing is added by two. */
+#include "common.cuh"
+
+constexpr int ROWS = 4;                 /* warps of a block */
+
+struct Shape { int T, H, G, D; float scale; };
+
+__host__ __device__ inline int64_t packed_width(Shape z) { return (int64_t)(z.H + 2 * z.G) * z.D; }
+
+static Shape shape_of(Tensor qkv, int64_t T, int H, int G)
+{
+    const int D = (int)(last(qkv) / (H + 2 * G));
+    return { (int)T, H, G, D, 1 / sqrtf((float)D) };
+}
+
+/* Keys and values of one head of one row, in the packed activation or in a cache's pages. */
+template <typename T> struct Packed {
+    const T *k, *v;
+    int64_t  width;
+    __device__ const T *key(int s) const { return k + s * width; }
+    __device__ const T *value(int s) const { return v + s * width; }
+};
+
+template <typename T> struct Paged {
+    const T       *cache;
+    const int32_t *table;
+    int G, D, g;
+    __device__ const T *at(int s, int group) const
+    {
+        return cache + (((int64_t)table[s / CACHE_PAGE] * 2 * G + group) * CACHE_PAGE + s % CACHE_PAGE) * D;
+    }
+    __device__ const T *key(int s) const { return at(s, g); }
+    __device__ const T *value(int s) const { return at(s, g + G); }
+};
+
+template <typename T> __device__ float dot(const float *a, const T *b, int D)
+{
+    float sum = 0;
+    for (int i = 0; i < D; i++) sum += a[i] * float(b[i]);
+    return sum;
+}
+
+template <typename T> __device__ void copy_row(float *to, const T *from, int D)
+{
+    for (int i = (int)threadIdx.x; i < D; i += WARP) to[i] = float(from[i]);
+    __syncwarp();
+}
+
+/* One query over keys first .. last. room: 2 D + 32 floats of shared memory. Returns the log-sum-exp. */
+template <typename T, typename Keys>
+__device__ float attend(T *out, const T *q, Keys keys, int first, int last, Shape z, float *room)
+{
+    float *query = room, *mean = room + z.D, *p = mean + z.D;
+    const int lane = (int)threadIdx.x;
+    float top = -INFINITY, sum = 0;
+    for (int i = lane; i < z.D; i += WARP) mean[i] = 0;
+    copy_row(query, q, z.D);
+    for (int begin = first; begin <= last; begin += WARP) {
+        const int s = begin + lane, count = at_most(WARP, last + 1 - begin);
+        const float score = s <= last ? z.scale * dot(query, keys.key(s), z.D) : -INFINITY;
+        const float new_top = fmaxf(top, warp_max(score)), fade = expf(top - new_top);
+        p[lane] = expf(score - new_top);
+        __syncwarp();
+        sum = sum * fade + warp_sum(p[lane]);
+        for (int i = lane; i < z.D; i += WARP) {
+            float value = mean[i] * fade;
+            for (int j = 0; j < count; j++) value += p[j] * float(keys.value(begin + j)[i]);
+            mean[i] = value;
+        }
+        __syncwarp();                   /* before p is written again */
+        top = new_top;
+    }
+    for (int i = lane; i < z.D; i += WARP) out[i] = T(mean[i] / sum);
+    return top + logf(sum);
+}
+
+static size_t attend_bytes(Shape z) { return (size_t)ROWS * (size_t)(2 * z.D + WARP) * sizeof(float); }
+
+/* blockIdx.y: the head of a row of the batch */
+template <typename T>
+__global__ void attention_forward_kernel(T *out, float *lse, const T *qkv, const int32_t *first, Shape z)
+{
+    SHARED_DYNAMIC(float, rooms);
+    const int t = (int)(blockIdx.x * ROWS + threadIdx.y), h = (int)blockIdx.y % z.H;
+    const int64_t b = blockIdx.y / (unsigned)z.H, n = b * z.T + t, P = packed_width(z);
+    if (t >= z.T) return;
+    const T *row = qkv + b * z.T * P;
+    const int g = h / (z.H / z.G);
+    const Packed<T> keys = { row + (z.H + g) * z.D, row + (z.H + z.G + g) * z.D, P };
+    const float found = attend(out + (n * z.H + h) * z.D, row + t * P + h * z.D, keys, first[n], t, z,
+                               rooms + threadIdx.y * (unsigned)(2 * z.D + WARP));
+    if (threadIdx.x == 0) lse[(int64_t)blockIdx.y * z.T + t] = found;
+}
+
+void cuda_attention_forward(Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G)
+{
+    const Shape z = shape_of(qkv, qkv.dim[1], H, G);
+    FLOAT_SWITCH(qkv.dtype, T,
+        launch(d, attention_forward_kernel<T>, dim3(blocks_for(z.T, ROWS), (unsigned)(qkv.dim[0] * H)),
+               dim3(WARP, ROWS), attend_bytes(z), data_of<T>(out), data_of<float>(lse), data_of<T>(qkv),
+               data_of<int32_t>(first), z));
+}
+
+size_t cuda_attention_forward_scratch(Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G)
+{
+    return 0;
+}
+
+/* ---- over a cache ----------------------------------------------------------------------------------------------- */
+
+/* Which row of the batch brings token n; rows may bring none. */
+__device__ inline int row_of(int64_t n, const int32_t *start)
+{
+    int r = 0;
+    while (start[r + 1] <= n) r++;
+    return r;
+}
+
+/* A block owns a token: writes its k and v to their page. */
+template <typename T>
+__global__ void store_keys_kernel(T *cache, const T *qkv, const int32_t *table, int64_t most, const int32_t *start,
+                                  const int32_t *length, Shape z)
+{
+    const int64_t n = blockIdx.x, r = row_of(n, start), s = length[r] + n - start[r], page = table[r * most + s / CACHE_PAGE];
+    for (int i = (int)threadIdx.x; i < 2 * z.G * z.D; i += (int)blockDim.x)
+        cache[((page * 2 * z.G + i / z.D) * CACHE_PAGE + s % CACHE_PAGE) * z.D + i % z.D] =
+            qkv[n * packed_width(z) + z.H * z.D + i];
+}
+
+template <typename T>
+__global__ void attention_cached_kernel(T *out, const T *cache, const T *qkv, const int32_t *table, int64_t most,
+                                        const int32_t *start, const int32_t *length, int64_t N, Shape z)
+{
+    SHARED_DYNAMIC(float, rooms);
+    const int64_t n = (int64_t)blockIdx.x * ROWS + threadIdx.y;
+    const int h = (int)blockIdx.y;
+    if (n >= N) return;
+    const int64_t r = row_of(n, start);
+    const int last = (int)(length[r] + n - start[r]);
+    const Paged<T> keys = { cache, table + r * most, z.G, z.D, h / (z.H / z.G) };
+    attend(out + (n * z.H + h) * z.D, qkv + n * packed_width(z) + h * z.D, keys, 0, last, z,
+           rooms + threadIdx.y * (unsigned)(2 * z.D + WARP));
+}
+
+void cuda_attention_cached(Device *d, Tensor out, Tensor cache, Tensor qkv, Tensor table, Tensor start, Tensor length,
+                           int H, int G)
+{
+    const int64_t N = rows(qkv), most = last(table);
+    const Shape z = shape_of(qkv, 0, H, G);
+    FLOAT_SWITCH(qkv.dtype, T, {
+        launch(d, store_keys_kernel<T>, (unsigned)N, 128, 0, data_of<T>(cache), data_of<T>(qkv),
+               data_of<int32_t>(table), most, data_of<int32_t>(start), data_of<int32_t>(length), z);
+        launch(d, attention_cached_kernel<T>, dim3(blocks_for(N, ROWS), (unsigned)H), dim3(WARP, ROWS),
+               attend_bytes(z), data_of<T>(out), data_of<T>(cache), data_of<T>(qkv), data_of<int32_t>(table), most,
+               data_of<int32_t>(start), data_of<int32_t>(length), N, z);
+    });
+}
+
+size_t cuda_attention_cached_scratch(Device *d, Tensor out, Tensor cache, Tensor qkv, Tensor table, Tensor start,
+                                     Tensor length, int H, int G)
+{
+    return 0;
+}
+
+/* ---- backward --------------------------------------------------------------------------------------------------- */
+
+/* p = exp(scale q.k - lse);  ds = scale p (dout.v - mean), where mean = dout.out */
+
+/* A warp owns a query: mean, and dq = sum over its keys of ds k. */
+template <typename T>
+__global__ void attention_dq_kernel(T *dqkv, float *mean, const T *dout, const T *out, const float *lse, const T *qkv,
+                                    const int32_t *first, Shape z)
+{
+    SHARED_DYNAMIC(float, rooms);
+    const int t = (int)(blockIdx.x * ROWS + threadIdx.y), h = (int)blockIdx.y % z.H, lane = (int)threadIdx.x;
+    const int64_t b = blockIdx.y / (unsigned)z.H, n = b * z.T + t, P = packed_width(z), at = (n * z.H + h) * z.D;
+    if (t >= z.T) return;
+    float *query = rooms + threadIdx.y * (unsigned)(3 * z.D + WARP), *slope = query + z.D, *dq = slope + z.D;
+    float *ds = dq + z.D;
+    const T *row = qkv + b * z.T * P, *k = row + (z.H + h / (z.H / z.G)) * z.D, *v = k + z.G * z.D;
+    float own = 0;
+    for (int i = lane; i < z.D; i += WARP) own += float(dout[at + i]) * float(out[at + i]), dq[i] = 0;
+    own = warp_sum(own);
+    if (lane == 0) mean[(int64_t)blockIdx.y * z.T + t] = own;
+    copy_row(query, row + t * P + h * z.D, z.D);
+    copy_row(slope, dout + at, z.D);
+    const float log_sum = lse[(int64_t)blockIdx.y * z.T + t];
+    for (int begin = first[n]; begin <= t; begin += WARP) {
+        const int s = begin + lane, count = at_most(WARP, t + 1 - begin);
+        ds[lane] = 0;
+        if (s <= t) ds[lane] = z.scale * expf(z.scale * dot(query, k + s * P, z.D) - log_sum) *
+                               (dot(slope, v + s * P, z.D) - own);
+        __syncwarp();
+        for (int i = lane; i < z.D; i += WARP)
+            for (int j = 0; j < count; j++) dq[i] += ds[j] * float(k[(begin + j) * P + i]);
+        __syncwarp();
+    }
+    for (int i = lane; i < z.D; i += WARP) dqkv[n * P + h * z.D + i] = T(dq[i]);
+}
+
+/* A warp owns a key: dk = sum over the queries that see it, and the group's heads, of ds q;  dv = the same of p dout. */
+template <typename T>
+__global__ void attention_dkv_kernel(T *dqkv, const float *mean, const T *dout, const float *lse, const T *qkv,
+                                     const int32_t *first, Shape z)
+{
+    SHARED_DYNAMIC(float, rooms);
+    const int s = (int)(blockIdx.x * ROWS + threadIdx.y), g = (int)blockIdx.y % z.G, lane = (int)threadIdx.x;
+    const int64_t b = blockIdx.y / (unsigned)z.G, P = packed_width(z), C = (int64_t)z.H * z.D;
+    if (s >= z.T) return;
+    float *key = rooms + threadIdx.y * (unsigned)(4 * z.D + 2 * WARP), *value = key + z.D, *dk = value + z.D;
+    float *dv = dk + z.D, *p = dv + z.D, *ds = p + WARP;
+    const T *row = qkv + b * z.T * P, *k = row + s * P + (z.H + g) * z.D;
+    for (int i = lane; i < z.D; i += WARP) dk[i] = dv[i] = 0;
+    copy_row(key, k, z.D);
+    copy_row(value, k + z.G * z.D, z.D);
+    for (int h = g * (z.H / z.G); h < (g + 1) * (z.H / z.G); h++) {
+        const float *lse_of = lse + (b * z.H + h) * z.T, *mean_of = mean + (b * z.H + h) * z.T;
+        for (int begin = s; begin < z.T; begin += WARP) {
+            const int t = begin + lane, count = at_most(WARP, z.T - begin);
+            const bool sees = t < z.T && first[b * z.T + at_most(t, z.T - 1)] <= s;
+            if (!__any_sync(ALL_LANES, sees)) break;            /* nor does any query after them */
+            p[lane] = ds[lane] = 0;
+            if (sees) {
+                p[lane] = expf(z.scale * dot(key, row + t * P + h * z.D, z.D) - lse_of[t]);
+                ds[lane] = z.scale * p[lane] * (dot(value, dout + (b * z.T + t) * C + h * z.D, z.D) - mean_of[t]);
+            }
+            __syncwarp();
+            for (int i = lane; i < z.D; i += WARP)
+                for (int j = 0; j < count; j++) {
+                    dk[i] += ds[j] * float(row[(begin + j) * P + h * z.D + i]);
+                    dv[i] += p[j] * float(dout[(b * z.T + begin + j) * C + h * z.D + i]);
+                }
+            __syncwarp();
+        }
+    }
+    T *to = dqkv + (b * z.T + s) * P + (z.H + g) * z.D;
+    for (int i = lane; i < z.D; i += WARP) to[i] = T(dk[i]), to[z.G * z.D + i] = T(dv[i]);
+}
+
+void cuda_attention_backward(Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor first,
+                             int H, int G)
+{
+    const int64_t B = qkv.dim[0];
+    const Shape z = shape_of(qkv, qkv.dim[1], H, G);
+    const dim3 block(WARP, ROWS);
+    float *mean = (float *)d->workspace;
+    FLOAT_SWITCH(qkv.dtype, T, {
+        launch(d, attention_dq_kernel<T>, dim3(blocks_for(z.T, ROWS), (unsigned)(B * H)), block,
+               (size_t)ROWS * (size_t)(3 * z.D + WARP) * sizeof(float), data_of<T>(dqkv), mean, data_of<T>(dout),
+               data_of<T>(out), data_of<float>(lse), data_of<T>(qkv), data_of<int32_t>(first), z);
+        launch(d, attention_dkv_kernel<T>, dim3(blocks_for(z.T, ROWS), (unsigned)(B * G)), block,
+               (size_t)ROWS * (size_t)(4 * z.D + 2 * WARP) * sizeof(float), data_of<T>(dqkv), mean, data_of<T>(dout),
+               data_of<float>(lse), data_of<T>(qkv), data_of<int32_t>(first), z);
+    });
+}
+
+size_t cuda_attention_backward_scratch(Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
+                                       Tensor first, int H, int G)
+{
+    return (size_t)numel(lse) * sizeof(float);
+}

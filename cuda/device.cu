@@ -1,0 +1,139 @@
+/* device.cu -- the plugin's entry: memory, copies and the table of ops, on a GPU or in the emulator. */
+#include "common.cuh"
+
+#include <cstdlib>
+#include <new>
+
+#include "gemm.cuh"
+
+static const OpTable cuda_ops = {
+#define ENTRY_PURE(name, args)    cuda_##name,
+#define ENTRY_SCRATCH(name, args) cuda_##name, cuda_##name##_scratch,
+    OPS(ENTRY_PURE, ENTRY_SCRATCH)
+#undef ENTRY_PURE
+#undef ENTRY_SCRATCH
+};
+
+#ifdef LLMC_CUDA_EMU
+
+static void device_begin(Device *d, long number) { d->self = new CudaState{ (uint64_t)number }; }
+static void device_end(Device *d) { delete state_of(d); }
+
+static void *memory_alloc(Device *, size_t bytes)
+{
+    void *block = nullptr;
+    if (posix_memalign(&block, 256, bytes ? bytes : 1)) return nullptr;
+    memset(block, 0, bytes);
+    return block;
+}
+
+static void memory_free(Device *, void *block) { free(block); }
+static void memory_zero(Device *, void *block, size_t bytes) { memset(block, 0, bytes); }
+static void memory_copy(Device *, void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
+static void wait_for_all(Device *) {}
+
+static const Backend backend = { "cuda-emu", &cuda_ops, device_begin, device_end, memory_alloc, memory_free, memory_zero,
+                                 memory_copy, memory_copy, wait_for_all };
+
+#else
+
+void cuda_check(cudaError_t status, const char *what)
+{
+    CHECK(status == cudaSuccess, "CUDA: %s failed: %s", what, cudaGetErrorString(status));
+}
+
+/* A machine without a driver, with one too old, and without a GPU are told apart. */
+static void check_number(long number)
+{
+    int count = 0, driver = 0, runtime = 0;
+    const cudaError_t status = cudaGetDeviceCount(&count);
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    CHECK(driver != 0, "device cuda: there is no NVIDIA driver here; install it, or use --device cpu");
+    CHECK(status != cudaErrorInsufficientDriver, "device cuda: the NVIDIA driver is for CUDA %d.%d, and llmc was built "
+          "with %d.%d; install a newer driver, or use --device cpu", driver / 1000, driver % 1000 / 10, runtime / 1000,
+          runtime % 1000 / 10);
+    CHECK(status == cudaSuccess && count > 0, "device cuda: no GPU is found (%s); use --device cpu",
+          status == cudaSuccess ? "the driver counts 0" : cudaGetErrorString(status));
+    CHECK(number >= 0 && number < count, "device cuda:%ld: this machine has %d of them, 0 to %d", number, count,
+          count - 1);
+}
+
+/* The build has code for this GPU. */
+static void check_architecture(long number)
+{
+    cudaFuncAttributes found;
+    cudaDeviceProp gpu;
+    cuda_check(cudaGetDeviceProperties(&gpu, (int)number), "a look at the GPU");
+    CHECK(gpu.major >= 8, "device cuda:%ld: %s has compute capability %d.%d, wanted 8.0 or later", number, gpu.name,
+          gpu.major, gpu.minor);
+    CHECK(probe_kernel(&found) == cudaSuccess, "device cuda:%ld: %s has compute capability %d.%d, for which this build "
+          "has no code; build with -DCMAKE_CUDA_ARCHITECTURES=%d%d", number, gpu.name, gpu.major, gpu.minor, gpu.major,
+          gpu.minor);
+}
+
+static void device_begin(Device *d, long number)
+{
+    check_number(number);
+    cuda_check(cudaSetDevice((int)number), "the choice of a GPU");
+    check_architecture(number);
+    CudaState *s = new CudaState{};
+    d->self = s;
+    s->index = (int)number;
+    cuda_check(cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking), "a new stream");
+}
+
+static void device_end(Device *d)
+{
+    CudaState *s = state_of(d);
+    close_products(s);
+    cudaStreamDestroy(s->stream);
+    delete s;
+}
+
+static void wait_for_all(Device *d) { cuda_check(cudaStreamSynchronize(state_of(d)->stream), "an op"); }
+
+static void *memory_alloc(Device *d, size_t bytes)
+{
+    void *block = nullptr;
+    if (cudaMalloc(&block, bytes ? bytes : 1) != cudaSuccess) {
+        cudaGetLastError();                     /* it is said by the caller, and forgotten here */
+        return nullptr;
+    }
+    cuda_check(cudaMemsetAsync(block, 0, bytes, state_of(d)->stream), "zeroing new memory");
+    return block;
+}
+
+static void memory_free(Device *d, void *block)
+{
+    wait_for_all(d);
+    cuda_check(cudaFree(block), "giving back memory");
+}
+
+static void memory_zero(Device *d, void *block, size_t bytes)
+{
+    cuda_check(cudaMemsetAsync(block, 0, bytes, state_of(d)->stream), "zeroing");
+}
+
+/* The caller's memory may change or go when this returns. */
+static void memory_upload(Device *d, void *to, const void *host, size_t bytes)
+{
+    cuda_check(cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, state_of(d)->stream), "a copy to the GPU");
+    wait_for_all(d);
+}
+
+static void memory_download(Device *d, void *host, const void *from, size_t bytes)
+{
+    cuda_check(cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, state_of(d)->stream), "a copy from the GPU");
+    wait_for_all(d);
+}
+
+static const Backend backend = { "cuda", &cuda_ops, device_begin, device_end, memory_alloc, memory_free, memory_zero,
+                                 memory_upload, memory_download, wait_for_all };
+
+#endif
+
+extern "C" __attribute__((visibility("default"))) const Backend *llmc_device_plugin(int version)
+{
+    return version == DEVICE_PLUGIN_VERSION ? &backend : nullptr;
+}
