@@ -1,16 +1,12 @@
 /* attention.cu -- causal grouped attention in f32 arithmetic, for every head_dim and type: the reference among the
- * kernels, and what the emulator's tests of a whole step run.
+ * kernels, and what computes where attention_flash.cu has none.
  *
  * Forward a warp owns a query and looks at 32 keys at a time: a lane scores one key, then owns every 32nd column of the
  * output. Largest and sum are kept as it goes (M. Milakov, N. Gimelshein, "Online normalizer calculation for softmax",
  * 2018). Backward a warp owns a query for dq, and in another kernel a key for dk and dv, so nothing is added by two. */
-#include "common.cuh"
+#include "attention.cuh"
 
 constexpr int ROWS = 4;                 /* warps of a block */
-
-struct Shape { int T, H, G, D; float scale; };
-
-__host__ __device__ inline int64_t packed_width(Shape z) { return (int64_t)(z.H + 2 * z.G) * z.D; }
 
 static Shape shape_of(Tensor qkv, int64_t T, int H, int G)
 {
@@ -100,6 +96,10 @@ __global__ void attention_forward_kernel(T *out, float *lse, const T *qkv, const
 void cuda_attention_forward(Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G)
 {
     const Shape z = shape_of(qkv, qkv.dim[1], H, G);
+    if (is_flash(z, { out, qkv })) {
+        flash_forward(d, out, lse, qkv, first, z);
+        return;
+    }
     FLOAT_SWITCH(qkv.dtype, T,
         launch(d, attention_forward_kernel<T>, dim3(blocks_for(z.T, ROWS), (unsigned)(qkv.dim[0] * H)),
                dim3(WARP, ROWS), attend_bytes(z), data_of<T>(out), data_of<float>(lse), data_of<T>(qkv),
@@ -171,9 +171,21 @@ size_t cuda_attention_cached_scratch(Device *d, Tensor out, Tensor cache, Tensor
 
 /* p = exp(scale q.k - lse);  ds = scale p (dout.v - mean), where mean = dout.out */
 
-/* A warp owns a query: mean, and dq = sum over its keys of ds k. */
+/* A warp owns a query. */
 template <typename T>
-__global__ void attention_dq_kernel(T *dqkv, float *mean, const T *dout, const T *out, const float *lse, const T *qkv,
+__global__ void attention_mean_kernel(float *mean, const T *dout, const T *out, int64_t count, Shape z)
+{
+    const int64_t i = (int64_t)blockIdx.x * ROWS + threadIdx.y, n = i / z.H, h = i % z.H;      /* i: of (B,T,H) */
+    if (i >= count) return;
+    float sum = 0;
+    for (int c = (int)threadIdx.x; c < z.D; c += WARP) sum += float(dout[i * z.D + c]) * float(out[i * z.D + c]);
+    sum = warp_sum(sum);
+    if (threadIdx.x == 0) mean[(n / z.T * z.H + h) * z.T + n % z.T] = sum;
+}
+
+/* A warp owns a query: dq = sum over its keys of ds k. */
+template <typename T>
+__global__ void attention_dq_kernel(T *dqkv, const float *mean, const T *dout, const float *lse, const T *qkv,
                                     const int32_t *first, Shape z)
 {
     SHARED_DYNAMIC(float, rooms);
@@ -183,13 +195,10 @@ __global__ void attention_dq_kernel(T *dqkv, float *mean, const T *dout, const T
     float *query = rooms + threadIdx.y * (unsigned)(3 * z.D + WARP), *slope = query + z.D, *dq = slope + z.D;
     float *ds = dq + z.D;
     const T *row = qkv + b * z.T * P, *k = row + (z.H + h / (z.H / z.G)) * z.D, *v = k + z.G * z.D;
-    float own = 0;
-    for (int i = lane; i < z.D; i += WARP) own += float(dout[at + i]) * float(out[at + i]), dq[i] = 0;
-    own = warp_sum(own);
-    if (lane == 0) mean[(int64_t)blockIdx.y * z.T + t] = own;
+    for (int i = lane; i < z.D; i += WARP) dq[i] = 0;
     copy_row(query, row + t * P + h * z.D, z.D);
     copy_row(slope, dout + at, z.D);
-    const float log_sum = lse[(int64_t)blockIdx.y * z.T + t];
+    const float log_sum = lse[(int64_t)blockIdx.y * z.T + t], own = mean[(int64_t)blockIdx.y * z.T + t];
     for (int begin = first[n]; begin <= t; begin += WARP) {
         const int s = begin + lane, count = at_most(WARP, t + 1 - begin);
         ds[lane] = 0;
@@ -250,9 +259,15 @@ void cuda_attention_backward(Device *d, Tensor dqkv, Tensor dout, Tensor out, Te
     const dim3 block(WARP, ROWS);
     float *mean = (float *)d->workspace;
     FLOAT_SWITCH(qkv.dtype, T, {
+        launch(d, attention_mean_kernel<T>, blocks_for(numel(lse), ROWS), block, 0, mean, data_of<T>(dout),
+               data_of<T>(out), numel(lse), z);
+        if (is_flash(z, { dqkv, dout, qkv })) {
+            flash_backward(d, dqkv, mean, dout, lse, qkv, first, z);
+            return;
+        }
         launch(d, attention_dq_kernel<T>, dim3(blocks_for(z.T, ROWS), (unsigned)(B * H)), block,
                (size_t)ROWS * (size_t)(3 * z.D + WARP) * sizeof(float), data_of<T>(dqkv), mean, data_of<T>(dout),
-               data_of<T>(out), data_of<float>(lse), data_of<T>(qkv), data_of<int32_t>(first), z);
+               data_of<float>(lse), data_of<T>(qkv), data_of<int32_t>(first), z);
         launch(d, attention_dkv_kernel<T>, dim3(blocks_for(z.T, ROWS), (unsigned)(B * G)), block,
                (size_t)ROWS * (size_t)(4 * z.D + 2 * WARP) * sizeof(float), data_of<T>(dqkv), mean, data_of<T>(dout),
                data_of<float>(lse), data_of<T>(qkv), data_of<int32_t>(first), z);

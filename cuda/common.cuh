@@ -69,6 +69,13 @@ void launch(Device *d, void (*kernel)(Params...), dim3 grid, dim3 block, size_t 
 #endif
 }
 
+/* Before a loop whose counts are constants: its arrays then live in registers. */
+#ifdef LLMC_CUDA_EMU
+#define UNROLL
+#else
+#define UNROLL _Pragma("unroll")
+#endif
+
 /* ---- shapes and types ---------------------------------------------------------------------------------------------- */
 
 constexpr int WARP = 32;

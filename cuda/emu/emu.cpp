@@ -24,6 +24,8 @@ constexpr size_t SHARED_STATIC = 48 << 10, SHARED_ALL = 227 << 10;      /* a blo
 constexpr size_t RED_ZONE = 64;
 constexpr uint16_t RED = 0xffa5;                /* a NaN in bf16, and twice one in f32 */
 
+struct Copy { void *to; const void *from; };            /* from: NULL for zeros */
+
 struct Fiber {
     void       *stack = nullptr, *pointer = nullptr;    /* where it lies; where it stopped */
     State       state = READY;
@@ -31,6 +33,7 @@ struct Fiber {
     const char *file = "";                              /* where it waits */
     int         line = 0;
     Here        here;
+    std::vector<std::vector<Copy>> groups;              /* of copies that have not arrived; the last one is open */
 #ifdef __SANITIZE_ADDRESS__
     void       *fake_stack = nullptr;
 #endif
@@ -306,6 +309,67 @@ const char *exchange(const void *value, size_t bytes, const char *file, int line
     return slot[0];
 }
 
+/* ---- tensor cores and copies ------------------------------------------------------------------------------------ */
+
+void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const char *file, int line)
+{
+    struct Registers { uint32_t a[4], b[2]; } mine;
+    memcpy(mine.a, a, sizeof mine.a);
+    memcpy(mine.b, b, sizeof mine.b);
+    const char *all = exchange(&mine, sizeof mine, file, line);
+    const auto of_lane = [all](int lane) { return (const Registers *)(all + (size_t)lane * LARGEST_EXCHANGE); };
+    const auto half = [](uint32_t r, int i) { bf16 x; x.bits = (uint16_t)(r >> 16 * i); return float(x); };
+    for (int i = 0; i < 4; i++) {
+        const int upper = i / 2, column = here->lane % 4 * 2 + i % 2;
+        float sum = 0;
+        for (int k = 0; k < 16; k++) {
+            const uint32_t x = of_lane(here->lane / 4 * 4 + k % 8 / 2)->a[k / 8 * 2 + upper];
+            const uint32_t y = of_lane(column * 4 + k % 8 / 2)->b[k / 8];
+            sum += half(x, k % 2) * half(y, k % 2);
+        }
+        d[i] += sum;
+    }
+}
+
+/* Each lane gives the row it points to, as it is when it comes. */
+void load_matrices(uint32_t (&r)[4], const bf16 *row, bool turned, const char *file, int line)
+{
+    const char *all = exchange(aligned((const uint4 *)row), sizeof(uint4), file, line);
+    const int g = here->lane / 4, t = here->lane % 4;
+    for (int m = 0; m < 4; m++) {
+        uint16_t pair[2];
+        for (int i = 0; i < 2; i++) {
+            const int y = turned ? 2 * t + i : g, x = turned ? g : 2 * t + i;
+            memcpy(&pair[i], all + (size_t)(m * 8 + y) * LARGEST_EXCHANGE + (size_t)x * sizeof pair[i], sizeof pair[i]);
+        }
+        r[m] = (uint32_t)pair[1] << 16 | pair[0];
+    }
+}
+
+static std::vector<std::vector<Copy>> &my_groups() { return machine.fibers[(size_t)machine.current].groups; }
+
+void copy_async(void *shared, const void *global, bool there)
+{
+    uint16_t *to = (uint16_t *)aligned((uint4 *)shared);
+    for (int i = 0; i < 8; i++) to[i] = RED;
+    if (my_groups().empty()) my_groups().emplace_back();
+    my_groups().back().push_back({ shared, there ? aligned((const uint4 *)global) : nullptr });
+}
+
+void close_group() { my_groups().emplace_back(); }
+
+void wait_copies(int pending)
+{
+    std::vector<std::vector<Copy>> &groups = my_groups();
+    if (groups.empty()) return;                                         /* nothing was ever asked for */
+    while ((int)groups.size() - 1 > pending) {
+        for (const Copy &c : groups[0])
+            if (c.from) memcpy(c.to, c.from, sizeof(uint4));
+            else        memset(c.to, 0, sizeof(uint4));
+        groups.erase(groups.begin());
+    }
+}
+
 /* ---- shared memory ---------------------------------------------------------------------------------------------- */
 
 static void paint(char *from, size_t bytes)
@@ -422,6 +486,7 @@ static void set_up(Machine &m, const Launch &l, dim3 index)
         const unsigned u = (unsigned)i;
         f.state = READY;
         f.exchanges = 0;
+        f.groups.clear();
         f.here = { dim3(u % l.block.x, u / l.block.x % l.block.y, u / l.block.x / l.block.y), index, l.block, l.grid,
                    i % LANES };
         m.order[(size_t)i] = i;

@@ -6,7 +6,8 @@
  *   - between two barriers threads run in a random order, seeded: where a barrier is missing, results change;
  *   - a barrier or a warp's exchange that not all threads reach, or reach at different lines, is an error;
  *   - shared memory is NaN until it is written, and has NaN around it, which must stay: see SHARED in common.cuh;
- *   - more shared memory, or a larger block or grid, than the GPUs have is an error; so is a misaligned vector.
+ *   - more shared memory, or a larger block or grid, than the GPUs have is an error; so is a misaligned vector;
+ *   - what is copied asynchronously is NaN until it was waited for.
  * With the address sanitizer what is beyond a shared array is poisoned too.
  *
  * An error ends the launch: the other threads are left where they stand, and the door of the op fails with a sentence. */
@@ -94,9 +95,19 @@ template <typename T> T from_lane(unsigned mask, T value, int lane, const char *
     return result;
 }
 
+/* tensor_core.cuh's; d, a and b are this lane's registers. */
+void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const char *file = __builtin_FILE(),
+                  int line = __builtin_LINE());
+void load_matrices(uint32_t (&r)[4], const bf16 *row, bool turned, const char *file = __builtin_FILE(),
+                   int line = __builtin_LINE());
+void copy_async(void *shared, const void *global, bool there);
+void close_group();
+void wait_copies(int pending);
+
 template <typename T> const T *aligned(const T *p)
 {
-    if ((uintptr_t)p % alignof(T)) fail("an access of %zu bytes at %p, which is no multiple of them", sizeof(T), (const void *)p);
+    if ((uintptr_t)p % alignof(T))
+        fail("an access of %zu bytes at %p, which is no multiple of them", sizeof(T), (const void *)p);
     return p;
 }
 

@@ -17,7 +17,8 @@ from llmc import _core
 
 F32, BF16, I32 = np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.int32)
 DEVICES = [*_core.device_list(), "cuda-emu"]        # on every machine: CUDA's kernels, on the CPU
-GUARD = 19      # elements before and after a buffer: odd, so that buffers are not aligned either
+GUARD = 19      # elements before and after a buffer: odd, so that buffers are not aligned either, and
+CUDA_GUARD = 64     # on a GPU, where kernels for unaligned ones are others, they are
 
 Formula = Callable[..., Any]
 

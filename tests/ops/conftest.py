@@ -3,13 +3,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import common
 import numpy as np
 import pytest
-from common import BF16, DEVICES, F32, device
+from common import BF16, CUDA_GUARD, DEVICES, F32, device
 
 
 @pytest.fixture(params=DEVICES)
-def name(request: pytest.FixtureRequest) -> str:
+def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param.startswith("cuda"):
+        monkeypatch.setattr(common, "GUARD", CUDA_GUARD)
     return request.param
 
 

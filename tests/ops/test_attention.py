@@ -1,6 +1,7 @@
 """attention: each query's mean of the values it sees, weighted by a softmax of its scores."""
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,8 @@ from common import (F32, I32, Out, as_tensor, gradient, numbers, run, same_bits_
 # (B,T,H,G,D): ones, odd widths, groups, more than one block of keys and of D
 SHAPES = [(1, 1, 1, 1, 1), (3, 7, 8, 1, 2), (1, 15, 2, 2, 3), (2, 37, 6, 2, 5), (1, 67, 2, 1, 16),
           (2, 64, 1, 1, 64), (1, 33, 3, 3, 80), (1, 57, 2, 2, 128), (1, 300, 2, 1, 7),
-          (1, 531, 1, 1, 2), (1, 19, 2, 1, 261)]
+          (1, 531, 1, 1, 2), (1, 19, 2, 1, 261), (2, 161, 4, 2, 64), (1, 130, 1, 1, 32), (1, 70, 2, 1, 96),
+          (1, 97, 1, 1, 128)]
 DOCUMENTS = ["one document", "documents", "window"]
 
 
@@ -192,12 +194,18 @@ def through_a_cache(on, sequences, H, G, seed):
 
 @pytest.mark.parametrize("H,G,D", [(1, 1, 1), (4, 2, 20), (2, 2, 64), (6, 1, 33)])
 def test_over_a_cache_it_is_the_same(on, dtype, H, G, D):
-    """Bit for bit, whatever the pieces, the neighbours and the pages."""
+    """Whatever the pieces, the neighbours and the pages: bit for bit on a CPU; on a GPU, where tensor cores and other
+    kernels round p at different places, to a rounding of p and of the output."""
     sequences = [numbers(T, (H + 2 * G) * D, dtype=dtype, seed=T) for T in (1, 31, 33, 97, 300)]
     for seed in range(3):
         for got, sequence in zip(through_a_cache(on, sequences, H, G, seed), sequences):
             first = np.zeros((1, len(sequence)), I32)
-            assert got.tobytes() == forward(on, sequence[None], first, H, G)[0].tobytes()
+            whole = forward(on, sequence[None], first, H, G)[0][0]
+            if on.name.startswith("cuda"):
+                error = np.abs(got.astype(np.float64) - whole.astype(np.float64)).max()
+                assert error <= 1.5 * float(ml_dtypes.finfo(dtype).eps) * np.abs(sequence.astype(F32)).max()
+            else:
+                assert got.tobytes() == whole.tobytes()
 
 
 def test_a_cache_is_read_alike_by_any_number_of_threads(name, dtype):
