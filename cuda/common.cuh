@@ -44,7 +44,7 @@ OPS(DECLARE_PURE, DECLARE_SCRATCH)
 
 /* What a device keeps for itself. */
 #ifdef LLMC_CUDA_EMU
-struct CudaState { uint64_t seed; };
+struct CudaState { uint64_t seed; std::vector<emu::Block> blocks; };
 #else
 struct CudaState { int index; cudaStream_t stream; struct CublasLt *products; };
 
@@ -59,6 +59,7 @@ template <typename... Params, typename... Args>
 void launch(Device *d, void (*kernel)(Params...), dim3 grid, dim3 block, size_t bytes, Args... args)
 {
 #ifdef LLMC_CUDA_EMU
+    const emu::Access access(state_of(d)->blocks);
     emu::launch({ grid, block, bytes, state_of(d)->seed, d->threads }, [&] { kernel(Params(args)...); });
 #else
     if (bytes > 48 << 10)

@@ -1,8 +1,9 @@
 /* device.cu -- the plugin's entry: memory, copies and the table of ops, on a GPU or in the emulator. */
 #include "common.cuh"
 
-#include <cstdlib>
-#include <new>
+#ifdef LLMC_CUDA_EMU
+#include <sys/mman.h>
+#endif
 
 #include "gemm.cuh"
 
@@ -16,20 +17,43 @@ static const OpTable cuda_ops = {
 
 #ifdef LLMC_CUDA_EMU
 
-static void device_begin(Device *d, long number) { d->self = new CudaState{ (uint64_t)number }; }
+static void device_begin(Device *d, long number) { d->self = new CudaState{ (uint64_t)number, {} }; }
 static void device_end(Device *d) { delete state_of(d); }
 
-static void *memory_alloc(Device *, size_t bytes)
+/* Pages that only kernels and copies may touch, as a GPU's memory: whoever else does stops here with a fault. */
+static void *memory_alloc(Device *d, size_t bytes)
 {
-    void *block = nullptr;
-    if (posix_memalign(&block, 256, bytes ? bytes : 1)) return nullptr;
-    memset(block, 0, bytes);
+    constexpr size_t PAGE = 4096;
+    const size_t size = (bytes + PAGE) / PAGE * PAGE;         /* of none too there is one */
+    void *block = mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (block == MAP_FAILED) return nullptr;
+    state_of(d)->blocks.push_back({ block, size });
     return block;
 }
 
-static void memory_free(Device *, void *block) { free(block); }
-static void memory_zero(Device *, void *block, size_t bytes) { memset(block, 0, bytes); }
-static void memory_copy(Device *, void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
+static void memory_free(Device *d, void *block)
+{
+    std::vector<emu::Block> &blocks = state_of(d)->blocks;
+    for (size_t i = 0; i < blocks.size(); i++)
+        if (blocks[i].start == block) {
+            munmap(block, blocks[i].bytes);
+            blocks.erase(blocks.begin() + (ptrdiff_t)i);
+            return;
+        }
+}
+
+static void memory_zero(Device *d, void *block, size_t bytes)
+{
+    const emu::Access access(state_of(d)->blocks);
+    memset(block, 0, bytes);
+}
+
+static void memory_copy(Device *d, void *to, const void *from, size_t bytes)
+{
+    const emu::Access access(state_of(d)->blocks);
+    memcpy(to, from, bytes);
+}
+
 static void wait_for_all(Device *) {}
 
 static const Backend backend = { "cuda-emu", &cuda_ops, device_begin, device_end, memory_alloc, memory_free, memory_zero,

@@ -451,6 +451,17 @@ static void check_zones(Machine &m, dim3 block)
     }
 }
 
+/* ---- global memory ---------------------------------------------------------------------------------------------- */
+
+static void protect(const std::vector<Block> &blocks, int how)
+{
+    for (const Block &b : blocks)
+        CHECK(mprotect(b.start, b.bytes, how) == 0, "cuda-emu: mprotect of %zu bytes failed", b.bytes);
+}
+
+Access::Access(const std::vector<Block> &blocks) : blocks(blocks) { protect(blocks, PROT_READ | PROT_WRITE); }
+Access::~Access() { protect(blocks, PROT_NONE); }
+
 /* ---- blocks ----------------------------------------------------------------------------------------------------- */
 
 /* SplitMix64, G. Steele et al., "Fast splittable pseudorandom number generators", 2014 */

@@ -7,7 +7,8 @@
  *   - a barrier or a warp's exchange that not all threads reach, or reach at different lines, is an error;
  *   - shared memory is NaN until it is written, and has NaN around it, which must stay: see SHARED in common.cuh;
  *   - more shared memory, or a larger block or grid, than the GPUs have is an error; so is a misaligned vector;
- *   - what is copied asynchronously is NaN until it was waited for.
+ *   - what is copied asynchronously is NaN until it was waited for;
+ *   - the device's memory may be touched by kernels and copies alone: the host gets a fault.
  * With the address sanitizer what is beyond a shared array is poisoned too.
  *
  * An error ends the launch: the other threads are left where they stand, and the door of the op fails with a sentence. */
@@ -20,6 +21,7 @@
 #include <cstring>
 #include <functional>
 #include <type_traits>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -68,6 +70,15 @@ struct Launch {
     size_t   shared_bytes;                      /* of dynamic shared memory */
     uint64_t seed;                              /* of the order of threads and blocks */
     int      cpu_threads;
+};
+
+/* A piece of the device's memory, and the time in which it may be touched. */
+struct Block { void *start; size_t bytes; };
+
+struct Access {
+    const std::vector<Block> &blocks;
+    explicit Access(const std::vector<Block> &blocks);
+    ~Access();
 };
 
 /* Runs `kernel` once for each thread of each block. Fails, through llmc_fail, with what a thread did wrong. */
