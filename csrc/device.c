@@ -59,7 +59,8 @@ extern const OpTable plain_ops, cpu_ops_generic, cpu_ops_avx2, cpu_ops_avx512, c
                      cpu_ops_amx;
 
 #define CPU_BACKEND(name, table) \
-    { (name), &(table), cpu_open, cpu_close, cpu_alloc, cpu_free, cpu_zero, cpu_copy, cpu_copy, cpu_synchronize }
+    { (name), &(table), cpu_open, cpu_close, cpu_alloc, cpu_free, cpu_zero, cpu_copy, cpu_copy, cpu_synchronize, \
+      true, NULL, NULL, NULL, NULL }
 
 /* Widest first: "cpu" is the first of them that this processor can run. */
 static const Backend cpu_backends[] = {

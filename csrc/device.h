@@ -10,6 +10,7 @@ extern "C" {
 
 typedef struct Device Device;
 typedef struct OpTable OpTable;
+struct Comm;
 
 /* What a backend fills in. open sets d->self for the machine's part with that number, or fails; close gives back what
  * it took. alloc gives zeroed memory aligned to 256 bytes, or NULL. Ops may still run when their call returns; copies
@@ -25,6 +26,13 @@ typedef struct Backend {
     void  (*upload)(Device *d, void *to, const void *host, size_t bytes);
     void  (*download)(Device *d, void *host, const void *from, size_t bytes);
     void  (*synchronize)(Device *d);
+    bool  host_memory;          /* alloc's memory is the program's own; then there is nothing below */
+    /* Collectives of comm.h on the device's memory: join fails, or makes a group of the devices of all ranks. The others
+     * run beside the ops that follow; those after meet find their results. */
+    void (*join)(Device *d, struct Comm *comm);
+    void (*reduce_scatter)(Device *d, const float *in, float *out, int64_t n);
+    void (*all_gather)(Device *d, const void *in, void *out, size_t bytes);
+    void (*meet)(Device *d);
 } Backend;
 
 struct Device {

@@ -124,8 +124,10 @@ Trainer *trainer_create(Model *m, Comm *comm, TrainerConfig c)
     a.block = t->memory = device_alloc(t->device, a.size, "optimizer state");
     lay_out_state(p, c.optimizer, t->rank, &a, t->state);
     device_reserve(t->device, trainer_scratch(m, c.optimizer));
-    t->norm = device_alloc(t->device, sizeof(float), "the gradient norm");
+    t->squares = device_alloc(t->device, (size_t)p->count * sizeof(float), "the gradient norm");
+    t->host_squares = xcalloc((size_t)p->count, sizeof(float), "the gradient norm");
     params_allocate(p, true);
+    if (p->ranks > 1 && !t->device->backend->host_memory) t->device->backend->join(t->device, comm);
     if (p->dtype != DT_F32) masters_from_weights(t);
     t->matrix = xcalloc((size_t)p->count * MOST_PACKED, sizeof *t->matrix, "matrices");
     t->direction = xcalloc((size_t)p->count * MOST_PACKED, sizeof *t->direction, "matrices");
@@ -139,7 +141,8 @@ void trainer_free(Trainer *t)
 {
     if (!t) return;
     device_free(t->device, t->memory);
-    device_free(t->device, t->norm);
+    device_free(t->device, t->squares);
+    free(t->host_squares);
     free(t->state);
     free(t->matrix);
     free(t->direction);
@@ -150,13 +153,17 @@ int64_t trainer_updates(const Trainer *t) { return t->updates; }
 
 /* --------------------------------------------------------------------------------------------------------- a step */
 
+/* A device whose memory is its own has collectives of its own, which run while ops go on. */
+static bool by_device(const Trainer *t) { return t->params->ranks > 1 && !t->device->backend->host_memory; }
+
 static void reduce_bucket(void *context, int bucket)
 {
     Trainer *t = context;
     const Bucket b = t->params->bucket[bucket];
     const int64_t slice = b.length / t->params->ranks;
     float *grads = (float *)t->params->grads + b.offset;
-    comm_reduce_scatter(t->comm, grads, grads + t->rank * slice, slice);
+    if (by_device(t)) t->device->backend->reduce_scatter(t->device, grads, grads + t->rank * slice, slice);
+    else              comm_reduce_scatter(t->comm, grads, grads + t->rank * slice, slice);
 }
 
 /* Buckets are reduced as the last micro-batch's backward finishes them. */
@@ -170,18 +177,20 @@ bool trainer_micro_batch(Trainer *t, int64_t index, int64_t count)
 
 double trainer_reduce(Trainer *t)
 {
+    const int count = t->params->count;
+    const Tensor all = { t->squares, "squares", DT_F32, 1, { count } };
     double squares = 0;
-    for (int i = 0; i < t->params->count; i++) {
+    if (by_device(t)) t->device->backend->meet(t->device);
+    device_zero(t->device, all);
+    for (int i = 0; i < count; i++) {
         const Param *p = &t->params->list[i];
         int64_t begin, end;
-        float part;
         params_owned(t->params, p, t->rank, &begin, &end);
-        if (begin == end) continue;
-        Tensor sum = { t->norm, "gradient norm", DT_F32, 1, { 1 } };
-        sum_squares(t->device, sum, owned(t->params->grads, DT_F32, p, p->offset + begin, end - begin));
-        device_download(t->device, &part, sum);
-        squares += part;
+        if (begin < end) sum_squares(t->device, slice_elements(all, i, 1),
+                                     owned(t->params->grads, DT_F32, p, p->offset + begin, end - begin));
     }
+    device_download(t->device, t->host_squares, all);
+    for (int i = 0; i < count; i++) squares += t->host_squares[i];
     comm_all_reduce_double(t->comm, &squares, 1);
     t->grad_norm = sqrt(squares);
     t->reduced = true;
@@ -239,9 +248,11 @@ static void gather(Trainer *t, void *block, DType dtype)
     for (int b = 0; b < t->params->n_buckets && t->params->ranks > 1; b++) {
         const Bucket k = t->params->bucket[b];
         const size_t width = dtype_size(dtype), slice = (size_t)(k.length / t->params->ranks) * width;
-        char *at = (char *)block + (size_t)k.offset * width;
-        comm_all_gather(t->comm, at + (size_t)t->rank * slice, at, slice);
+        char *at = (char *)block + (size_t)k.offset * width, *own = at + (size_t)t->rank * slice;
+        if (by_device(t)) t->device->backend->all_gather(t->device, own, at, slice);
+        else              comm_all_gather(t->comm, own, at, slice);
     }
+    if (by_device(t)) t->device->backend->meet(t->device);
 }
 
 void trainer_apply(Trainer *t, double lr)

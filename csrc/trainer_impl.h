@@ -22,7 +22,8 @@ struct Trainer {
     int     matrices;           /* of Muon: those that this rank's slices touch */
     Matrix *matrix;
     Tensor *direction;          /* of each: its gradient, in the end orthogonalized momentum */
-    void   *memory, *norm;      /* on the device: all state, and one f32 */
+    void   *memory, *squares;   /* on the device: all state; of each parameter's gradient the sum of squares, f32 */
+    float  *host_squares;
     int64_t updates;
     double  grad_norm;
     bool    reduced;

@@ -44,9 +44,9 @@ OPS(DECLARE_PURE, DECLARE_SCRATCH)
 
 /* What a device keeps for itself. */
 #ifdef LLMC_CUDA_EMU
-struct CudaState { uint64_t seed; std::vector<emu::Block> blocks; };
+struct CudaState { uint64_t seed; std::vector<emu::Block> blocks; struct Group *group; };
 #else
-struct CudaState { int index; cudaStream_t stream; struct CublasLt *products; };
+struct CudaState { int index; cudaStream_t stream; struct CublasLt *products; struct Group *group; };
 
 /* Fails with CUDA's own words. what: "a launch", "a copy of 3 bytes" */
 void cuda_check(cudaError_t status, const char *what);

@@ -6,6 +6,7 @@
 #endif
 
 #include "gemm.cuh"
+#include "group.cuh"
 
 static const OpTable cuda_ops = {
 #define ENTRY_PURE(name, args)    cuda_##name,
@@ -17,8 +18,13 @@ static const OpTable cuda_ops = {
 
 #ifdef LLMC_CUDA_EMU
 
-static void device_begin(Device *d, long number) { d->self = new CudaState{ (uint64_t)number, {} }; }
-static void device_end(Device *d) { delete state_of(d); }
+static void device_begin(Device *d, long number) { d->self = new CudaState{ (uint64_t)number, {}, nullptr }; }
+
+static void device_end(Device *d)
+{
+    leave_group(d);
+    delete state_of(d);
+}
 
 /* Pages that only kernels and copies may touch, as a GPU's memory: whoever else does stops here with a fault. */
 static void *memory_alloc(Device *d, size_t bytes)
@@ -57,7 +63,8 @@ static void memory_copy(Device *d, void *to, const void *from, size_t bytes)
 static void wait_for_all(Device *) {}
 
 static const Backend backend = { "cuda-emu", &cuda_ops, device_begin, device_end, memory_alloc, memory_free, memory_zero,
-                                 memory_copy, memory_copy, wait_for_all };
+                                 memory_copy, memory_copy, wait_for_all, false, join_group, group_reduce_scatter,
+                                 group_all_gather, group_meet };
 
 #else
 
@@ -110,6 +117,7 @@ static void device_begin(Device *d, long number)
 static void device_end(Device *d)
 {
     CudaState *s = state_of(d);
+    leave_group(d);
     close_products(s);
     cudaStreamDestroy(s->stream);
     delete s;
@@ -153,7 +161,8 @@ static void memory_download(Device *d, void *host, const void *from, size_t byte
 }
 
 static const Backend backend = { "cuda", &cuda_ops, device_begin, device_end, memory_alloc, memory_free, memory_zero,
-                                 memory_upload, memory_download, wait_for_all };
+                                 memory_upload, memory_download, wait_for_all, false, join_group,
+                                 group_reduce_scatter, group_all_gather, group_meet };
 
 #endif
 

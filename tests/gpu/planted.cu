@@ -92,7 +92,7 @@ int main(int argc, char **argv)
 {
     set_fail_handler(fail_and_exit);
     CHECK(argc == 3, "planted NAME SEED");
-    CudaState state = { strtoull(argv[2], nullptr, 10), {} };
+    CudaState state = { strtoull(argv[2], nullptr, 10), {}, nullptr };
     Device device = {};
     device.self = &state, device.threads = 1;
     alignas(16) float x[LENGTH], out[LENGTH];
