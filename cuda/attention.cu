@@ -34,10 +34,18 @@ template <typename T> struct Paged {
     __device__ const T *value(int s) const { return at(s, g + G); }
 };
 
+/* a in shared memory, b where it lies: 16 bytes at a time if rows allow it */
 template <typename T> __device__ float dot(const float *a, const T *b, int D)
 {
     float sum = 0;
-    for (int i = 0; i < D; i++) sum += a[i] * float(b[i]);
+    if (D % WIDE<T> || (uintptr_t)b % 16) {
+        for (int i = 0; i < D; i++) sum += a[i] * float(b[i]);
+        return sum;
+    }
+    for (int i = 0; i < D; i += WIDE<T>) {
+        const Vec<T, WIDE<T>> v = load<WIDE<T>>(b + i);
+        UNROLL for (int k = 0; k < WIDE<T>; k++) sum += a[i + k] * float(v.at[k]);
+    }
     return sum;
 }
 
@@ -47,32 +55,39 @@ template <typename T> __device__ void copy_row(float *to, const T *from, int D)
     __syncwarp();
 }
 
-/* One query over keys first .. last. room: 2 D + 32 floats of shared memory. Returns the log-sum-exp. */
+/* Largest score, and the sum of exp(score - top) */
+struct Softmax { float top, sum; };
+
+/* One query over keys first .. last. room: 2 D + 32 floats of shared memory, of which a lane finds its columns of the
+ * sum of exp(score - top) v at room + D + lane. */
 template <typename T, typename Keys>
-__device__ float attend(T *out, const T *q, Keys keys, int first, int last, Shape z, float *room)
+__device__ Softmax attend(const T *q, Keys keys, int first, int last, Shape z, float *room)
 {
     float *query = room, *mean = room + z.D, *p = mean + z.D;
     const int lane = (int)threadIdx.x;
-    float top = -INFINITY, sum = 0;
+    Softmax soft = { -INFINITY, 0 };
     for (int i = lane; i < z.D; i += WARP) mean[i] = 0;
     copy_row(query, q, z.D);
     for (int begin = first; begin <= last; begin += WARP) {
         const int s = begin + lane, count = at_most(WARP, last + 1 - begin);
         const float score = s <= last ? z.scale * dot(query, keys.key(s), z.D) : -INFINITY;
-        const float new_top = fmaxf(top, warp_max(score)), fade = expf(top - new_top);
-        p[lane] = expf(score - new_top);
+        const float top = fmaxf(soft.top, warp_max(score)), fade = expf(soft.top - top);
+        p[lane] = expf(score - top);
         __syncwarp();
-        sum = sum * fade + warp_sum(p[lane]);
+        soft = { top, soft.sum * fade + warp_sum(p[lane]) };
         for (int i = lane; i < z.D; i += WARP) {
             float value = mean[i] * fade;
             for (int j = 0; j < count; j++) value += p[j] * float(keys.value(begin + j)[i]);
             mean[i] = value;
         }
         __syncwarp();                   /* before p is written again */
-        top = new_top;
     }
-    for (int i = lane; i < z.D; i += WARP) out[i] = T(mean[i] / sum);
-    return top + logf(sum);
+    return soft;
+}
+
+template <typename T> __device__ void write_mean(T *out, const float *room, float sum, Shape z)
+{
+    for (int i = (int)threadIdx.x; i < z.D; i += WARP) out[i] = T(room[z.D + i] / sum);
 }
 
 static size_t attend_bytes(Shape z) { return (size_t)ROWS * (size_t)(2 * z.D + WARP) * sizeof(float); }
@@ -88,9 +103,10 @@ __global__ void attention_forward_kernel(T *out, float *lse, const T *qkv, const
     const T *row = qkv + b * z.T * P;
     const int g = h / (z.H / z.G);
     const Packed<T> keys = { row + (z.H + g) * z.D, row + (z.H + z.G + g) * z.D, P };
-    const float found = attend(out + (n * z.H + h) * z.D, row + t * P + h * z.D, keys, first[n], t, z,
-                               rooms + threadIdx.y * (unsigned)(2 * z.D + WARP));
-    if (threadIdx.x == 0) lse[(int64_t)blockIdx.y * z.T + t] = found;
+    float *room = rooms + threadIdx.y * (unsigned)(2 * z.D + WARP);
+    const Softmax soft = attend(row + t * P + h * z.D, keys, first[n], t, z, room);
+    write_mean(out + (n * z.H + h) * z.D, room, soft.sum, z);
+    if (threadIdx.x == 0) lse[(int64_t)blockIdx.y * z.T + t] = soft.top + logf(soft.sum);
 }
 
 void cuda_attention_forward(Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G)
@@ -126,12 +142,25 @@ template <typename T>
 __global__ void store_keys_kernel(T *cache, const T *qkv, const int32_t *table, int64_t most, const int32_t *start,
                                   const int32_t *length, Shape z)
 {
-    const int64_t n = blockIdx.x, r = row_of(n, start), s = length[r] + n - start[r], page = table[r * most + s / CACHE_PAGE];
+    const int64_t n = blockIdx.x, r = row_of(n, start), s = length[r] + n - start[r];
+    const int64_t page = table[r * most + s / CACHE_PAGE];
     for (int i = (int)threadIdx.x; i < 2 * z.G * z.D; i += (int)blockDim.x)
         cache[((page * 2 * z.G + i / z.D) * CACHE_PAGE + s % CACHE_PAGE) * z.D + i % z.D] =
             qkv[n * packed_width(z) + z.H * z.D + i];
 }
 
+/* What a warp looks up of token n: its keys, and the last it sees. */
+template <typename T> struct Seen { Paged<T> keys; int last; };
+
+template <typename T>
+__device__ Seen<T> seen_by(int64_t n, const T *cache, const int32_t *table, int64_t most, const int32_t *start,
+                           const int32_t *length, int h, Shape z)
+{
+    const int64_t r = row_of(n, start);
+    return { { cache, table + r * most, z.G, z.D, h / (z.H / z.G) }, (int)(length[r] + n - start[r]) };
+}
+
+/* Many tokens: a warp owns a query. */
 template <typename T>
 __global__ void attention_cached_kernel(T *out, const T *cache, const T *qkv, const int32_t *table, int64_t most,
                                         const int32_t *start, const int32_t *length, int64_t N, Shape z)
@@ -140,31 +169,91 @@ __global__ void attention_cached_kernel(T *out, const T *cache, const T *qkv, co
     const int64_t n = (int64_t)blockIdx.x * ROWS + threadIdx.y;
     const int h = (int)blockIdx.y;
     if (n >= N) return;
-    const int64_t r = row_of(n, start);
-    const int last = (int)(length[r] + n - start[r]);
-    const Paged<T> keys = { cache, table + r * most, z.G, z.D, h / (z.H / z.G) };
-    attend(out + (n * z.H + h) * z.D, qkv + n * packed_width(z) + h * z.D, keys, 0, last, z,
-           rooms + threadIdx.y * (unsigned)(2 * z.D + WARP));
+    const Seen<T> seen = seen_by(n, cache, table, most, start, length, h, z);
+    float *room = rooms + threadIdx.y * (unsigned)(2 * z.D + WARP);
+    const Softmax soft = attend(qkv + n * packed_width(z) + h * z.D, seen.keys, 0, seen.last, z, room);
+    write_mean(out + (n * z.H + h) * z.D, room, soft.sum, z);
+}
+
+/* Few tokens, as when text is written: there are not queries enough for a GPU, so SPLIT keys of a query are one warp's,
+ * and a second kernel puts the parts together (T. Dao et al., "Flash-Decoding for long-context inference", 2023). Of
+ * each part: D columns, top, sum. */
+constexpr int SPLIT = 128;
+
+template <typename T>
+__global__ void attention_parts_kernel(float *parts, const T *cache, const T *qkv, const int32_t *table, int64_t most,
+                                       const int32_t *start, const int32_t *length, Shape z)
+{
+    SHARED_DYNAMIC(float, rooms);
+    const int64_t n = blockIdx.z;
+    const int h = (int)blockIdx.y, part = (int)(blockIdx.x * ROWS + threadIdx.y), splits = (int)gridDim.x * ROWS;
+    const Seen<T> seen = seen_by(n, cache, table, most, start, length, h, z);
+    if (part * SPLIT > seen.last) return;
+    float *room = rooms + threadIdx.y * (unsigned)(2 * z.D + WARP);
+    const Softmax soft = attend(qkv + n * packed_width(z) + h * z.D, seen.keys, part * SPLIT,
+                                at_most(seen.last, (part + 1) * SPLIT - 1), z, room);
+    float *to = parts + ((n * z.H + h) * splits + part) * (z.D + 2);
+    for (int i = (int)threadIdx.x; i < z.D; i += WARP) to[i] = room[z.D + i];
+    if (threadIdx.x == 0) to[z.D] = soft.top, to[z.D + 1] = soft.sum;
+}
+
+/* A warp owns a query's head. */
+template <typename T>
+__global__ void attention_join_kernel(T *out, const float *parts, int splits, const int32_t *start,
+                                      const int32_t *length, Shape z)
+{
+    const int64_t n = blockIdx.x, r = row_of(n, start);
+    const int h = (int)(blockIdx.y * ROWS + threadIdx.y), count = (int)(length[r] + n - start[r]) / SPLIT + 1;
+    if (h >= z.H) return;
+    const float *from = parts + (n * z.H + h) * splits * (z.D + 2);
+    float top = -INFINITY, sum = 0;
+    for (int c = 0; c < count; c++) top = fmaxf(top, from[c * (z.D + 2) + z.D]);
+    for (int c = 0; c < count; c++) sum += from[c * (z.D + 2) + z.D + 1] * expf(from[c * (z.D + 2) + z.D] - top);
+    for (int i = (int)threadIdx.x; i < z.D; i += WARP) {
+        float mean = 0;
+        for (int c = 0; c < count; c++) mean += from[c * (z.D + 2) + i] * expf(from[c * (z.D + 2) + z.D] - top);
+        out[(n * z.H + h) * z.D + i] = T(mean / sum);
+    }
+}
+
+/* How many parts there are for the longest row; 0: a query is one warp's work. */
+static int splits_of(Tensor qkv, Tensor table, Tensor length)
+{
+    const int64_t splits = ceil_div(last(table) * CACHE_PAGE, SPLIT);
+    return rows(qkv) <= numel(length) && splits > 1 ? (int)(ceil_div(splits, ROWS) * ROWS) : 0;
 }
 
 void cuda_attention_cached(Device *d, Tensor out, Tensor cache, Tensor qkv, Tensor table, Tensor start, Tensor length,
                            int H, int G)
 {
     const int64_t N = rows(qkv), most = last(table);
+    const int splits = splits_of(qkv, table, length);
     const Shape z = shape_of(qkv, 0, H, G);
+    const int32_t *starts = data_of<int32_t>(start), *lengths = data_of<int32_t>(length);
+    const dim3 block(WARP, ROWS);
+    float *parts = (float *)d->workspace;
     FLOAT_SWITCH(qkv.dtype, T, {
         launch(d, store_keys_kernel<T>, (unsigned)N, 128, 0, data_of<T>(cache), data_of<T>(qkv),
-               data_of<int32_t>(table), most, data_of<int32_t>(start), data_of<int32_t>(length), z);
-        launch(d, attention_cached_kernel<T>, dim3(blocks_for(N, ROWS), (unsigned)H), dim3(WARP, ROWS),
-               attend_bytes(z), data_of<T>(out), data_of<T>(cache), data_of<T>(qkv), data_of<int32_t>(table), most,
-               data_of<int32_t>(start), data_of<int32_t>(length), N, z);
+               data_of<int32_t>(table), most, starts, lengths, z);
+        if (splits == 0) {
+            launch(d, attention_cached_kernel<T>, dim3(blocks_for(N, ROWS), (unsigned)H), block, attend_bytes(z),
+                   data_of<T>(out), data_of<T>(cache), data_of<T>(qkv), data_of<int32_t>(table), most, starts, lengths,
+                   N, z);
+            return;
+        }
+        launch(d, attention_parts_kernel<T>, dim3((unsigned)(splits / ROWS), (unsigned)H, (unsigned)N), block,
+               attend_bytes(z), parts, data_of<T>(cache), data_of<T>(qkv), data_of<int32_t>(table), most, starts,
+               lengths, z);
+        launch(d, attention_join_kernel<T>, dim3((unsigned)N, blocks_for(H, ROWS)), block, 0, data_of<T>(out), parts,
+               splits, starts, lengths, z);
     });
 }
 
 size_t cuda_attention_cached_scratch(Device *d, Tensor out, Tensor cache, Tensor qkv, Tensor table, Tensor start,
                                      Tensor length, int H, int G)
 {
-    return 0;
+    const int64_t D = last(qkv) / (H + 2 * G);
+    return (size_t)(rows(qkv) * H * splits_of(qkv, table, length) * (D + 2)) * sizeof(float);
 }
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
@@ -212,7 +301,7 @@ __global__ void attention_dq_kernel(T *dqkv, const float *mean, const T *dout, c
     for (int i = lane; i < z.D; i += WARP) dqkv[n * P + h * z.D + i] = T(dq[i]);
 }
 
-/* A warp owns a key: dk = sum over the queries that see it, and the group's heads, of ds q;  dv = the same of p dout. */
+/* A warp owns a key: dk = sum of ds q over the queries that see it and the group's heads;  dv = the same of p dout. */
 template <typename T>
 __global__ void attention_dkv_kernel(T *dqkv, const float *mean, const T *dout, const float *lse, const T *qkv,
                                      const int32_t *first, Shape z)

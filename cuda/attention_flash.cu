@@ -41,7 +41,7 @@ template <int D> __device__ __forceinline__ void load_left(uint32_t (&r)[4], con
     load_matrices<false>(r, panel + spot<D>(row + lane % 16, column + lane / 16 * 8));
 }
 
-/* Two operands on the right, whose columns are rows of the panel: 8 of them in r[0] and r[1], the next 8 in the others */
+/* Two operands on the right, whose columns are rows of the panel: 8 of them in r[0] and r[1], 8 in the others */
 template <int D> __device__ __forceinline__ void load_right(uint32_t (&r)[4], const bf16 *panel, int row, int column)
 {
     const int lane = (int)threadIdx.x % WARP;

@@ -17,7 +17,7 @@ using bf16 = __nv_bfloat16;
 
 #include "ops.h"
 
-/* ---- the table: cuda_NAME of every op ------------------------------------------------------------------------------ */
+/* ---- the table: cuda_NAME of every op ---------------------------------------------------------------------------- */
 
 #define DECLARE_PURE(name, args)    void cuda_##name args;
 #define DECLARE_SCRATCH(name, args) void cuda_##name args; size_t cuda_##name##_scratch args;
@@ -25,7 +25,7 @@ OPS(DECLARE_PURE, DECLARE_SCRATCH)
 #undef DECLARE_PURE
 #undef DECLARE_SCRATCH
 
-/* ---- shared memory and launches ------------------------------------------------------------------------------------ */
+/* ---- shared memory and launches ---------------------------------------------------------------------------------- */
 
 /* A block's own array:  SHARED(float, tile, [64][65]).  In the emulator it has NaN in it and around it. */
 #ifdef LLMC_CUDA_EMU
@@ -77,7 +77,7 @@ void launch(Device *d, void (*kernel)(Params...), dim3 grid, dim3 block, size_t 
 #define UNROLL _Pragma("unroll")
 #endif
 
-/* ---- shapes and types ---------------------------------------------------------------------------------------------- */
+/* ---- shapes and types -------------------------------------------------------------------------------------------- */
 
 constexpr int WARP = 32;
 constexpr unsigned ALL_LANES = 0xffffffffu;
@@ -101,7 +101,7 @@ inline unsigned blocks_for(int64_t n, int64_t each) { return (unsigned)ceil_div(
         else { constexpr bool name = false; __VA_ARGS__; } \
     } while (0)
 
-/* ---- vectors: 16 bytes at a time where addresses allow it ---------------------------------------------------------- */
+/* ---- vectors: 16 bytes at a time where addresses allow it -------------------------------------------------------- */
 
 /* V neighbours, read and written as one. */
 template <typename T, int V> struct alignas(sizeof(T) * V) Vec { T at[V]; };
@@ -140,7 +140,7 @@ inline bool rows_are_wide(int64_t length, std::initializer_list<Tensor> tensors)
         else { constexpr int V = 1; __VA_ARGS__; } \
     } while (0)
 
-/* ---- sums over a warp and a block ---------------------------------------------------------------------------------- */
+/* ---- sums over a warp and a block -------------------------------------------------------------------------------- */
 
 /* Every lane gets the sum, added up in one order whatever the lane. */
 template <typename T> __device__ __forceinline__ T warp_sum(T x)
@@ -178,7 +178,7 @@ __device__ __forceinline__ float block_max(float x)
     return warp_max(lane < warps ? parts[lane] : -INFINITY);
 }
 
-/* ---- functions ----------------------------------------------------------------------------------------------------- */
+/* ---- functions --------------------------------------------------------------------------------------------------- */
 
 constexpr float GELU_A = 0.79788456080286535588f, GELU_B = 0.044715f;      /* sqrt(2/pi), and the cubic's weight */
 

@@ -24,7 +24,7 @@ template <typename T> __global__ void polynomial_kernel(T *square, const T *gram
     square[i] = T(one - 4.7750f * float(gram[i]) + 2.0315f * float(square[i]));
 }
 
-/* The workspace: |x|^2 with what sum_squares needs before it, x and the next x, and two matrices of the shorter side. */
+/* The workspace: what sum_squares needs, |x|^2, x and the next x, and two matrices of the shorter side. */
 struct Room { Tensor squares, at, next, gram, square; size_t bytes; };
 
 static Tensor take(char *&block, DType dtype, int64_t rows, int64_t cols)

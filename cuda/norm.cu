@@ -63,7 +63,7 @@ void cuda_norm_forward(Device *d, Tensor sum, Tensor out, Tensor mean, Tensor rs
                data_of<T>(b), N, (int)C, eps)));
 }
 
-/* unit = (x - mean) rstd;  g = dout w;  dx = dres + rstd (g - mean_c g - unit mean_c(g unit)). RMSNorm has no mean_c g. */
+/* unit = (x - mean) rstd;  g = dout w;  dx = dres + rstd (g - mean_c g - unit mean_c(g unit)). RMSNorm: no mean_c g. */
 template <typename T, int V>
 __global__ void norm_dx_kernel(T *dx, const T *dout, const T *dres, const T *x, const T *w, const float *mean,
                                const float *rstd, int64_t N, int C)

@@ -112,8 +112,8 @@ __global__ void rope_backward_kernel(T *dqkv, float *rstd, const T *dout, const 
     }
 }
 
-/* parts[chunk][i] = sum over a chunk's rows and the heads first .. first + heads - 1 of (dout turned back)[i] x[i] rstd.
- * A thread owns one i. */
+/* parts[chunk][i] = sum over a chunk's rows and the heads first .. first + heads - 1 of g[i] x[i] rstd, g as above. A
+ * thread owns one i. */
 template <typename T>
 __global__ void head_norm_parts_kernel(float *parts, const T *dout, const T *qkv, const int32_t *pos, const float *freq,
                                        const float *rstd, Heads z, int first, int heads, int64_t N, int64_t chunk_rows)

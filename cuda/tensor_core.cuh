@@ -1,5 +1,5 @@
-/* tensor_core.cuh -- the instructions of a warp's tensor cores, and copies that overtake a kernel (sm_80 and later; NVIDIA,
- * "Parallel thread execution ISA", mma, ldmatrix, cp.async). Each has an emulated body beside the real one.
+/* tensor_core.cuh -- the instructions of a warp's tensor cores, and copies that a kernel need not wait for (sm_80 and
+ * later; NVIDIA, "Parallel thread execution ISA", mma, ldmatrix, cp.async). Each has an emulated body beside it.
  *
  * A lane of the warp holds, with g = lane / 4 and t = lane % 4, pairs of neighbours:
  *   a, 16 x 16:  (g, 2t)  (g+8, 2t)  (g, 2t+8)  (g+8, 2t+8)        four registers of two bf16
@@ -51,7 +51,7 @@ __device__ __forceinline__ uint32_t pair_of(float low, float high)
 }
 
 /* 16 bytes of global memory to shared memory, or 16 zero bytes if not `there`: asked for now, arrived for this thread
- * after wait_copies, for the others after a barrier more. A group is what a thread asked for since it last closed one. */
+ * after wait_copies, for the others after a barrier more. A group is what a thread asked for since it closed one. */
 __device__ __forceinline__ void copy_async(void *shared, const void *global, bool there)
 {
 #ifdef LLMC_CUDA_EMU

@@ -11,7 +11,7 @@
  *   - the device's memory may be touched by kernels and copies alone: the host gets a fault.
  * With the address sanitizer what is beyond a shared array is poisoned too.
  *
- * An error ends the launch: the other threads are left where they stand, and the door of the op fails with a sentence. */
+ * An error ends the launch: the other threads are left where they stand, and the op's door fails with a sentence. */
 #ifndef LLMC_CUDA_EMU_H
 #define LLMC_CUDA_EMU_H
 

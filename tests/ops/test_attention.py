@@ -166,7 +166,7 @@ def test_bits_do_not_depend_on_threads(name, dtype, B, T, H, G, D):
 PAGE = 32
 
 
-def through_a_cache(on, sequences, H, G, seed):
+def through_a_cache(on, sequences, H, G, seed, pieces=(0, 1, 1, 2, 31, 40, 200)):
     """Each sequence's out, (T,H*D): fed in pieces of random lengths, beside the others or not, its
     pages where chance put them, and what no one wrote NaN."""
     rng = np.random.default_rng(seed)
@@ -206,6 +206,25 @@ def test_over_a_cache_it_is_the_same(on, dtype, H, G, D):
                 assert error <= 1.5 * float(ml_dtypes.finfo(dtype).eps) * np.abs(sequence.astype(F32)).max()
             else:
                 assert got.tobytes() == whole.tobytes()
+
+
+def test_a_token_at_a_time_over_a_cache_is_the_same(on, dtype):
+    """As text is written: rows of different lengths, each bringing one token, over more keys than one warp reads."""
+    H, G, D, most, lengths = 4, 2, 16, 10, [290, 0, 127, 128, 31]
+    sequences = [numbers(n + 1, (H + 2 * G) * D, dtype=dtype, seed=n) for n in lengths]
+    table = np.random.default_rng(0).permutation(len(lengths) * most).astype(I32).reshape(-1, most)
+    cache = np.full((table.size, 2 * G, PAGE, D), np.nan).astype(dtype)
+    for r, sequence in enumerate(sequences):
+        keys = sequence[:-1, H * D:].reshape(-1, 2 * G, D)
+        for s, key in enumerate(keys):
+            cache[table[r, s // PAGE], :, s % PAGE] = key
+    last = np.concatenate([s[-1:] for s in sequences])
+    out, kept = Out(len(lengths), H * D, dtype=dtype), Out(*cache.shape, dtype=dtype, fill=cache)
+    start = np.arange(len(lengths) + 1, dtype=I32)
+    run(on, "attention_cached", out, kept, last, table, start, np.array(lengths, I32), H, G)
+    for r, sequence in enumerate(sequences):
+        within_budget(out.array[r], lambda *args: attention(*args)[0][0, -1], sequence[None],
+                      np.zeros((1, len(sequence)), I32), H, G)
 
 
 def test_a_cache_is_read_alike_by_any_number_of_threads(name, dtype):
