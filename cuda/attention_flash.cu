@@ -228,12 +228,14 @@ __device__ __forceinline__ float slope(float score, float dp, float lse, float m
     return *p * (dp - mean);
 }
 
+template <int D> constexpr int ROWS_BACK = D > 64 ? 32 : 64;            /* of a panel, as many as registers allow */
+
 template <int D>
 __global__ void __launch_bounds__(WARPS * WARP)
 flash_dq_kernel(bf16 *dqkv, const float *means, const bf16 *dout, const float *lse, const bf16 *qkv,
                 const int32_t *firsts, Shape z)
 {
-    constexpr int PANEL = KEYS * STRIDE<D>;
+    constexpr int KEYS = ROWS_BACK<D>, PANEL = KEYS * STRIDE<D>;
     SHARED_DYNAMIC(bf16, queries);
     bf16 *slopes = queries + LINES * STRIDE<D>, *panels = slopes + LINES * STRIDE<D>;
     const int h = (int)blockIdx.y % z.H, warp = (int)threadIdx.x / WARP;
@@ -288,14 +290,12 @@ flash_dq_kernel(bf16 *dqkv, const float *means, const bf16 *dout, const float *l
 /* Of the queries that meet a block's keys: those of a panel, staged beside it */
 template <int QUERIES> struct Stage { float lse[QUERIES], mean[QUERIES]; int first[QUERIES]; };
 
-template <int D> constexpr int QUERIES_OF = D > 64 ? 32 : 64;           /* as many as registers allow */
-
 template <int D>
 __global__ void __launch_bounds__(WARPS * WARP)
 flash_dkv_kernel(bf16 *dqkv, const float *means, const bf16 *dout, const float *lse, const bf16 *qkv,
                  const int32_t *firsts, Shape z)
 {
-    constexpr int QUERIES = QUERIES_OF<D>, PANEL = QUERIES * STRIDE<D>;
+    constexpr int QUERIES = ROWS_BACK<D>, PANEL = QUERIES * STRIDE<D>;
     SHARED_DYNAMIC(bf16, keys);
     SHARED(Stage<QUERIES>, of_queries, [1]);
     bf16 *values = keys + LINES * STRIDE<D>, *panels = values + LINES * STRIDE<D>;
@@ -387,10 +387,10 @@ void flash_backward(Device *d, Tensor dqkv, const float *means, Tensor dout, Ten
     const unsigned B = (unsigned)qkv.dim[0], blocks = blocks_for(z.T, LINES);
     HEAD_DIM_SWITCH(z.D, D, {
         launch(d, flash_dq_kernel<D>, dim3(blocks, B * (unsigned)z.H), WARPS * WARP,
-               (size_t)(2 * LINES + 4 * KEYS) * STRIDE<D> * sizeof(bf16), data_of<bf16>(dqkv), means,
+               (size_t)(2 * LINES + 4 * ROWS_BACK<D>) * STRIDE<D> * sizeof(bf16), data_of<bf16>(dqkv), means,
                data_of<bf16>(dout), data_of<float>(lse), data_of<bf16>(qkv), data_of<int32_t>(first), z);
         launch(d, flash_dkv_kernel<D>, dim3(blocks, B * (unsigned)z.G), WARPS * WARP,
-               (size_t)(2 * LINES + 4 * QUERIES_OF<D>) * STRIDE<D> * sizeof(bf16), data_of<bf16>(dqkv), means,
+               (size_t)(2 * LINES + 4 * ROWS_BACK<D>) * STRIDE<D> * sizeof(bf16), data_of<bf16>(dqkv), means,
                data_of<bf16>(dout), data_of<float>(lse), data_of<bf16>(qkv), data_of<int32_t>(first), z);
     });
 }

@@ -42,6 +42,9 @@ OPS(DECLARE_PURE, DECLARE_SCRATCH)
     T *name = reinterpret_cast<T *>(llmc_dynamic)
 #endif
 
+/* A launch that gives more asks for it: a kernel has 48 KB, its own arrays among them, if nobody does. */
+constexpr size_t OPT_IN_BYTES = 32 << 10;
+
 /* What a device keeps for itself. */
 #ifdef LLMC_CUDA_EMU
 struct CudaState { uint64_t seed; std::vector<emu::Block> blocks; struct Group *group; };
@@ -60,9 +63,9 @@ void launch(Device *d, void (*kernel)(Params...), dim3 grid, dim3 block, size_t 
 {
 #ifdef LLMC_CUDA_EMU
     const emu::Access access(state_of(d)->blocks);
-    emu::launch({ grid, block, bytes, state_of(d)->seed, d->threads }, [&] { kernel(Params(args)...); });
+    emu::launch({ grid, block, bytes, bytes > OPT_IN_BYTES, state_of(d)->seed, d->threads }, [&] { kernel(Params(args)...); });
 #else
-    if (bytes > 48 << 10)
+    if (bytes > OPT_IN_BYTES)
         cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
                    "more shared memory for a kernel");
     kernel<<<grid, block, bytes, state_of(d)->stream>>>(Params(args)...);

@@ -20,7 +20,7 @@ namespace emu {
 enum State { READY, AT_WARP, AT_BLOCK, ENDED };
 
 constexpr size_t STACK = 256 << 10;             /* touched pages only cost memory */
-constexpr size_t SHARED_STATIC = 48 << 10, SHARED_ALL = 227 << 10;      /* a block's most on Hopper */
+constexpr size_t SHARED_STATIC = 48 << 10, SHARED_ALL = 99 << 10;       /* a block has at least, from sm_80 on */
 constexpr size_t RED_ZONE = 64;
 constexpr uint16_t RED = 0xffa5;                /* a NaN in bf16, and twice one in f32 */
 
@@ -60,6 +60,7 @@ struct Machine {
     void    *scheduler = nullptr;
     uint64_t random = 0;
     const std::function<void()> *kernel = nullptr;
+    size_t   shared_most = 0;                   /* bytes of it that this launch may use */
     std::string failure;
 #ifdef __SANITIZE_ADDRESS__
     void       *fake_stack = nullptr;
@@ -421,9 +422,9 @@ void *shared(const void *declaration, const char *name, size_t bytes)
     for (const Shared &a : m.arrays)
         if (a.declaration == declaration) return m.memory + a.begin;
     const size_t before = room(m), dynamic = m.arrays.empty() || m.arrays[0].declaration ? 0 : m.arrays[0].bytes;
-    if (before - dynamic + bytes > SHARED_STATIC || before + bytes > SHARED_ALL)
+    if (before - dynamic + bytes > SHARED_STATIC || before + bytes > m.shared_most)
         fail("shared memory: %s of %zu bytes beside %zu, wanted at most %zu in all, %zu of them static", name, bytes,
-             before, SHARED_ALL, SHARED_STATIC);
+             before, m.shared_most, SHARED_STATIC);
     void *found = add_array(m, declaration, name, bytes);
     if (!found) fail("shared memory: %s is the 65th array of its block", name);
     return found;
@@ -485,6 +486,7 @@ static void set_up(Machine &m, const Launch &l, dim3 index)
     m.failure.clear();
     m.arrays.clear();
     m.used = 0;
+    m.shared_most = l.opted_in ? SHARED_ALL : SHARED_STATIC;
     if (l.shared_bytes) add_array(m, nullptr, "the launch's dynamic memory", l.shared_bytes);
     while ((int)m.fibers.size() < m.count) {
         m.fibers.emplace_back();

@@ -68,6 +68,7 @@ extern __thread Here *here;
 struct Launch {
     dim3     grid, block;
     size_t   shared_bytes;                      /* of dynamic shared memory */
+    bool     opted_in;                          /* to more shared memory than 48 KB */
     uint64_t seed;                              /* of the order of threads and blocks */
     int      cpu_threads;
 };

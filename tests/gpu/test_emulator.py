@@ -69,7 +69,7 @@ def test_an_order_that_is_not_fixed_shows(planted):
         ("warp with a lane that has left", "waits at a warp's exchange, and thread (40,0,0) has ended"),
         ("warp with lanes apart", "a warp's exchange, while other lanes of block (0,0,0) are at"),
         ("wide from an odd place", "an access of 16 bytes at"),
-        ("large and more", "more of 4 bytes beside 49152, wanted at most 232448 in all, 49152 of them static"),
+        ("large and more", "more of 4 bytes beside 49152, wanted at most 49152 in all, 49152 of them static"),
     ],
 )
 def test_a_mistake_ends_the_launch_with_a_sentence(planted, name, sentence):
