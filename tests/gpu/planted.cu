@@ -1,7 +1,7 @@
 /* planted.cu -- kernels with one mistake each, for test_emulator.py:  planted NAME SEED  prints what the kernel wrote.
  *
  * "right" stands beside each mistake: the same kernel without it. */
-#include "common.cuh"
+#include "tensor_core.cuh"
 
 #include <cstdio>
 #include <cstdlib>
@@ -12,7 +12,7 @@
 constexpr int THREADS = 128, LENGTH = 2 * THREADS;
 
 enum Mistake { RIGHT, NO_BARRIER, READ_BEYOND, WRITE_BEYOND, UNWRITTEN, NOT_ALL_AT_BARRIER, TWO_BARRIERS, ENDED_LANE,
-               APART_LANES, MISALIGNED, TOO_MUCH_SHARED, FLOAT_RACE };
+               APART_LANES, MISALIGNED, TOO_MUCH_SHARED, FLOAT_RACE, NO_WAIT };
 
 /* out[i] = the sum of x's i-th and (LENGTH-1-i)-th element, by way of shared memory */
 __global__ void fold_kernel(float *out, const float *x, Mistake mistake)
@@ -68,6 +68,18 @@ __global__ void race_kernel(float *out, const float *x, Mistake mistake)
     out[threadIdx.x] = mistake == FLOAT_RACE ? sum[0] : x[threadIdx.x];
 }
 
+/* out = x, by way of copies that nobody waits for at once */
+__global__ void copy_kernel(float *out, const float *x, Mistake mistake)
+{
+    SHARED(float, tile, [THREADS]);
+    const int i = (int)threadIdx.x;
+    if (i < THREADS / 4) copy_async(tile + 4 * i, x + 4 * i, true);
+    close_group();
+    if (mistake != NO_WAIT) wait_copies<0>();
+    __syncthreads();
+    out[i] = tile[i];
+}
+
 typedef void Kernel(float *, const float *, Mistake);
 static const struct { const char *name; Kernel *kernel; Mistake mistake; } cases[] = {
     { "fold", fold_kernel, RIGHT },
@@ -84,6 +96,8 @@ static const struct { const char *name; Kernel *kernel; Mistake mistake; } cases
     { "wide from an odd place", wide_kernel, MISALIGNED },
     { "large", large_kernel, RIGHT },
     { "large and more", large_kernel, TOO_MUCH_SHARED },
+    { "copy", copy_kernel, RIGHT },
+    { "copy without waiting", copy_kernel, NO_WAIT },
     { "race", race_kernel, RIGHT },
     { "race of floats", race_kernel, FLOAT_RACE },
 };

@@ -15,6 +15,7 @@ EXPECTED = {
     "warp": np.repeat(X[:128].reshape(4, 32).sum(1), 32),
     "wide": X[:128],
     "large": X[:128],
+    "copy": X[:128],
     "race": X[:128],
 }
 
@@ -47,6 +48,7 @@ def test_a_right_kernel_gives_the_same_in_every_order(planted, name):
         "fold without its barrier",
         "fold that reads one too far",
         "fold that leaves an element out",
+        "copy without waiting",
     ],
 )
 def test_a_number_that_was_never_written_shows_in_every_order(planted, name):
