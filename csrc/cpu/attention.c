@@ -113,15 +113,17 @@ INLINE int64_t spot(int64_t s) { return s / DEPTH * TILE_ROWS * LINE + s % DEPTH
 static float soften(float *p, Shape z, int64_t begin, int64_t end, int64_t first, int64_t t, float *lse)
 {
     Vec tops = vec_all(-INFINITY), sums = {0};
-    for (int64_t s = begin; s < end; s += WIDTH)
+    for (int64_t s = begin; s <= t; s += WIDTH)
         tops = vec_max(where_seen(z.scale * vec_f32(p + spot(s)), tops, s, first, t), tops);
     const float top = vec_top(tops);
-    for (int64_t s = begin; s < end; s += WIDTH) {
+    int64_t s = begin;
+    for (; s <= t; s += WIDTH) {
         float *at = p + spot(s);
         const Vec weight = where_seen(vec_exp(z.scale * vec_f32(at) - top), (Vec){0}, s, first, t);
         vec_store(at, DT_F32, 0, WIDTH, weight);
         sums += weight;
     }
+    for (; s < end; s += WIDTH) vec_store(p + spot(s), DT_F32, 0, WIDTH, (Vec){0});
     const float sum = vec_sum(sums);
     *lse = top + logf(sum);
     return sum;
@@ -267,12 +269,18 @@ size_t CPU(attention_cached_scratch)(Device *d, Tensor out, Tensor cache, Tensor
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
 
-/* One query's line over keys s0 .. s1:  p = exp(scale * p - lse), ds = scale * p * (ds - mean); 0 where not seen */
+/* One query's line over keys s0 .. s1:  p = exp(scale * p - lse), ds = scale * p * (ds - mean); 0 where not seen, and
+ * whatever stands there is not read from key t + 1 on */
 static void slopes(float *p, float *ds, Shape z, int64_t s0, int64_t s1, int64_t first, int64_t t, float lse,
                    float mean)
 {
     for (int64_t s = s0; s < s1; s += WIDTH) {
         float *p_at = p + s % DEPTH, *ds_at = ds + s % DEPTH;
+        if (s > t) {
+            vec_store(p_at, DT_F32, 0, WIDTH, (Vec){0});
+            vec_store(ds_at, DT_F32, 0, WIDTH, (Vec){0});
+            continue;
+        }
         const Vec weight = where_seen(vec_exp(z.scale * vec_f32(p_at) - lse), (Vec){0}, s, first, t);
         const Vec slope = where_seen(z.scale * weight * (vec_f32(ds_at) - mean), (Vec){0}, s, first, t);
         vec_store(p_at, DT_F32, 0, WIDTH, weight);
@@ -280,12 +288,14 @@ static void slopes(float *p, float *ds, Shape z, int64_t s0, int64_t s1, int64_t
     }
 }
 
-/* p and ds of the queries over keys s0 .. s1, which lie in one block of DEPTH */
+/* p and ds of the queries over keys s0 .. s1, which lie in one block of DEPTH. Scores of a tile whose queries come
+ * before all keys are not computed; nor are, below, sums of their zeros, which would leave the bits alone. */
 static void weigh(Shape z, Room m, const Queries *n, int64_t s0, int64_t s1)
 {
     for (int64_t s = s0; s < s1; s += TILE_COLS)
         for (int64_t r = 0; r < n->rows; r += TILE_ROWS) {
             const int64_t rows = at_most(n->rows - r, TILE_ROWS), at = r * LINE + s % DEPTH;
+            if (s >= n->t + r + rows) continue;
             score(m.p + at, m.q_lines + r * LINE, m.k_across + s * z.D, z, rows, QUERIES);
             score(m.ds + at, m.dout_lines + r * LINE, m.v_across + s * z.D, z, rows, QUERIES);
         }
@@ -297,15 +307,17 @@ static void weigh(Shape z, Room m, const Queries *n, int64_t s0, int64_t s1)
 static void spread(Shape z, Room m, const Queries *n, int64_t s0, int64_t s1)
 {
     for (int64_t i = 0; i < z.D; i += TILE_COLS) {
-        for (int64_t r = 0; r < n->rows; r += TILE_ROWS)
-            CPU(tile_lines)(at_most(n->rows - r, TILE_ROWS), s1 - s0, m.ds + r * LINE + s0 % DEPTH,
-                            m.k_along + i * z.T + s0 * TILE_COLS, m.dq + r * z.width + i, z.width, s0 > n->begin);
+        for (int64_t r = 0; r < n->rows; r += TILE_ROWS) {
+            const int64_t rows = at_most(n->rows - r, TILE_ROWS), keys = at_most(s1, n->t + r + rows) - s0;
+            if (keys > 0)
+                CPU(tile_lines)(rows, keys, m.ds + r * LINE + s0 % DEPTH, m.k_along + i * z.T + s0 * TILE_COLS,
+                                m.dq + r * z.width + i, z.width, s0 > n->begin);
+        }
         for (int64_t s = s0; s < s1; s += TILE_ROWS) {
-            const int64_t rows = at_most(s1 - s, TILE_ROWS), at = s * z.width + i;
-            CPU(tile_steps)(rows, n->rows, m.ds + s % DEPTH, LINE, m.q_along + i * n->rows, m.dk + at, z.width, true,
-                             NULL);
-            CPU(tile_steps)(rows, n->rows, m.p + s % DEPTH, LINE, m.dout_along + i * n->rows, m.dv + at, z.width,
-                             true, NULL);
+            const int64_t rows = at_most(s1 - s, TILE_ROWS), at = s * z.width + i, r = at_least(s - n->t, 0);
+            const int64_t from = r * LINE + s % DEPTH, along = i * n->rows + r * TILE_COLS;
+            CPU(tile_steps)(rows, n->rows - r, m.ds + from, LINE, m.q_along + along, m.dk + at, z.width, true, NULL);
+            CPU(tile_steps)(rows, n->rows - r, m.p + from, LINE, m.dout_along + along, m.dv + at, z.width, true, NULL);
         }
     }
 }
