@@ -7,7 +7,7 @@
  *
  * Sums over keys are cut into blocks of DEPTH from key 0, so a query's result depends on its own keys only: not on T,
  * not on the queries beside it. Sums over queries, for dk and dv, are cut into blocks of QUERIES, and run over the
- * group's heads in order. bf16 goes another way where the processor has AMX's tiles: attention_amx.c. */
+ * group's heads in order. bf16 goes another way where the processor multiplies it: attention_bf16.c. */
 #include "attention.h"
 
 enum { QUERIES = 64 / TILE_ROWS * TILE_ROWS };
@@ -154,8 +154,8 @@ static void forward_tile(Shape z, Room m, Tensor out, int64_t at, float *lse, co
 
 static size_t forward_bytes(Shape z)
 {
-#ifdef AMX
-    if (z.A == DT_BF16) return CPU(amx_forward_bytes)(z);
+#ifdef PAIRED
+    if (z.A == DT_BF16) return CPU(bf16_forward_bytes)(z);
 #endif
     Arena measure = {0};
     forward_room(&measure, z);
@@ -164,9 +164,9 @@ static size_t forward_bytes(Shape z)
 
 void CPU(attention_forward)(Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G)
 {
-#ifdef AMX
+#ifdef PAIRED
     if (qkv.dtype == DT_BF16) {
-        CPU(amx_attention_forward)(d, out, lse, qkv, first, H, G);
+        CPU(bf16_attention_forward)(d, out, lse, qkv, first, H, G);
         return;
     }
 #endif
@@ -251,9 +251,9 @@ void CPU(attention_cached)(Device *d, Tensor out, Tensor cache, Tensor qkv, Tens
             CPU(attend_one)(own, d, bytes, out, cache, qkv, &row, task % H);
             continue;
         }
-#ifdef AMX
+#ifdef PAIRED
         if (z.A == DT_BF16) {
-            CPU(amx_attend)(own, d, bytes, out, cache, qkv, &row, task % H);
+            CPU(bf16_attend)(own, d, bytes, out, cache, qkv, &row, task % H);
             continue;
         }
 #endif
@@ -346,8 +346,8 @@ static void backward_head(Shape z, Room m, Tensor dqkv, Tensor dout, Tensor out,
 
 static size_t backward_bytes(Shape z)
 {
-#ifdef AMX
-    if (z.A == DT_BF16) return CPU(amx_backward_bytes)(z);
+#ifdef PAIRED
+    if (z.A == DT_BF16) return CPU(bf16_backward_bytes)(z);
 #endif
     Arena measure = {0};
     backward_room(&measure, z);
@@ -357,9 +357,9 @@ static size_t backward_bytes(Shape z)
 void CPU(attention_backward)(Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, Tensor first,
                              int H, int G)
 {
-#ifdef AMX
+#ifdef PAIRED
     if (qkv.dtype == DT_BF16) {
-        CPU(amx_attention_backward)(d, dqkv, dout, out, lse, qkv, first, H, G);
+        CPU(bf16_attention_backward)(d, dqkv, dout, out, lse, qkv, first, H, G);
         return;
     }
 #endif

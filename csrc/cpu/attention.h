@@ -124,15 +124,15 @@ void   CPU(attend_one)(Shape z, Device *d, size_t bytes, Tensor out, Tensor cach
                        int64_t h);
 size_t CPU(attend_one_bytes)(Shape z);
 
-#ifdef AMX
-/* attention_amx.c: bf16 */
-void   CPU(amx_attention_forward)(Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G);
-void   CPU(amx_attention_backward)(Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
-                                   Tensor first, int H, int G);
-void   CPU(amx_attend)(Shape z, Device *d, size_t bytes, Tensor out, Tensor cache, Tensor qkv, const CachedRow *row,
-                       int64_t h);
-size_t CPU(amx_forward_bytes)(Shape z);         /* of each thread's part of the workspace */
-size_t CPU(amx_backward_bytes)(Shape z);
+#ifdef PAIRED
+/* attention_bf16.c: bf16, by vdpbf16ps or in AMX's tiles */
+void   CPU(bf16_attention_forward)(Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G);
+void   CPU(bf16_attention_backward)(Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv,
+                                    Tensor first, int H, int G);
+void   CPU(bf16_attend)(Shape z, Device *d, size_t bytes, Tensor out, Tensor cache, Tensor qkv, const CachedRow *row,
+                        int64_t h);
+size_t CPU(bf16_forward_bytes)(Shape z);        /* of each thread's part of the workspace */
+size_t CPU(bf16_backward_bytes)(Shape z);
 #endif
 
 #endif

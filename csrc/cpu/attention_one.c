@@ -1,19 +1,20 @@
 /* attention_one.c -- attention of one new token over the cache, as when text is written token by token.
  *
  * What takes time is reading keys and values. They are read once, where they lie: keys WIDTH at a time and turned, so
- * that lanes are keys; values so that lanes are columns. Sums are those of attention.c, or of AMX's tiles where these
- * compute all other queries, to the bit. */
+ * that lanes are keys; values so that lanes are columns. Sums are those of attention.c, or of attention_bf16.c where it
+ * computes all other queries, to the bit. */
 #include "attention.h"
 #include "gemm_bf16.h"
 
-enum { BLOCK = 32 };            /* terms that AMX adds up together */
+enum { BLOCK = 32 };            /* terms that two registers hold as f32 */
 
-/* q: f32; for AMX of each BLOCK the even terms first. p: a number for each key */
+/* p: a number for each key; q and p of bf16 are laid out in BLOCKs, as they are multiplied */
 typedef struct Room { float *q, *p; } Room;
 
 static Room room(Arena *a, Shape z)
 {
-    return (Room){ TAKE(a, "q", DT_F32, whole(z.D, BLOCK) * BLOCK).data, TAKE(a, "p", DT_F32, z.T + WIDTH).data };
+    return (Room){ TAKE(a, "q", DT_F32, whole(z.D, BLOCK), BLOCK).data,
+                   TAKE(a, "p", DT_F32, whole(z.T, BLOCK), BLOCK).data };
 }
 
 /* p = exp(scale * p - top) for keys 0 .. t, 0 in the lanes beyond. Returns the sum. */
@@ -97,37 +98,94 @@ INLINE void by_terms(const int A, Shape z, Room m, Tensor out, Tensor cache, con
     }
 }
 
-/* ---- in the order of tdpbf16ps ---------------------------------------------------------------------------------- */
+/* ---- in the order of attention_bf16.c: in pairs of terms --------------------------------------------------------- */
+
+#ifdef PAIRED
 
 #ifdef AMX
 
-/* That instruction adds up, of 32 terms, the even ones and the odd ones apart, one after the other from 0, then both
- * sums, and then adds them to the sum so far; every product is added before it is rounded, and denormals count as 0. So
- * do these, to the bit. */
+/* tdpbf16ps adds up, of 32 terms, the even ones and the odd ones apart, one after the other from 0, then both sums, and
+ * then adds them to the sum so far; every product is added before it is rounded, and denormals count as 0. So do these,
+ * to the bit. */
+enum { APART = 2 };             /* sums */
 enum { FLUSH = 0x8040 };        /* bits of MXCSR that make denormals 0, read and written */
 
-static void split_q(float *to, const uint16_t *q, Shape z)
+static unsigned begin_pairs(void)
 {
-    for (int64_t i = 0; i < z.D; i += BLOCK) {
-        const Vec pairs = terms(q + i, z.D - i);
-        vec_store(to, DT_F32, i, WIDTH, low(pairs));
-        vec_store(to, DT_F32, i + WIDTH, WIDTH, high(pairs));
+    const unsigned before = _mm_getcsr();
+    _mm_setcsr(before | FLUSH);
+    return before;
+}
+
+static void end_pairs(unsigned before) { _mm_setcsr(before); }
+
+INLINE void split(Vec v[APART], Vec pairs) { v[0] = low(pairs), v[1] = high(pairs); }
+
+INLINE void begin_block(Vec sum[APART], Vec total) { sum[0] = sum[1] = (Vec){0}; }
+INLINE Vec end_block(const Vec sum[APART], Vec total) { return total + (sum[0] + sum[1]); }
+
+/* x's pair times those of every lane */
+INLINE void add_pairs(Vec sum[APART], const float *x, Vec pairs)
+{
+    sum[0] += x[0] * low(pairs);
+    sum[1] += x[WIDTH] * high(pairs);
+}
+
+/* p's pair times the numbers of two keys in even columns, and in odd ones */
+INLINE void add_keys(Vec even[APART], Vec odd[APART], const float *p, Vec first, Vec second)
+{
+    even[0] += p[0] * low(first);
+    odd[0] += p[0] * high(first);
+    even[1] += p[WIDTH] * low(second);
+    odd[1] += p[WIDTH] * high(second);
+}
+
+#else
+
+/* vdpbf16ps itself, which heeds no MXCSR */
+enum { APART = 1 };
+
+static unsigned begin_pairs(void) { return 0; }
+static void end_pairs(unsigned before) {}
+
+INLINE void split(Vec v[APART], Vec pairs) { v[0] = pairs; }
+
+INLINE void begin_block(Vec sum[APART], Vec total) { sum[0] = total; }
+INLINE Vec end_block(const Vec sum[APART], Vec total) { return sum[0]; }
+
+INLINE void add_pairs(Vec sum[APART], const float *x, Vec pairs)
+{
+    sum[0] = (Vec)_mm512_dpbf16_ps((__m512)sum[0], (__m512bh)_mm512_set1_ps(*x), (__m512bh)pairs);
+}
+
+INLINE void add_keys(Vec even[APART], Vec odd[APART], const float *p, Vec first, Vec second)
+{
+    add_pairs(even, p, (Vec)(((VecU)first & 0xffff) | (VecU)low(second)));
+    add_pairs(odd, p, (Vec)((VecU)first >> 16 | (VecU)high(second)));
+}
+
+#endif
+
+static void lay_out(float *to, const uint16_t *from, int64_t count)
+{
+    for (int64_t i = 0; i < count; i += BLOCK, to += APART * WIDTH) {
+        Vec v[APART];
+        split(v, terms(from + i, count - i));
+        memcpy(to, v, sizeof v);
     }
 }
 
 static Vec score_in_pairs(const float *q, const uint16_t *k, Shape z, int64_t keys)
 {
     Vec total = {0};
-    for (int64_t i = 0; i < z.D; i += BLOCK) {
-        Vec v[SIDE], even = {0}, odd = {0};
+    for (int64_t i = 0; i < z.D; i += BLOCK, q += APART * WIDTH) {
+        Vec v[SIDE], sum[APART];
+        begin_block(sum, total);
         load_lines(v, k + i, z.D, keys, z.D - i);
         vec_transpose(v);
 #pragma GCC unroll 16
-        for (int j = 0; j < SIDE; j++) {
-            even += q[i + j] * low(v[j]);
-            odd += q[i + WIDTH + j] * high(v[j]);
-        }
-        total += even + odd;
+        for (int j = 0; j < SIDE; j++) add_pairs(sum, q + j, v[j]);
+        total = end_block(sum, total);
     }
     return total;
 }
@@ -137,47 +195,48 @@ static void mean_in_pairs(Vec to[4], const float *p, Tensor cache, Shape z, cons
                           int64_t i)
 {
     for (int c = 0; c < 4; c++) to[c] = (Vec){0};
-    for (int64_t s = 0; s <= t; s += BLOCK) {
-        Vec sum[2][4] = {{{0}}};                        /* of even keys, of odd ones */
+    for (int64_t s = 0; s <= t; s += BLOCK, p += APART * WIDTH) {
+        Vec sum[4][APART];
         const uint16_t *v = cached_v(z, cache, row, s, g);
         const int64_t keys = at_most(t + 1 - s, BLOCK);
+        for (int c = 0; c < 4; c++) begin_block(sum[c], to[c]);
         for (int64_t r = 0; r < keys; r += 2, v += 2 * z.D)
 #pragma GCC unroll 2
-            for (int64_t half = 0; half < 2; half++) {
-                if (r + half == keys) break;
-#pragma GCC unroll 2
-                for (int64_t c = 0; c < 2; c++) {
-                    if (i + c * BLOCK >= z.D) break;
-                    const Vec pairs = terms(v + half * z.D + i + c * BLOCK, z.D - i - c * BLOCK);
-                    sum[half][c] += p[s + r + half] * low(pairs);
-                    sum[half][c + 2] += p[s + r + half] * high(pairs);
-                }
+            for (int64_t c = 0; c < 2; c++) {
+                const uint16_t *at = v + i + c * BLOCK;
+                const int64_t left = z.D - i - c * BLOCK;
+                if (left <= 0) break;
+                add_keys(sum[c], sum[c + 2], p + r / 2, terms(at, left),
+                         r + 1 < keys ? terms(at + z.D, left) : (Vec){0});
             }
-        for (int c = 0; c < 4; c++) to[c] += sum[0][c] + sum[1][c];
+        for (int c = 0; c < 4; c++) to[c] = end_block(sum[c], to[c]);
     }
 }
 
 static void by_pairs(Shape z, Room m, Tensor out, Tensor cache, const void *q, const CachedRow *row, int64_t h)
 {
     const int64_t g = h / (z.H / z.G), t = row->length;
-    const unsigned before = _mm_getcsr();
-    split_q(m.q, q, z);
-    _mm_setcsr(before | FLUSH);
+    lay_out(m.q, q, z.D);
+    unsigned before = begin_pairs();
     for (int64_t s = 0; s <= t; s += SIDE)
         vec_store(m.p, DT_F32, s, WIDTH, score_in_pairs(m.q, cached_k(z, cache, row, s, g), z, t + 1 - s));
-    _mm_setcsr(before);
+    end_pairs(before);
     const float sum = soften(m.p, z, t);
-    for (int64_t s = 0; s <= t; s += WIDTH) vec_store(m.p, DT_F32, s, WIDTH, vec_round(vec_f32(m.p + s), DT_BF16));
+    for (int64_t s = 0; s <= t; s += BLOCK) {           /* in place */
+        uint16_t rounded[BLOCK];
+        for (int64_t k = 0; k < BLOCK; k += WIDTH) vec_store(rounded, DT_BF16, k, WIDTH, vec_f32(m.p + s + k));
+        lay_out(m.p + s / BLOCK * APART * WIDTH, rounded, at_most(t + 1 - s, BLOCK));
+    }
     for (int64_t i = 0; i < z.D; i += 2 * BLOCK) {
         Vec mean[4];
-        _mm_setcsr(before | FLUSH);
+        before = begin_pairs();
         mean_in_pairs(mean, m.p, cache, z, row, g, t, i);
-        _mm_setcsr(before);
+        end_pairs(before);
         for (int64_t c = 0; c < 4; c++) {
             const int64_t at = i + c * WIDTH;
             const Vec even = mean[c / 2], odd = mean[c / 2 + 2];
             if (at < z.D) vec_store(out.data, DT_BF16, (row->begin * z.H + h) * z.D + at, vec_left(z.D, at),
-                                    (c % 2 ? WEAVE_HIGH(even, odd) : WEAVE_LOW(even, odd)) / sum);
+                                    ((c % 2 ? WEAVE_HIGH(even, odd) : WEAVE_LOW(even, odd)) + 0.0f) / sum);
         }
     }
 }
@@ -190,7 +249,7 @@ void CPU(attend_one)(Shape z, Device *d, size_t bytes, Tensor out, Tensor cache,
     Arena part = my_part(d, bytes);
     const Room m = room(&part, z);
     const void *q = element(qkv, row->begin * z.P + h * z.D);
-#ifdef AMX
+#ifdef PAIRED
     if (z.A == DT_BF16) {
         by_pairs(z, m, out, cache, q, row, h);
         return;

@@ -3,8 +3,8 @@
  * THE ORDER OF A SUM IS PART OF THE CONTRACT. k is cut from 0 into blocks of DEPTH. Inside a block the terms are added
  * one after the other to a sum that begins at 0, and the blocks' sums are added one after the other. Nothing else
  * enters: not M, not N, not where a tile ends, not the threads. A row computed alone has the bits it has among others.
- * Where bf16 meets in vdpbf16ps or in AMX's tiles, terms are added in the instruction's order, in tiles through all of
- * k; where f32 meets in tiles, in the order of gemm_amx_f32.c, and blocks have gemm_depth(K) terms.
+ * Where bf16 meets in vdpbf16ps or in AMX's tiles, terms are added in the instruction's order, in tiles and attention
+ * through all of k; where f32 meets in tiles, in the order of gemm_amx_f32.c, and blocks have gemm_depth(K) terms.
  *
  * The smallest piece of work in vector registers is a tile of TILE_ROWS x TILE_COLS sums that stay there while k runs.
  * Its operands are f32 and laid out for it: b as a panel (k, TILE_COLS), a either as rows of LINE floats or as
@@ -87,22 +87,26 @@ enum { MOST_ROWS = 32 };                        /* of any kind's tile */
 extern const Kind CPU(amx_kind);                /* of bf16: gemm_amx.c */
 extern const Kind CPU(amx_f32_kind);            /* of f32, as three bf16 each: gemm_amx_f32.c */
 
-/* What attention_amx.c takes from gemm_amx.c. A panel has up to 32 lines: rows on the left of a product, columns on its
- * right (turn: what of both needs its registers transposed). Its terms lie side by side in memory, or sideways: its
- * lines do. Begin and end stand around each thread's work. */
-void CPU(amx_pack)(bool sideways, bool turn, uint16_t *panel, const uint16_t *from, int64_t stride, int64_t lines,
-                   int64_t depth);
-void CPU(amx_multiply)(const uint16_t *a, const uint16_t *b, int64_t rows, int64_t depth, float *sums, bool add);
-void CPU(amx_begin)(void);
+void CPU(amx_begin)(void);                      /* stand around each thread's work in tiles */
 void CPU(amx_end)(void);
 
 /* Stands between writing memory and loading it into a tile: GCC does not know that a tile's load reads memory. */
 #define WRITTEN() __asm__ volatile("" : : : "memory")
+#else
+INLINE void CPU(amx_begin)(void) {}
+INLINE void CPU(amx_end)(void) {}
 #endif
 
 #if defined(__AVX512BF16__) && !defined(AMX)
 #define DOT                                     /* they meet in pairs, in vector registers: gemm_dot.c */
 extern const Kind CPU(dot_kind);
+#endif
+
+#if defined(AMX) || defined(DOT)
+#define PAIRED                                  /* one or the other: what attention_bf16.c is made of */
+/* sums (rows, TILE_COLS) (+)= a b, of panels that pack_panel of gemm_bf16.h filled; rows <= 32. Terms are added to what
+ * is in sums, or to 0, pair after pair. To stand between amx_begin and amx_end. */
+void CPU(bf16_multiply)(const uint16_t *a, const uint16_t *b, int64_t rows, int64_t depth, float *sums, bool add);
 #endif
 
 /* What is done to a tile of sums, (rows, TILE_COLS), on its way out. */

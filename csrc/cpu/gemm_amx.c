@@ -15,31 +15,16 @@
 
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
 
-/* A panel of `lines` rows of a or columns of b. sideways: its terms do not lie side by side in memory. */
-INLINE void pack(const bool sideways, const bool turn, uint16_t *panel, const uint16_t *from, int64_t stride,
-                 int64_t lines, int64_t depth)
-{
-    for (int64_t k = 0; k < depth; k += TERMS)
-        for (int64_t i = 0; i < AMX_ROWS; i += SIDE, panel += REGISTER) {
-            if (i && i >= lines) continue;      /* not read: see multiply; b's are, but their sums are not */
-            Vec v[SIDE];
-            if (sideways) load_pairs(v, from + k * stride + i, stride, lines - i, depth - k);
-            else          load_lines(v, from + i * stride + k, stride, lines - i, depth - k);
-            if (turn) vec_transpose(v);
-            memcpy(panel, v, sizeof v);
-        }
-}
-
 static void pack_a(const Product *p, void *panel, int64_t m, int64_t k, int64_t rows, int64_t depth)
 {
-    if (p->a_turned) pack(true, true, panel, bf16_at(p->a, k, m), last(p->a), rows, depth);
-    else             pack(false, false, panel, bf16_at(p->a, m, k), last(p->a), rows, depth);
+    if (p->a_turned) pack_panel(true, true, panel, bf16_at(p->a, k, m), last(p->a), rows, depth);
+    else             pack_panel(false, false, panel, bf16_at(p->a, m, k), last(p->a), rows, depth);
 }
 
 static void pack_b(const Product *p, void *panel, int64_t n, int64_t k, int64_t cols, int64_t depth)
 {
-    if (p->b_turned) pack(false, true, panel, bf16_at(p->b, n, k), last(p->b), cols, depth);
-    else             pack(true, false, panel, bf16_at(p->b, k, n), last(p->b), cols, depth);
+    if (p->b_turned) pack_panel(false, true, panel, bf16_at(p->b, n, k), last(p->b), cols, depth);
+    else             pack_panel(true, false, panel, bf16_at(p->b, k, n), last(p->b), cols, depth);
 }
 
 /* ---- the tile --------------------------------------------------------------------------------------------------- */
@@ -78,19 +63,10 @@ static const struct { uint8_t palette, start_row, reserved[14]; uint16_t bytes[1
 static void begin(void) { _tile_loadconfig(&layout); }
 static void end(void) { _tile_release(); }
 
-_Static_assert((int)TILE_COLS == 2 * SIDE && (int)AMX_ROWS <= MOST_ROWS,
+_Static_assert((int)TILE_COLS == 2 * SIDE && (int)PANEL_LINES <= MOST_ROWS,
                "a tile of sums is two registers wide and two high");
 
-void CPU(amx_pack)(bool sideways, bool turn, uint16_t *panel, const uint16_t *from, int64_t stride, int64_t lines,
-                   int64_t depth)
-{
-    if (sideways) turn ? pack(true, true, panel, from, stride, lines, depth)
-                       : pack(true, false, panel, from, stride, lines, depth);
-    else          turn ? pack(false, true, panel, from, stride, lines, depth)
-                       : pack(false, false, panel, from, stride, lines, depth);
-}
-
-void CPU(amx_multiply)(const uint16_t *a, const uint16_t *b, int64_t rows, int64_t depth, float *sums, bool add)
+void CPU(bf16_multiply)(const uint16_t *a, const uint16_t *b, int64_t rows, int64_t depth, float *sums, bool add)
 {
     multiply(a, b, rows, depth, sums, add, NULL);
 }
@@ -98,6 +74,6 @@ void CPU(amx_multiply)(const uint16_t *a, const uint16_t *b, int64_t rows, int64
 void CPU(amx_begin)(void) { begin(); }
 void CPU(amx_end)(void) { end(); }
 
-const Kind CPU(amx_kind) = { AMX_ROWS, AMX_ROWS * 2, TILE_COLS * 2, pack_a, pack_b, multiply, begin, end };
+const Kind CPU(amx_kind) = { PANEL_LINES, PANEL_LINES * 2, TILE_COLS * 2, pack_a, pack_b, multiply, begin, end };
 
 #endif

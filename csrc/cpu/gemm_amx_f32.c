@@ -44,7 +44,7 @@ INLINE void pack(const bool sideways, const bool turn, uint16_t *panel, const fl
 {
     enum { APART = 2 * SIDE };          /* vectors, from part to part */
     for (int64_t k = 0; k < depth; k += TERMS, panel += STEP)
-        for (int64_t i = 0; i < AMX_ROWS; i += SIDE) {
+        for (int64_t i = 0; i < PANEL_LINES; i += SIDE) {
             Vec *to = (Vec *)panel + i;
             if (i >= lines)
                 for (int p = 0; p < PARTS; p++) memset(to + p * APART, 0, SIDE * sizeof *to);
@@ -90,7 +90,7 @@ static void multiply(const void *a, const void *b, int64_t rows, int64_t depth, 
     (void)next_a;
     const uint16_t *at = a, *bt = b;
     const int64_t to_b = (const char *)b - (const char *)a;
-    _Alignas(64) float found[AMX_ROWS * TILE_COLS];
+    _Alignas(64) float found[PANEL_LINES * TILE_COLS];
     begin_sums(NULL, false);
     for (int64_t k = 0; k < depth; k += TERMS, at += STEP, bt += STEP) {
         const char *next = (const char *)(at + STEP);
@@ -112,7 +112,7 @@ static void multiply(const void *a, const void *b, int64_t rows, int64_t depth, 
         vec_store(sums, DT_F32, i, WIDTH, vec_f32(sums + i) + vec_f32(found + i));
 }
 
-const Kind CPU(amx_f32_kind) = { AMX_ROWS, PARTS * AMX_ROWS * 2, PARTS * TILE_COLS * 2, pack_a, pack_b, multiply,
+const Kind CPU(amx_f32_kind) = { PANEL_LINES, PARTS * PANEL_LINES * 2, PARTS * TILE_COLS * 2, pack_a, pack_b, multiply,
                                  CPU(amx_begin), CPU(amx_end) };
 
 #endif

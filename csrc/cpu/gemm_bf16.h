@@ -5,7 +5,7 @@
 
 #include "gemm.h"
 
-#ifdef __AVX512BF16__
+#ifdef PAIRED
 
 enum { SIDE = 16, TERMS = 32 };                 /* lines and terms of one block */
 
@@ -39,12 +39,32 @@ INLINE void load_pairs(Vec v[SIDE], const uint16_t *from, int64_t stride, int64_
 INLINE Vec low(Vec pairs)  { return (Vec)((VecU)pairs << 16); }
 INLINE Vec high(Vec pairs) { return (Vec)((VecU)pairs & 0xffff0000u); }
 
+/* ---- panels ----------------------------------------------------------------------------------------------------- */
+
+enum { PANEL_LINES = 2 * SIDE };                /* rows of a, or columns of b */
+enum { REGISTER = SIDE * TERMS };               /* elements: 16 lines of 32 terms, or 16 pairs of 16 columns */
+
+/* A panel of `lines` rows of a or columns of b: of each 32 terms two registers, one after the other. Rows of a are rows
+ * of a register, and columns of b columns of pairs. sideways: its terms do not lie side by side in memory. turn: what
+ * is loaded stands across. */
+INLINE void pack_panel(const bool sideways, const bool turn, uint16_t *panel, const uint16_t *from, int64_t stride,
+                       int64_t lines, int64_t depth)
+{
+    for (int64_t k = 0; k < depth; k += TERMS)
+        for (int64_t i = 0; i < PANEL_LINES; i += SIDE, panel += REGISTER) {
+            if (i && i >= lines) continue;      /* not read, of a; of b it is, but its sums are not */
+            Vec v[SIDE];
+            if (sideways) load_pairs(v, from + k * stride + i, stride, lines - i, depth - k);
+            else          load_lines(v, from + i * stride + k, stride, lines - i, depth - k);
+            if (turn) vec_transpose(v);
+            memcpy(panel, v, sizeof v);
+        }
+}
+
 /* ---- AMX's tiles ------------------------------------------------------------------------------------------------ */
 
 #ifdef AMX
 
-enum { AMX_ROWS = 2 * SIDE };                   /* of a tile of sums */
-enum { REGISTER = SIDE * TERMS };               /* elements: 16 lines of 32 terms */
 enum { SUMS_BYTES = TILE_COLS * sizeof(float), HALF = SIDE * TILE_COLS };
 
 /* Some other instructions after one of a tile's: where these follow one another at once, and a core's other thread is

@@ -358,16 +358,12 @@ void CPU(gemm_i8)(Device *d, const Product *p, Tensor w_scale)
     const Work w = work_of(p, w_scale.data, d->workspace, NULL);
     OMP(parallel num_threads(team(d, p->M * p->N * p->K)))
     {
-#ifdef AMX
         CPU(amx_begin)();
-#endif
         OMP(for schedule(static))
         for (int64_t panel = 0; panel < w.panels; panel++) quantize_panel(&w, panel);
         OMP(for schedule(dynamic))
         for (int64_t n = 0; n < p->N; n += SPREAD * WIDTH) columns(&w, n);
-#ifdef AMX
         CPU(amx_end)();
-#endif
     }
 }
 

@@ -192,11 +192,12 @@ def through_a_cache(on, sequences, H, G, seed, pieces=(0, 1, 1, 2, 31, 40, 200))
     return [np.concatenate(pieces) for pieces in outs]
 
 
+@pytest.mark.parametrize("scale", [1, 1e-38])
 @pytest.mark.parametrize("H,G,D", [(1, 1, 1), (4, 2, 20), (2, 2, 64), (6, 1, 33)])
-def test_over_a_cache_it_is_the_same(on, dtype, H, G, D):
-    """Whatever the pieces, the neighbours and the pages: bit for bit on a CPU; on a GPU, where tensor cores and other
-    kernels round p at different places, to a rounding of p and of the output."""
-    sequences = [numbers(T, (H + 2 * G) * D, dtype=dtype, seed=T) for T in (1, 31, 33, 97, 300)]
+def test_over_a_cache_it_is_the_same(on, dtype, H, G, D, scale):
+    """Whatever the pieces, the neighbours and the pages, and where sums become 0, of either sign: bit for bit on a CPU; on
+    a GPU, where tensor cores and other kernels round p at different places, to a rounding of p and of the output."""
+    sequences = [numbers(T, (H + 2 * G) * D, dtype=dtype, seed=T, scale=scale) for T in (1, 31, 33, 97, 300)]
     for seed in range(3):
         for got, sequence in zip(through_a_cache(on, sequences, H, G, seed), sequences):
             first = np.zeros((1, len(sequence)), I32)
