@@ -3,6 +3,7 @@
 # make test-all   the slow ones too: fuzzing, kills, sanitizers, the published recipe, the quick start's result
 # make setup      the virtual environment and the build, nothing else
 # make train_gpt2 the pre-training program
+# make train_gpt2cu the same on NVIDIA's GPUs, where nvcc is found; for --device cuda anywhere
 # make bench      speed, against PyTorch (BENCH="--quick": in minutes)
 # make ladder     a matrix product, from three loops to the engine's, each step's speed
 # make doctor     what this machine has, what is missing, what that costs
@@ -11,7 +12,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PY     := $(VENV)/bin/python
-SOURCES := $(shell find csrc cuda python -name '*.[ch]' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh') CMakeLists.txt cuda/emu/CMakeLists.txt
+SOURCES := $(shell find csrc cuda python -name '*.[ch]' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh') CMakeLists.txt cuda/CMakeLists.txt cuda/emu/CMakeLists.txt
 
 .PHONY: run test test-all setup bench ladder doctor clean help
 help:
@@ -42,6 +43,13 @@ $(VENV)/.ready-test: $(VENV)/.ready
 
 build/.installed: $(VENV)/.ready $(SOURCES)
 	@PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@$(if $(wildcard build/.plugin),$(make_plugin))
+	@touch $@
+
+# The CUDA plugin. Once it was asked for, it follows every change.
+make_plugin = $(PY) dev/build_cuda.py build/cuda --install
+build/.plugin: | build/.installed
+	@$(make_plugin)
 	@touch $@
 
 run: build/.installed $(if $(DATA),,$(VENV)/.ready-text)
@@ -49,6 +57,9 @@ run: build/.installed $(if $(DATA),,$(VENV)/.ready-text)
 
 train_gpt2: build/.installed
 	@ln -sf build/train_gpt2 train_gpt2
+
+train_gpt2cu: build/.installed build/.plugin
+	@ln -sf build/train_gpt2 train_gpt2cu
 
 test: build/.installed $(VENV)/.ready-test train_gpt2
 	@$(PY) -m pytest tests -m 'not slow'
@@ -67,4 +78,4 @@ doctor: build/.installed
 	@$(PY) -m llmc.doctor
 
 clean:
-	rm -rf build $(VENV) train_gpt2
+	rm -rf build $(VENV) train_gpt2 train_gpt2cu

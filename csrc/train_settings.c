@@ -62,7 +62,7 @@ static const Flag train_table[] = {
     REAL_FLAG(S, sample_temperature, "0.8", 0, 100, "run", "0: the likeliest token every time"),
     INT_FLAG(S, sample_top_k, "50", 0, 1 << 28, "run", "draw from the k likeliest tokens; 0: all"),
 
-    TEXT_FLAG(S, device, "cpu", "machine", "cpu: the widest instructions; or one that `llmc doctor` lists"),
+    TEXT_FLAG(S, device, "cpu", "machine", "cpu: the widest instructions; cuda or cuda:1: a GPU; or one that `llmc doctor` lists"),
     INT_FLAG(S, threads, "0", 0, 4096, "machine", "0: OMP_NUM_THREADS, or one for each processor"),
     CHOICE_FLAG(S, comm, "auto", "auto single mpi", "machine",
                 "how processes talk; auto: MPI when mpirun started them"),
@@ -89,7 +89,14 @@ static Flag config_flag(const ConfigField *f, size_t i)
 
 static bool after_model_rows(const Flag *f) { return strcmp(f->group, "data") && strcmp(f->group, "model"); }
 
-static Flag *whole_table(size_t *count)
+/* train_gpt2cu is the same program, and trains on a GPU where it is not told otherwise. */
+static bool named_for_gpus(const char *program)
+{
+    const size_t length = strlen(program);
+    return length >= 2 && !strcmp(program + length - 2, "cu");
+}
+
+static Flag *whole_table(bool gpu, size_t *count)
 {
     int fields;
     const ConfigField *field = config_fields(&fields);
@@ -104,6 +111,8 @@ static Flag *whole_table(size_t *count)
         n++;
     }
     while (i < COUNT_OF(train_table)) table[n++] = train_table[i++];
+    for (i = 0; i < n; i++)
+        if (gpu && !strcmp(table[i].name, "device")) table[i].fallback = "cuda";
     *count = n;
     return table;
 }
@@ -122,9 +131,10 @@ static bool parse(TrainFlags *t, int argc, char **argv)
     flags_close(t->flags);
     free(t->table);
     t->flags = NULL, t->table = NULL;
-    t->table = whole_table(&count);
-    t->flags = flags_open("train_gpt2", "Pre-train a GPT-2 or Llama model on token shards.", t->table, count,
-                          &t->settings);
+    const bool gpu = argc > 0 && named_for_gpus(argv[0]);
+    t->table = whole_table(gpu, &count);
+    t->flags = flags_open(gpu ? "train_gpt2cu" : "train_gpt2", "Pre-train a GPT-2 or Llama model on token shards.",
+                          t->table, count, &t->settings);
     return flags_parse(t->flags, argc, argv);
 }
 
