@@ -14,7 +14,7 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 SOURCES := $(shell find csrc cuda python -name '*.[ch]' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh') CMakeLists.txt cuda/CMakeLists.txt cuda/emu/CMakeLists.txt
 
-.PHONY: run test test-all setup bench ladder doctor clean help
+.PHONY: run test test-all setup train_gpt2cu bench ladder doctor clean help
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
 
@@ -46,11 +46,8 @@ build/.installed: $(VENV)/.ready $(SOURCES)
 	@$(if $(wildcard build/.plugin),$(make_plugin))
 	@touch $@
 
-# The CUDA plugin. Once it was asked for, it follows every change.
+# The CUDA plugin; once it was asked for, it follows every change.
 make_plugin = $(PY) dev/build_cuda.py build/cuda --install
-build/.plugin: | build/.installed
-	@$(make_plugin)
-	@touch $@
 
 run: build/.installed $(if $(DATA),,$(VENV)/.ready-text)
 	@$(PY) -m llmc quickstart $(if $(DATA),--data "$(DATA)") $(if $(FRESH),--fresh) $(FLAGS)
@@ -58,7 +55,9 @@ run: build/.installed $(if $(DATA),,$(VENV)/.ready-text)
 train_gpt2: build/.installed
 	@ln -sf build/train_gpt2 train_gpt2
 
-train_gpt2cu: build/.installed build/.plugin
+train_gpt2cu: build/.installed
+	@$(make_plugin)
+	@touch build/.plugin
 	@ln -sf build/train_gpt2 train_gpt2cu
 
 test: build/.installed $(VENV)/.ready-test train_gpt2

@@ -18,7 +18,7 @@
  * Ops under SCRATCH need room in the device's workspace: NAME_scratch, same arguments, says how many bytes.
  *
  * Sums are split into fixed blocks, never by thread, so results do not depend on the number of threads; a row's
- * result does not depend on the other rows of the call. */
+ * result does not depend on the other rows of the call (but it does where cuBLASLt chooses a kernel by the shape). */
 #ifndef LLMC_OPS_H
 #define LLMC_OPS_H
 

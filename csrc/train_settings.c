@@ -62,7 +62,8 @@ static const Flag train_table[] = {
     REAL_FLAG(S, sample_temperature, "0.8", 0, 100, "run", "0: the likeliest token every time"),
     INT_FLAG(S, sample_top_k, "50", 0, 1 << 28, "run", "draw from the k likeliest tokens; 0: all"),
 
-    TEXT_FLAG(S, device, "cpu", "machine", "cpu: the widest instructions; cuda or cuda:1: a GPU; or one that `llmc doctor` lists"),
+    TEXT_FLAG(S, device, "cpu", "machine", "cpu: the widest instructions; cuda or cuda:1: a GPU; "
+              "or one that `llmc doctor` lists"),
     INT_FLAG(S, threads, "0", 0, 4096, "machine", "0: OMP_NUM_THREADS, or one for each processor"),
     CHOICE_FLAG(S, comm, "auto", "auto single mpi", "machine",
                 "how processes talk; auto: MPI when mpirun started them"),

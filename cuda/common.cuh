@@ -47,7 +47,12 @@ constexpr size_t OPT_IN_BYTES = 32 << 10;
 
 /* What a device keeps for itself. */
 #ifdef LLMC_CUDA_EMU
-struct CudaState { uint64_t seed; std::vector<emu::Block> blocks; struct Group *group; };
+struct CudaState {
+    uint64_t seed;                          /* of the order of threads */
+    std::vector<emu::Block> blocks;
+    struct Group *group;
+    int index; void *stream; struct CublasLt *products;     /* for the stand-in of cuBLASLt that tests use */
+};
 #else
 struct CudaState { int index; cudaStream_t stream; struct CublasLt *products; struct Group *group; };
 

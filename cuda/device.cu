@@ -18,7 +18,12 @@ static const OpTable cuda_ops = {
 
 #ifdef LLMC_CUDA_EMU
 
-static void device_begin(Device *d, long number) { d->self = new CudaState{ (uint64_t)number, {}, nullptr }; }
+static void device_begin(Device *d, long number)
+{
+    CudaState *s = new CudaState{};
+    s->seed = (uint64_t)number;
+    d->self = s;
+}
 
 static void device_end(Device *d)
 {
@@ -112,6 +117,7 @@ static void device_begin(Device *d, long number)
     d->self = s;
     s->index = (int)number;
     cuda_check(cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking), "a new stream");
+    open_products(s);
 }
 
 static void device_end(Device *d)

@@ -7,25 +7,6 @@
 constexpr int TILE = 64, DEPTH = 16, SIDE = 16, EACH = TILE / SIDE;     /* SIDE x SIDE threads, EACH x EACH sums each */
 constexpr int SPAN = 4;                                                 /* steps of DEPTH */
 
-/* What follows a sum; pointers that are null are absent. */
-template <typename T, typename O> struct Finish {
-    O       *out;
-    T       *pre;
-    const T *bias, *slope;
-    bool     gelu, accumulate;
-};
-
-template <typename T, typename O>
-__device__ void finish(const Finish<T, O> &f, float value, int64_t m, int64_t n, int64_t N)
-{
-    const int64_t at = m * N + n;
-    if (f.bias) value += float(f.bias[n]);
-    if (f.pre) f.pre[at] = T(value);
-    if (f.gelu) value = gelu(float(T(value)));
-    if (f.slope) value *= gelu_slope(float(f.slope[at]));
-    f.out[at] = O(f.accumulate ? float(f.out[at]) + value : value);
-}
-
 /* A step's panel of `lines` rows of a, or columns of b, from `from` on: to[k][i] = line i, term k; 0 beyond the ends. */
 template <typename T>
 __device__ void fill(float (&to)[DEPTH][TILE + 1], const T *from, bool turned, int64_t line, int64_t lines, int64_t k,
@@ -68,22 +49,23 @@ __global__ void product_kernel(Finish<T, O> f, const T *a, const T *b, int64_t M
         }
 }
 
-template <typename T, typename O> static void multiply_tiles(Device *d, const Product &p)
+template <typename T, typename O> static void launch_tiles(Device *d, const Product &p)
 {
-    const Finish<T, O> f = { data_of<O>(p.out), data_of<T>(p.pre), data_of<T>(p.bias), data_of<T>(p.slope),
-                             p.gelu, p.accumulate };
-    launch(d, product_kernel<T, O>, dim3(blocks_for(p.N, TILE), blocks_for(p.M, TILE)), dim3(SIDE, SIDE), 0, f,
-           data_of<T>(p.a), data_of<T>(p.b), p.M, p.N, p.K, p.a_turned, p.b_turned);
+    launch(d, product_kernel<T, O>, dim3(blocks_for(p.N, TILE), blocks_for(p.M, TILE)), dim3(SIDE, SIDE), 0,
+           finish_of<T, O>(p), data_of<T>(p.a), data_of<T>(p.b), p.M, p.N, p.K, p.a_turned, p.b_turned);
 }
 
-void multiply(Device *d, const Product &p)
-{
-    if (p.a.dtype == DT_F32)       multiply_tiles<float, float>(d, p);
-    else if (p.out.dtype == DT_F32) multiply_tiles<bf16, float>(d, p);
-    else                           multiply_tiles<bf16, bf16>(d, p);
-}
+void multiply_tiles(Device *d, const Product &p) { PRODUCT_SWITCH(p, launch_tiles, d, p); }
+
+#ifndef LLMC_CUBLASLT
+void multiply(Device *d, const Product &p) { multiply_tiles(d, p); }
+void open_products(CudaState *) {}
+void close_products(CudaState *) {}
+#endif
 
 #ifndef LLMC_CUDA_EMU
-void close_products(CudaState *s) {}
-cudaError_t probe_kernel(cudaFuncAttributes *found) { return cudaFuncGetAttributes(found, product_kernel<float, float>); }
+cudaError_t probe_kernel(cudaFuncAttributes *found)
+{
+    return cudaFuncGetAttributes(found, product_kernel<float, float>);
+}
 #endif

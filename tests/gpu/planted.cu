@@ -106,7 +106,8 @@ int main(int argc, char **argv)
 {
     set_fail_handler(fail_and_exit);
     CHECK(argc == 3, "planted NAME SEED");
-    CudaState state = { strtoull(argv[2], nullptr, 10), {}, nullptr };
+    CudaState state = {};
+    state.seed = strtoull(argv[2], nullptr, 10);
     Device device = {};
     device.self = &state, device.threads = 1;
     alignas(16) float x[LENGTH], out[LENGTH];
