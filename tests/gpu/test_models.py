@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from common import device
+from common import GPUS, device
 from parity import TINY, as_dtype, batch, grads, slopes, tiny, weights
 from test_training import MUON, RECIPE, data, learning_rate, trainer, update
 
@@ -21,37 +21,39 @@ def model_on(name: str, config: llmc.Config, dtype: str = "f32") -> llmc.Model:
     return model
 
 
+@pytest.mark.parametrize("gpu", GPUS)
 @pytest.mark.parametrize("head", ["lm", "scalar"])
 @pytest.mark.parametrize("name", TINY)
-def test_numbers_and_gradients_are_the_cpus(name, head):
+def test_numbers_and_gradients_are_the_cpus(name, head, gpu):
     config = tiny(name, head)
     tokens, targets = batch(config, 3, 17)
     found = {}
-    for where in ("cpu", "cuda-emu"):
+    for where in ("cpu", gpu):
         model = model_on(where, config)
         model.plan(3, 17)
         given = targets if head == "lm" else None
         numbers = model.forward(tokens, given)
         model.backward(slopes(config, 3, 17))
         found[where] = numbers, grads(model)
-    for cpu, cuda in zip(found["cpu"], found["cuda-emu"], strict=True):
+    for cpu, cuda in zip(found["cpu"], found[gpu], strict=True):
         for key, exact in cpu.items():
             assert np.abs(cuda[key] - exact).max() <= 1e-5 * max(1, np.abs(exact).max()), key
 
 
+@pytest.mark.parametrize("gpu", GPUS)
 @pytest.mark.parametrize("recipe", [RECIPE, MUON], ids=lambda recipe: recipe.optimizer)
 @pytest.mark.parametrize("name", ["gpt2", "llama, grouped"])
-def test_ten_steps_are_the_cpus(name, recipe):
+def test_ten_steps_are_the_cpus(name, recipe, gpu):
     config = tiny(name)
     losses, norms = {}, {}
-    for where in ("cpu", "cuda-emu"):
+    for where in ("cpu", gpu):
         model = model_on(where, config)
         model.plan(3, 17)
         optimizer = trainer(model, recipe)
         found = [update(model, optimizer, u, learning_rate(s)) for s, u in enumerate(data(config))]
         losses[where], norms[where] = np.array(found).T
-    assert np.abs(losses["cuda-emu"] - losses["cpu"]).max() < 1e-4
-    assert np.abs(norms["cuda-emu"] / norms["cpu"] - 1).max() < 1e-4
+    assert np.abs(losses[gpu] - losses["cpu"]).max() < 1e-4
+    assert np.abs(norms[gpu] / norms["cpu"] - 1).max() < 1e-4
 
 
 def one_step(seed: int, name: str, dtype: str) -> list[bytes]:
@@ -73,12 +75,13 @@ def test_the_order_of_threads_changes_no_bit(name, dtype):
         assert one_step(seed, name, dtype) == first
 
 
+@pytest.mark.parametrize("gpu", GPUS)
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "int8"])
 @pytest.mark.parametrize("name", ["gpt2", "llama, grouped"])
-def test_decoding_follows_the_whole_pass(name, dtype):
+def test_decoding_follows_the_whole_pass(name, dtype, gpu):
     """Ragged rows, fed in pieces, one of them lent: logits as near to the whole pass as f32's are to the CPU's."""
     config = llmc.Config(**{**tiny(name).to_dict(), **LONGER})
-    model = llmc.Model(device("cuda-emu"), config, dtype)
+    model = llmc.Model(device(gpu), config, dtype)
     for key, array in weights(config).items():
         narrow = model.types[key] == "bf16"
         model.set(key, (array.view(np.uint32) >> 16).astype(np.uint16) if narrow else array)
