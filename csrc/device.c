@@ -206,8 +206,8 @@ Device *device_open(const char *name, int threads)
     long number = 0;
     const Backend *b =
         named(name, "cuda", &number)
-            ? load_backend("libllmc_cuda.so", name, "it is built where nvcc is found (CUDA 12 or later): install it and "
-                           "build again, or use --device cpu") :
+            ? load_backend("libllmc_cuda.so", name, "it is built by make train_gpt2cu where nvcc is found (CUDA 12 or "
+                           "later); or use --device cpu") :
         named(name, "cuda-emu", &number)
             ? load_backend("libllmc_cuda_emu.so", name, "build llmc again: make setup")
             : cpu_backend(name);
@@ -231,7 +231,8 @@ void device_close(Device *d)
 void *device_alloc(Device *d, size_t bytes, const char *what)
 {
     void *block = d->backend->alloc(d, bytes);
-    CHECK(block, "out of memory on %s: no room for %.2f GB of %s", d->backend->name, (double)bytes / 1e9, what);
+    CHECK(block, "out of memory on %s: no room for %.2f GB of %s%s%s", d->backend->name, (double)bytes / 1e9, what,
+          d->when_full ? "; " : "", d->when_full ? d->when_full : "");
     return block;
 }
 

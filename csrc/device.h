@@ -44,6 +44,7 @@ struct Device {
     size_t workspace_size;
     bool   measuring;           /* doors check shapes and note the scratch they would need, and run nothing */
     size_t scratch_needed;      /* the most any op asked for while measuring */
+    const char *when_full;      /* what takes less memory, for the sentence that says there is none; NULL: nothing */
     struct Profile *profile;    /* NULL, or where the doors add up calls, seconds, FLOP and bytes */
 };
 

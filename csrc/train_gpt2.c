@@ -399,6 +399,7 @@ int main(int argc, char **argv)
     signal(SIGUSR1, ask_stop);      /* how llmc.launch says it: mpirun passes this one on, and kills on the others */
     t.config = train_data_open(&t.data, t.flags, t.comm);
     t.device = device_open(t.s->device, (int)t.s->threads);
+    t.device->when_full = "a smaller --batch_size, or --recompute, takes less";
     t.model = model_create(t.device, &t.config, strcmp(t.s->dtype, "bf16") ? DT_F32 : DT_BF16, comm_ranks(t.comm));
     const Plan plan = { t.s->batch_size, t.data.T, .train = true, .recompute = t.s->recompute };
     if (t.s->plan) {

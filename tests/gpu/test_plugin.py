@@ -2,11 +2,48 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
+import pytest
 from building import BUILD, ROOT
-from training import train
+from cuda_build import plugin
+from llmc import LlmcError, _core
+from training import TINY, refusal, train, write_data
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    """The command of a program that stands alone with the engine, beside no plugin, on data of its own."""
+    for name in ("train_gpt2", "libllmc.so"):
+        shutil.copy(BUILD / name, tmp_path)
+    data, run = write_data(tmp_path / "data"), tmp_path / "run"
+    return [str(tmp_path / "train_gpt2"), "--data", str(data), "--run", str(run), *TINY]
+
+
+def test_without_the_plugin_a_sentence_says_how_to_get_it(trainer):
+    sentence = refusal([*trainer, "--device", "cuda"])
+    assert "device cuda: its plugin cannot be opened" in sentence and "make train_gpt2cu" in sentence
+
+
+def test_without_a_driver_a_sentence_says_so(trainer, tmp_path):
+    shutil.copy(plugin("80"), tmp_path)
+    try:
+        _core.Device("cuda")
+    except LlmcError:
+        pass
+    else:
+        pytest.skip("skipped: there is a GPU")
+    sentence = refusal([*trainer, "--device", "cuda"])
+    assert sentence == "llmc: device cuda: there is no NVIDIA driver here; install it, or use --device cpu"
+
+
+def test_a_device_that_is_full_says_what_takes_less(trainer):
+    limited = ["sh", "-c", 'ulimit -v 8000000; exec "$@"', "sh", *trainer, "--batch_size", "1000000",
+               "--total_batch_size", "0"]
+    sentence = refusal(limited)
+    assert "out of memory" in sentence and "--batch_size" in sentence and "--recompute" in sentence
 
 
 def test_the_name_of_the_program_decides_where_it_trains(tmp_path):
