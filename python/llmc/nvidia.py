@@ -1,4 +1,4 @@
-"""Where CUDA's compiler and libraries are: on the path, in a toolkit, or in wheels beside this Python."""
+"""Where CUDA's compiler and libraries are: on the path, in a toolkit, or in wheels."""
 from __future__ import annotations
 
 import os

