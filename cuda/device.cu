@@ -186,7 +186,8 @@ extern "C" __attribute__((visibility("default"))) const char *llmc_cuda_about()
     for (int i = 0; i < count && used < (int)sizeof about; i++)
         if (cudaGetDeviceProperties(&gpu, i) == cudaSuccess)
             used += snprintf(about + used, sizeof about - (size_t)used,
-                             "; cuda:%d: %s, %.0f GB, compute capability %d.%d", i, gpu.name, (double)gpu.totalGlobalMem / 1e9, gpu.major, gpu.minor);
+                             "; cuda:%d: %s, %.0f GB, compute capability %d.%d",
+                             i, gpu.name, (double)gpu.totalGlobalMem / 1e9, gpu.major, gpu.minor);
     return about;
 }
 #endif

@@ -1,5 +1,5 @@
-"""The CUDA plugin: dev/build_cuda.py FOLDER [--install] [cmake's flags] makes libllmc_cuda.so there,
-and puts it beside libllmc in build/ and in the package. Without nvcc: a sentence, and status 1."""
+"""The CUDA plugin: dev/build_cuda.py FOLDER [--install] [cmake's flags] makes libllmc_cuda.so
+there, and puts it beside libllmc in build/ and in the package. Without nvcc: a sentence, and status 1."""
 import os
 import re
 import subprocess

@@ -9,8 +9,8 @@
 struct Array { Tensor tensor; bool on_gpu; };
 struct Arrays { std::vector<Tensor> tensors; bool on_gpu; };
 
-// What has __cuda_array_interface__, as arrays of CuPy, Numba and PyTorch on GPUs, is used where it lies; bfloat16 comes
-// as V2 (ml_dtypes, PyTorch) or as its bits (uint16). The caller waits for what it had begun on that memory before, and
+// What has __cuda_array_interface__, as arrays of CuPy, Numba and PyTorch on GPUs, is used where it lies; bfloat16
+// comes as V2 (ml_dtypes, PyTorch) or as its bits (uint16). The caller waits for what it had begun on that memory before, and
 // for the device after.
 static Tensor gpu_view_of(py::handle object)
 {

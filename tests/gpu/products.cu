@@ -54,8 +54,8 @@ static float element(const void *p, const Layout *l, bool turned, uint64_t i, ui
     return read(p, l->type, i + j * (uint64_t)l->ld);
 }
 
-cublasStatus_t cublasLtMatmul(cublasLtHandle_t, const cublasLtMatmulDescOpaque_t *what, const void *alpha, const void *a,
-                              const Layout *la, const void *b, const Layout *lb, const void *beta, const void *c,
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t, const cublasLtMatmulDescOpaque_t *what, const void *alpha,
+                              const void *a, const Layout *la, const void *b, const Layout *lb, const void *beta, const void *c,
                               const Layout *lc, void *d, const Layout *ld,
                               const cublasLtMatmulAlgo_t *how, void *, size_t, cudaStream_t)
 {
