@@ -6,6 +6,7 @@
 # make train_gpt2cu the same on NVIDIA's GPUs, where nvcc is found; for --device cuda anywhere
 # make bench      speed, against PyTorch (BENCH="--quick": in minutes)
 # make ladder     a matrix product, from three loops to the engine's, each step's speed
+# make ladder_gpu the same on a GPU, from a thread a sum to tensor cores
 # make doctor     what this machine has, what is missing, what that costs
 # make clean      removes the build and the environment; keeps runs/
 # make help       these lines
@@ -14,7 +15,7 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 SOURCES := $(shell find csrc cuda python -name '*.[ch]' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh') CMakeLists.txt cuda/CMakeLists.txt cuda/emu/CMakeLists.txt
 
-.PHONY: run test test-all setup train_gpt2cu bench ladder doctor clean help
+.PHONY: run test test-all setup train_gpt2cu bench ladder ladder_gpu doctor clean help
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
 
@@ -72,6 +73,11 @@ bench: build/.installed $(VENV)/.ready-test
 ladder: build/.installed
 	@$(CC) -O3 -march=native -fopenmp -fno-math-errno -Wno-psabi -o build/ladder dev/kernels/matmul/*.c -Lbuild -lllmc -lm -Wl,-rpath,'$$ORIGIN'
 	@build/ladder
+
+ladder_gpu: build/.installed
+	@nvcc=$$($(PY) -c 'from llmc import nvidia; print(nvidia.nvcc())'); [ -n "$$nvcc" ] || { echo "llmc: no nvcc was found, so the ladder of a GPU is not built; install the CUDA toolkit"; exit 1; }; \
+	$$nvcc -std=c++17 -O3 -arch=native -Icsrc -Icuda dev/kernels/matmul_gpu/*.cu -Lbuild -lllmc -Xlinker -rpath='$$ORIGIN' -o build/ladder_nvcc
+	@build/ladder_nvcc
 
 doctor: build/.installed
 	@$(PY) -m llmc.doctor

@@ -171,7 +171,8 @@ static bool named(const char *name, const char *kind, long *number)
     char *end = (char *)name + length;
     *number = 0;
     if (*end) {
-        CHECK(name[length + 1] >= '0' && name[length + 1] <= '9', "device %s: wanted %s or %s:NUMBER", name, kind, kind);
+        CHECK(name[length + 1] >= '0' && name[length + 1] <= '9', "device %s: wanted %s or %s:NUMBER", name, kind,
+              kind);
         *number = strtol(name + length + 1, &end, 10);
     }
     CHECK(!*end, "device %s: wanted %s or %s:NUMBER", name, kind, kind);
@@ -200,6 +201,16 @@ static const Backend *cpu_backend(const char *name)
     FAIL("device %s: there is no such device; wanted cuda, cpu, or by name %s", name, device_list());
 }
 
+/* Which of the processes on this machine this one is, as its launcher says; 0 without one */
+static long local_rank(void)
+{
+    static const char *const names[] = { "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PMI_LOCAL_RANK",
+                                         "SLURM_LOCALID" };
+    for (size_t i = 0; i < COUNT_OF(names); i++)
+        if (getenv(names[i])) return atol(getenv(names[i]));
+    return 0;
+}
+
 Device *device_open(const char *name, int threads)
 {
     CHECK(threads >= 0 && threads <= 4096, "device %s: %d threads, wanted 0 (one a processor) to 4096", name, threads);
@@ -213,7 +224,7 @@ Device *device_open(const char *name, int threads)
             : cpu_backend(name);
     Device *d AUTO(auto_free) = xcalloc(1, sizeof *d, "a device");
     *d = (Device){ .op = b->op, .backend = b, .threads = threads ? threads : default_threads() };
-    b->open(d, number);
+    b->open(d, strcmp(name, "cuda") ? number : -1 - local_rank());
     Device *opened = d;
     d = NULL;
     return opened;

@@ -12,9 +12,10 @@ typedef struct Device Device;
 typedef struct OpTable OpTable;
 struct Comm;
 
-/* What a backend fills in. open sets d->self for the machine's part with that number, or fails; close gives back what
- * it took. alloc gives zeroed memory aligned to 256 bytes, or NULL. Ops may still run when their call returns; copies
- * and synchronize wait for them. */
+/* What a backend fills in. open sets d->self for the machine's part with that number, or fails; -1 - r stands for the
+ * part that the r-th of this machine's processes should take. close gives back what open took. alloc gives zeroed
+ * memory aligned to 256 bytes, or NULL. Ops may still run when their call returns; copies and synchronize wait for
+ * them. */
 typedef struct Backend {
     const char    *name;
     const OpTable *op;
@@ -27,8 +28,8 @@ typedef struct Backend {
     void  (*download)(Device *d, void *host, const void *from, size_t bytes);
     void  (*synchronize)(Device *d);
     bool  host_memory;          /* alloc's memory is the program's own; then there is nothing below */
-    /* Collectives of comm.h on the device's memory: join fails, or makes a group of the devices of all ranks. The others
-     * run beside the ops that follow; those after meet find their results. */
+    /* Collectives of comm.h on the device's memory: join fails, or makes a group of the devices of all ranks. The
+     * others run beside the ops that follow; those after meet find their results. */
     void (*join)(Device *d, struct Comm *comm);
     void (*reduce_scatter)(Device *d, const float *in, float *out, int64_t n);
     void (*all_gather)(Device *d, const void *in, void *out, size_t bytes);
@@ -53,9 +54,10 @@ enum { DEVICE_PLUGIN_VERSION = 1 };
 typedef const Backend *DevicePlugin(int version);
 
 /* name: "cpu" (the widest vectors this processor has), or one of "cpu:amx", "cpu:avx512bf16", "cpu:avx512", "cpu:avx2",
- * "cpu:generic" and "cpu:plain" (the reference loops); "cuda" or "cuda:1", a GPU; "cuda-emu" or "cuda-emu:7", the same
- * kernels on the CPU, threads in the order of that seed. threads = 0 means one for each processor this process may run
- * on. Fails for a name that is unknown, or of a machine that is not here. */
+ * "cpu:generic" and "cpu:plain" (the reference loops); "cuda:1", a GPU, or "cuda", that of this process among those on
+ * the machine; "cuda-emu" or "cuda-emu:7", the same kernels on the CPU, threads in the order of that seed. threads = 0
+ * means one for each processor this process may run on. Fails for a name that is unknown, or of a machine that is not
+ * here. */
 Device *device_open(const char *name, int threads);
 void    device_close(Device *d);
 const char *device_list(void);  /* names that would open here, separated by spaces */

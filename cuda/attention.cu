@@ -20,6 +20,7 @@ template <typename T> struct Packed {
     int64_t  width;
     __device__ const T *key(int s) const { return k + s * width; }
     __device__ const T *value(int s) const { return v + s * width; }
+    __device__ int64_t step() const { return width; }       /* from a key's value to the next one's */
 };
 
 template <typename T> struct Paged {
@@ -32,6 +33,7 @@ template <typename T> struct Paged {
     }
     __device__ const T *key(int s) const { return at(s, g); }
     __device__ const T *value(int s) const { return at(s, g + G); }
+    __device__ int64_t step() const { return D; }           /* inside a page */
 };
 
 /* a in shared memory, b where it lies: 16 bytes at a time if rows allow it */
@@ -75,9 +77,11 @@ __device__ Softmax attend(const T *q, Keys keys, int first, int last, Shape z, f
         p[lane] = expf(score - top);
         __syncwarp();
         soft = { top, soft.sum * fade + warp_sum(p[lane]) };
+        const T *values = keys.value(begin);    /* of a cache they are one page's: begin is a multiple of WARP there */
+        const int64_t step = keys.step();
         for (int i = lane; i < z.D; i += WARP) {
             float value = mean[i] * fade;
-            for (int j = 0; j < count; j++) value += p[j] * float(keys.value(begin + j)[i]);
+            UNROLL_SOME for (int j = 0; j < count; j++) value += p[j] * float(values[j * step + i]);
             mean[i] = value;
         }
         __syncwarp();                   /* before p is written again */
@@ -92,13 +96,13 @@ template <typename T> __device__ void write_mean(T *out, const float *room, floa
 
 static size_t attend_bytes(Shape z) { return (size_t)ROWS * (size_t)(2 * z.D + WARP) * sizeof(float); }
 
-/* blockIdx.y: the head of a row of the batch */
+/* blockIdx.x: the head of a row of the batch, as there may be more of them than a grid has in y */
 template <typename T>
 __global__ void attention_forward_kernel(T *out, float *lse, const T *qkv, const int32_t *first, Shape z)
 {
     SHARED_DYNAMIC(float, rooms);
-    const int t = (int)(blockIdx.x * ROWS + threadIdx.y), h = (int)blockIdx.y % z.H;
-    const int64_t b = blockIdx.y / (unsigned)z.H, n = b * z.T + t, P = packed_width(z);
+    const int t = (int)(blockIdx.y * ROWS + threadIdx.y), h = (int)blockIdx.x % z.H;
+    const int64_t b = blockIdx.x / (unsigned)z.H, n = b * z.T + t, P = packed_width(z);
     if (t >= z.T) return;
     const T *row = qkv + b * z.T * P;
     const int g = h / (z.H / z.G);
@@ -106,7 +110,7 @@ __global__ void attention_forward_kernel(T *out, float *lse, const T *qkv, const
     float *room = rooms + threadIdx.y * (unsigned)(2 * z.D + WARP);
     const Softmax soft = attend(row + t * P + h * z.D, keys, first[n], t, z, room);
     write_mean(out + (n * z.H + h) * z.D, room, soft.sum, z);
-    if (threadIdx.x == 0) lse[(int64_t)blockIdx.y * z.T + t] = soft.top + logf(soft.sum);
+    if (threadIdx.x == 0) lse[(int64_t)blockIdx.x * z.T + t] = soft.top + logf(soft.sum);
 }
 
 void cuda_attention_forward(Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, int H, int G)
@@ -117,7 +121,7 @@ void cuda_attention_forward(Device *d, Tensor out, Tensor lse, Tensor qkv, Tenso
         return;
     }
     FLOAT_SWITCH(qkv.dtype, T,
-        launch(d, attention_forward_kernel<T>, dim3(blocks_for(z.T, ROWS), (unsigned)(qkv.dim[0] * H)),
+        launch(d, attention_forward_kernel<T>, dim3((unsigned)(qkv.dim[0] * H), blocks_for(z.T, ROWS)),
                dim3(WARP, ROWS), attend_bytes(z), data_of<T>(out), data_of<float>(lse), data_of<T>(qkv),
                data_of<int32_t>(first), z));
 }
@@ -129,20 +133,26 @@ size_t cuda_attention_forward_scratch(Device *d, Tensor out, Tensor lse, Tensor 
 
 /* ---- over a cache ----------------------------------------------------------------------------------------------- */
 
-/* Which row of the batch brings token n; rows may bring none. */
-__device__ inline int row_of(int64_t n, const int32_t *start)
+static_assert((int)CACHE_PAGE == WARP, "attend finds the values of 32 keys in one page");
+
+/* Which of R rows of the batch brings token n: the first that ends after it. Rows may bring none. */
+__device__ inline int row_of(int64_t n, const int32_t *start, int R)
 {
-    int r = 0;
-    while (start[r + 1] <= n) r++;
-    return r;
+    int low = 0, high = R - 1;
+    while (low < high) {
+        const int middle = (low + high) / 2;
+        if (start[middle + 1] > n) high = middle;
+        else                       low = middle + 1;
+    }
+    return low;
 }
 
 /* A block owns a token: writes its k and v to their page. */
 template <typename T>
 __global__ void store_keys_kernel(T *cache, const T *qkv, const int32_t *table, int64_t most, const int32_t *start,
-                                  const int32_t *length, Shape z)
+                                  const int32_t *length, int R, Shape z)
 {
-    const int64_t n = blockIdx.x, r = row_of(n, start), s = length[r] + n - start[r];
+    const int64_t n = blockIdx.x, r = row_of(n, start, R), s = length[r] + n - start[r];
     const int64_t page = table[r * most + s / CACHE_PAGE];
     for (int i = (int)threadIdx.x; i < 2 * z.G * z.D; i += (int)blockDim.x)
         cache[((page * 2 * z.G + i / z.D) * CACHE_PAGE + s % CACHE_PAGE) * z.D + i % z.D] =
@@ -154,44 +164,51 @@ template <typename T> struct Seen { Paged<T> keys; int last; };
 
 template <typename T>
 __device__ Seen<T> seen_by(int64_t n, const T *cache, const int32_t *table, int64_t most, const int32_t *start,
-                           const int32_t *length, int h, Shape z)
+                           const int32_t *length, int R, int h, Shape z)
 {
-    const int64_t r = row_of(n, start);
+    const int64_t r = row_of(n, start, R);
     return { { cache, table + r * most, z.G, z.D, h / (z.H / z.G) }, (int)(length[r] + n - start[r]) };
 }
 
 /* Many tokens: a warp owns a query. */
 template <typename T>
 __global__ void attention_cached_kernel(T *out, const T *cache, const T *qkv, const int32_t *table, int64_t most,
-                                        const int32_t *start, const int32_t *length, int64_t N, Shape z)
+                                        const int32_t *start, const int32_t *length, int R, int64_t N, Shape z)
 {
     SHARED_DYNAMIC(float, rooms);
     const int64_t n = (int64_t)blockIdx.x * ROWS + threadIdx.y;
     const int h = (int)blockIdx.y;
     if (n >= N) return;
-    const Seen<T> seen = seen_by(n, cache, table, most, start, length, h, z);
+    const Seen<T> seen = seen_by(n, cache, table, most, start, length, R, h, z);
     float *room = rooms + threadIdx.y * (unsigned)(2 * z.D + WARP);
     const Softmax soft = attend(qkv + n * packed_width(z) + h * z.D, seen.keys, 0, seen.last, z, room);
     write_mean(out + (n * z.H + h) * z.D, room, soft.sum, z);
 }
 
-/* Few tokens, as when text is written: there are not queries enough for a GPU, so SPLIT keys of a query are one warp's,
- * and a second kernel puts the parts together (T. Dao et al., "Flash-Decoding for long-context inference", 2023). Of
- * each part: D columns, top, sum. */
-constexpr int SPLIT = 128;
+/* Few tokens, as when text is written: there are not queries enough for a GPU, so the keys of a query are cut into
+ * parts, each one warp's, and a second kernel puts the parts together (T. Dao et al., "Flash-Decoding for long-context
+ * inference", 2023). Of each part: D columns, top, sum. How keys are cut depends on their number alone. */
+constexpr int LEAST_PART = 128, MOST_PARTS = 32;
+
+__device__ inline int part_keys(int64_t keys)
+{
+    const int even = (int)ceil_div(ceil_div(keys, MOST_PARTS), CACHE_PAGE) * CACHE_PAGE;
+    return even > LEAST_PART ? even : LEAST_PART;
+}
 
 template <typename T>
 __global__ void attention_parts_kernel(float *parts, const T *cache, const T *qkv, const int32_t *table, int64_t most,
-                                       const int32_t *start, const int32_t *length, Shape z)
+                                       const int32_t *start, const int32_t *length, int R, Shape z)
 {
     SHARED_DYNAMIC(float, rooms);
     const int64_t n = blockIdx.z;
     const int h = (int)blockIdx.y, part = (int)(blockIdx.x * ROWS + threadIdx.y), splits = (int)gridDim.x * ROWS;
-    const Seen<T> seen = seen_by(n, cache, table, most, start, length, h, z);
-    if (part * SPLIT > seen.last) return;
+    const Seen<T> seen = seen_by(n, cache, table, most, start, length, R, h, z);
+    const int each = part_keys(seen.last + 1);
+    if ((int64_t)part * each > seen.last) return;
     float *room = rooms + threadIdx.y * (unsigned)(2 * z.D + WARP);
-    const Softmax soft = attend(qkv + n * packed_width(z) + h * z.D, seen.keys, part * SPLIT,
-                                at_most(seen.last, (part + 1) * SPLIT - 1), z, room);
+    const Softmax soft = attend(qkv + n * packed_width(z) + h * z.D, seen.keys, part * each,
+                                at_most(seen.last, (part + 1) * each - 1), z, room);
     float *to = parts + ((n * z.H + h) * splits + part) * (z.D + 2);
     for (int i = (int)threadIdx.x; i < z.D; i += WARP) to[i] = room[z.D + i];
     if (threadIdx.x == 0) to[z.D] = soft.top, to[z.D + 1] = soft.sum;
@@ -200,10 +217,10 @@ __global__ void attention_parts_kernel(float *parts, const T *cache, const T *qk
 /* A warp owns a query's head. */
 template <typename T>
 __global__ void attention_join_kernel(T *out, const float *parts, int splits, const int32_t *start,
-                                      const int32_t *length, Shape z)
+                                      const int32_t *length, int R, Shape z)
 {
-    const int64_t n = blockIdx.x, r = row_of(n, start);
-    const int h = (int)(blockIdx.y * ROWS + threadIdx.y), count = (int)(length[r] + n - start[r]) / SPLIT + 1;
+    const int64_t n = blockIdx.x, r = row_of(n, start, R), last = length[r] + n - start[r];
+    const int h = (int)(blockIdx.y * ROWS + threadIdx.y), count = (int)(last / part_keys(last + 1)) + 1;
     if (h >= z.H) return;
     const float *from = parts + (n * z.H + h) * splits * (z.D + 2);
     float top = -INFINITY, sum = 0;
@@ -216,44 +233,45 @@ __global__ void attention_join_kernel(T *out, const float *parts, int splits, co
     }
 }
 
-/* How many parts there are for the longest row; 0: a query is one warp's work. */
-static int splits_of(Tensor qkv, Tensor table, Tensor length)
+/* The most parts a row can have, in whole blocks; 1: a query is one warp's work anyway. */
+static int64_t most_parts(Tensor table)
 {
-    const int64_t splits = ceil_div(last(table) * CACHE_PAGE, SPLIT);
-    return rows(qkv) <= numel(length) && splits > 1 ? (int)(ceil_div(splits, ROWS) * ROWS) : 0;
+    const int64_t parts = at_most<int64_t>(ceil_div(last(table) * CACHE_PAGE, LEAST_PART), MOST_PARTS);
+    return parts > 1 ? ceil_div(parts, ROWS) * ROWS : 1;
 }
 
 void cuda_attention_cached(Device *d, Tensor out, Tensor cache, Tensor qkv, Tensor table, Tensor start, Tensor length,
                            int H, int G)
 {
-    const int64_t N = rows(qkv), most = last(table);
-    const int splits = splits_of(qkv, table, length);
+    const int64_t N = rows(qkv), most = last(table), splits = most_parts(table);
+    const int R = (int)numel(length);
     const Shape z = shape_of(qkv, 0, H, G);
     const int32_t *starts = data_of<int32_t>(start), *lengths = data_of<int32_t>(length);
     const dim3 block(WARP, ROWS);
     float *parts = (float *)d->workspace;
     FLOAT_SWITCH(qkv.dtype, T, {
         launch(d, store_keys_kernel<T>, (unsigned)N, 128, 0, data_of<T>(cache), data_of<T>(qkv),
-               data_of<int32_t>(table), most, starts, lengths, z);
-        if (splits == 0) {
+               data_of<int32_t>(table), most, starts, lengths, R, z);
+        if (splits == 1 || N > R) {
             launch(d, attention_cached_kernel<T>, dim3(blocks_for(N, ROWS), (unsigned)H), block, attend_bytes(z),
                    data_of<T>(out), data_of<T>(cache), data_of<T>(qkv), data_of<int32_t>(table), most, starts, lengths,
-                   N, z);
+                   R, N, z);
             return;
         }
         launch(d, attention_parts_kernel<T>, dim3((unsigned)(splits / ROWS), (unsigned)H, (unsigned)N), block,
                attend_bytes(z), parts, data_of<T>(cache), data_of<T>(qkv), data_of<int32_t>(table), most, starts,
-               lengths, z);
+               lengths, R, z);
         launch(d, attention_join_kernel<T>, dim3((unsigned)N, blocks_for(H, ROWS)), block, 0, data_of<T>(out), parts,
-               splits, starts, lengths, z);
+               (int)splits, starts, lengths, R, z);
     });
 }
 
+/* Room for as many tokens as can take that way: a plan measures with more. */
 size_t cuda_attention_cached_scratch(Device *d, Tensor out, Tensor cache, Tensor qkv, Tensor table, Tensor start,
                                      Tensor length, int H, int G)
 {
-    const int64_t D = last(qkv) / (H + 2 * G);
-    return (size_t)(rows(qkv) * H * splits_of(qkv, table, length) * (D + 2)) * sizeof(float);
+    const int64_t D = last(qkv) / (H + 2 * G), few = at_most(rows(qkv), numel(length)), splits = most_parts(table);
+    return splits == 1 ? 0 : (size_t)(few * H * splits * (D + 2)) * sizeof(float);
 }
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
@@ -278,8 +296,8 @@ __global__ void attention_dq_kernel(T *dqkv, const float *mean, const T *dout, c
                                     const int32_t *first, Shape z)
 {
     SHARED_DYNAMIC(float, rooms);
-    const int t = (int)(blockIdx.x * ROWS + threadIdx.y), h = (int)blockIdx.y % z.H, lane = (int)threadIdx.x;
-    const int64_t b = blockIdx.y / (unsigned)z.H, n = b * z.T + t, P = packed_width(z), at = (n * z.H + h) * z.D;
+    const int t = (int)(blockIdx.y * ROWS + threadIdx.y), h = (int)blockIdx.x % z.H, lane = (int)threadIdx.x;
+    const int64_t b = blockIdx.x / (unsigned)z.H, n = b * z.T + t, P = packed_width(z), at = (n * z.H + h) * z.D;
     if (t >= z.T) return;
     float *query = rooms + threadIdx.y * (unsigned)(3 * z.D + WARP), *slope = query + z.D, *dq = slope + z.D;
     float *ds = dq + z.D;
@@ -287,15 +305,18 @@ __global__ void attention_dq_kernel(T *dqkv, const float *mean, const T *dout, c
     for (int i = lane; i < z.D; i += WARP) dq[i] = 0;
     copy_row(query, row + t * P + h * z.D, z.D);
     copy_row(slope, dout + at, z.D);
-    const float log_sum = lse[(int64_t)blockIdx.y * z.T + t], own = mean[(int64_t)blockIdx.y * z.T + t];
+    const float log_sum = lse[(int64_t)blockIdx.x * z.T + t], own = mean[(int64_t)blockIdx.x * z.T + t];
     for (int begin = first[n]; begin <= t; begin += WARP) {
         const int s = begin + lane, count = at_most(WARP, t + 1 - begin);
         ds[lane] = 0;
         if (s <= t) ds[lane] = z.scale * expf(z.scale * dot(query, k + s * P, z.D) - log_sum) *
                                (dot(slope, v + s * P, z.D) - own);
         __syncwarp();
-        for (int i = lane; i < z.D; i += WARP)
-            for (int j = 0; j < count; j++) dq[i] += ds[j] * float(k[(begin + j) * P + i]);
+        for (int i = lane; i < z.D; i += WARP) {
+            float sum = dq[i];
+            for (int j = 0; j < count; j++) sum += ds[j] * float(k[(begin + j) * P + i]);
+            dq[i] = sum;
+        }
         __syncwarp();
     }
     for (int i = lane; i < z.D; i += WARP) dqkv[n * P + h * z.D + i] = T(dq[i]);
@@ -307,8 +328,8 @@ __global__ void attention_dkv_kernel(T *dqkv, const float *mean, const T *dout, 
                                      const int32_t *first, Shape z)
 {
     SHARED_DYNAMIC(float, rooms);
-    const int s = (int)(blockIdx.x * ROWS + threadIdx.y), g = (int)blockIdx.y % z.G, lane = (int)threadIdx.x;
-    const int64_t b = blockIdx.y / (unsigned)z.G, P = packed_width(z), C = (int64_t)z.H * z.D;
+    const int s = (int)(blockIdx.y * ROWS + threadIdx.y), g = (int)blockIdx.x % z.G, lane = (int)threadIdx.x;
+    const int64_t b = blockIdx.x / (unsigned)z.G, P = packed_width(z), C = (int64_t)z.H * z.D;
     if (s >= z.T) return;
     float *key = rooms + threadIdx.y * (unsigned)(4 * z.D + 2 * WARP), *value = key + z.D, *dk = value + z.D;
     float *dv = dk + z.D, *p = dv + z.D, *ds = p + WARP;
@@ -328,11 +349,14 @@ __global__ void attention_dkv_kernel(T *dqkv, const float *mean, const T *dout, 
                 ds[lane] = z.scale * p[lane] * (dot(value, dout + (b * z.T + t) * C + h * z.D, z.D) - mean_of[t]);
             }
             __syncwarp();
-            for (int i = lane; i < z.D; i += WARP)
+            for (int i = lane; i < z.D; i += WARP) {
+                float of_k = dk[i], of_v = dv[i];
                 for (int j = 0; j < count; j++) {
-                    dk[i] += ds[j] * float(row[(begin + j) * P + h * z.D + i]);
-                    dv[i] += p[j] * float(dout[(b * z.T + begin + j) * C + h * z.D + i]);
+                    of_k += ds[j] * float(row[(begin + j) * P + h * z.D + i]);
+                    of_v += p[j] * float(dout[(b * z.T + begin + j) * C + h * z.D + i]);
                 }
+                dk[i] = of_k, dv[i] = of_v;
+            }
             __syncwarp();
         }
     }
@@ -354,10 +378,10 @@ void cuda_attention_backward(Device *d, Tensor dqkv, Tensor dout, Tensor out, Te
             flash_backward(d, dqkv, mean, dout, lse, qkv, first, z);
             return;
         }
-        launch(d, attention_dq_kernel<T>, dim3(blocks_for(z.T, ROWS), (unsigned)(B * H)), block,
+        launch(d, attention_dq_kernel<T>, dim3((unsigned)(B * H), blocks_for(z.T, ROWS)), block,
                (size_t)ROWS * (size_t)(3 * z.D + WARP) * sizeof(float), data_of<T>(dqkv), mean, data_of<T>(dout),
                data_of<float>(lse), data_of<T>(qkv), data_of<int32_t>(first), z);
-        launch(d, attention_dkv_kernel<T>, dim3(blocks_for(z.T, ROWS), (unsigned)(B * G)), block,
+        launch(d, attention_dkv_kernel<T>, dim3((unsigned)(B * G), blocks_for(z.T, ROWS)), block,
                (size_t)ROWS * (size_t)(4 * z.D + 2 * WARP) * sizeof(float), data_of<T>(dqkv), mean, data_of<T>(dout),
                data_of<float>(lse), data_of<T>(qkv), data_of<int32_t>(first), z);
     });

@@ -165,7 +165,7 @@ struct Span { int t, count, begin, end, least, most; };         /* keys begin ..
 
 __device__ __forceinline__ Span span_of(const int32_t *first, int T)
 {
-    const int t = (int)(gridDim.x - 1 - blockIdx.x) * LINES, count = at_most(LINES, T - t);     /* the longest first */
+    const int t = (int)(gridDim.y - 1 - blockIdx.y) * LINES, count = at_most(LINES, T - t);     /* the longest first */
     return { t, count, first[t] / KEYS * KEYS, t + count, first[t], first[t + count - 1] };
 }
 
@@ -176,8 +176,8 @@ flash_forward_kernel(bf16 *out, float *lse, const bf16 *qkv, const int32_t *firs
     constexpr int PANEL = KEYS * STRIDE<D>;
     SHARED_DYNAMIC(bf16, queries);
     bf16 *panels = queries + LINES * STRIDE<D>;                 /* keys, values, the next keys, the next values */
-    const int h = (int)blockIdx.y % z.H, warp = (int)threadIdx.x / WARP;
-    const int64_t b = blockIdx.y / (unsigned)z.H, P = packed_width(z);
+    const int h = (int)blockIdx.x % z.H, warp = (int)threadIdx.x / WARP;
+    const int64_t b = blockIdx.x / (unsigned)z.H, P = packed_width(z);
     const int32_t *first = firsts + b * z.T;
     const Span n = span_of(first, z.T);
     const bf16 *row = qkv + b * z.T * P, *k = row + (z.H + h / (z.H / z.G)) * z.D, *v = k + (int64_t)z.G * z.D;
@@ -213,7 +213,7 @@ flash_forward_kernel(bf16 *out, float *lse, const bf16 *qkv, const int32_t *firs
         const float sum = quad_sum(soft.sum[half]);
         inverse[half] = 1 / sum;
         if (threadIdx.x % 4 == 0 && t[half] < z.T)
-            lse[(int64_t)blockIdx.y * z.T + t[half]] = soft.top[half] * LN_2 + logf(sum);
+            lse[(int64_t)blockIdx.x * z.T + t[half]] = soft.top[half] * LN_2 + logf(sum);
     }
     store_lines<D>(out + ((b * z.T + n.t + warp * 16) * z.H + h) * z.D, (int64_t)z.H * z.D, n.count - warp * 16, mean,
                    inverse);
@@ -225,7 +225,7 @@ flash_forward_kernel(bf16 *out, float *lse, const bf16 *qkv, const int32_t *firs
 __device__ __forceinline__ float slope(float score, float dp, float lse, float mean, float scale, bool seen, float *p)
 {
     *p = seen ? exp2f(scale * score - lse) : 0;
-    return *p * (dp - mean);
+    return seen ? *p * (dp - mean) : 0;
 }
 
 template <int D> constexpr int ROWS_BACK = D > 64 ? 32 : 64;            /* of a panel, as many as registers allow */
@@ -238,8 +238,8 @@ flash_dq_kernel(bf16 *dqkv, const float *means, const bf16 *dout, const float *l
     constexpr int KEYS = ROWS_BACK<D>, PANEL = KEYS * STRIDE<D>;
     SHARED_DYNAMIC(bf16, queries);
     bf16 *slopes = queries + LINES * STRIDE<D>, *panels = slopes + LINES * STRIDE<D>;
-    const int h = (int)blockIdx.y % z.H, warp = (int)threadIdx.x / WARP;
-    const int64_t b = blockIdx.y / (unsigned)z.H, P = packed_width(z), C = (int64_t)z.H * z.D;
+    const int h = (int)blockIdx.x % z.H, warp = (int)threadIdx.x / WARP;
+    const int64_t b = blockIdx.x / (unsigned)z.H, P = packed_width(z), C = (int64_t)z.H * z.D;
     const int32_t *first = firsts + b * z.T;
     const Span n = span_of(first, z.T);
     const bf16 *row = qkv + b * z.T * P, *k = row + (z.H + h / (z.H / z.G)) * z.D, *v = k + (int64_t)z.G * z.D;
@@ -258,8 +258,8 @@ flash_dq_kernel(bf16 *dqkv, const float *means, const bf16 *dout, const float *l
         t[half] = n.t + warp * 16 + line_of(half);
         const int inside = at_most(t[half], z.T - 1);
         seen[half] = first[inside];
-        log_sum[half] = lse[(int64_t)blockIdx.y * z.T + inside] * LOG2_E;
-        mean[half] = means[(int64_t)blockIdx.y * z.T + inside];
+        log_sum[half] = lse[(int64_t)blockIdx.x * z.T + inside] * LOG2_E;
+        mean[half] = means[(int64_t)blockIdx.x * z.T + inside];
     }
     float dq[D / 8][4] = {};
     for (int s = n.begin, stage = 0; s < n.end; s += KEYS, stage ^= 1) {
@@ -299,9 +299,9 @@ flash_dkv_kernel(bf16 *dqkv, const float *means, const bf16 *dout, const float *
     SHARED_DYNAMIC(bf16, keys);
     SHARED(Stage<QUERIES>, of_queries, [1]);
     bf16 *values = keys + LINES * STRIDE<D>, *panels = values + LINES * STRIDE<D>;
-    const int s = (int)blockIdx.x * LINES, count = at_most(LINES, z.T - s), warp = (int)threadIdx.x / WARP;
-    const int g = (int)blockIdx.y % z.G, each = z.H / z.G;
-    const int64_t b = blockIdx.y / (unsigned)z.G, P = packed_width(z), C = (int64_t)z.H * z.D;
+    const int s = (int)blockIdx.y * LINES, count = at_most(LINES, z.T - s), warp = (int)threadIdx.x / WARP;
+    const int g = (int)blockIdx.x % z.G, each = z.H / z.G;
+    const int64_t b = blockIdx.x / (unsigned)z.G, P = packed_width(z), C = (int64_t)z.H * z.D;
     const int32_t *first = firsts + b * z.T;
     const bf16 *row = qkv + b * z.T * P, *k = row + s * P + (z.H + g) * z.D;
     int end = z.T;                                      /* of the queries that see one of the keys */
@@ -376,7 +376,7 @@ bool is_flash(Shape z, std::initializer_list<Tensor> tensors)
 void flash_forward(Device *d, Tensor out, Tensor lse, Tensor qkv, Tensor first, Shape z)
 {
     HEAD_DIM_SWITCH(z.D, D,
-        launch(d, flash_forward_kernel<D>, dim3(blocks_for(z.T, LINES), (unsigned)(qkv.dim[0] * z.H)), WARPS * WARP,
+        launch(d, flash_forward_kernel<D>, dim3((unsigned)(qkv.dim[0] * z.H), blocks_for(z.T, LINES)), WARPS * WARP,
                (size_t)(LINES + 4 * KEYS) * STRIDE<D> * sizeof(bf16), data_of<bf16>(out), data_of<float>(lse),
                data_of<bf16>(qkv), data_of<int32_t>(first), z));
 }
@@ -386,10 +386,10 @@ void flash_backward(Device *d, Tensor dqkv, const float *means, Tensor dout, Ten
 {
     const unsigned B = (unsigned)qkv.dim[0], blocks = blocks_for(z.T, LINES);
     HEAD_DIM_SWITCH(z.D, D, {
-        launch(d, flash_dq_kernel<D>, dim3(blocks, B * (unsigned)z.H), WARPS * WARP,
+        launch(d, flash_dq_kernel<D>, dim3(B * (unsigned)z.H, blocks), WARPS * WARP,
                (size_t)(2 * LINES + 4 * ROWS_BACK<D>) * STRIDE<D> * sizeof(bf16), data_of<bf16>(dqkv), means,
                data_of<bf16>(dout), data_of<float>(lse), data_of<bf16>(qkv), data_of<int32_t>(first), z);
-        launch(d, flash_dkv_kernel<D>, dim3(blocks, B * (unsigned)z.G), WARPS * WARP,
+        launch(d, flash_dkv_kernel<D>, dim3(B * (unsigned)z.G, blocks), WARPS * WARP,
                (size_t)(2 * LINES + 4 * ROWS_BACK<D>) * STRIDE<D> * sizeof(bf16), data_of<bf16>(dqkv), means,
                data_of<bf16>(dout), data_of<float>(lse), data_of<bf16>(qkv), data_of<int32_t>(first), z);
     });

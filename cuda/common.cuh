@@ -62,18 +62,33 @@ void cuda_check(cudaError_t status, const char *what);
 
 inline CudaState *state_of(Device *d) { return (CudaState *)d->self; }
 
+/* The device's stream. CUDA's choice of a GPU is a thread's own, so it is made wherever work is given to one. */
+#ifdef LLMC_CUDA_EMU
+inline void *stream_of(Device *d) { return state_of(d)->stream; }
+#else
+inline cudaStream_t stream_of(Device *d)
+{
+    int now = -1;
+    if (cudaGetDevice(&now) != cudaSuccess || now != state_of(d)->index)
+        cuda_check(cudaSetDevice(state_of(d)->index), "the choice of a GPU");
+    return state_of(d)->stream;
+}
+#endif
+
 /* Runs a kernel on the device's stream. bytes: of dynamic shared memory. */
 template <typename... Params, typename... Args>
 void launch(Device *d, void (*kernel)(Params...), dim3 grid, dim3 block, size_t bytes, Args... args)
 {
 #ifdef LLMC_CUDA_EMU
     const emu::Access access(state_of(d)->blocks);
-    emu::launch({ grid, block, bytes, bytes > OPT_IN_BYTES, state_of(d)->seed, d->threads }, [&] { kernel(Params(args)...); });
+    emu::launch({ grid, block, bytes, bytes > OPT_IN_BYTES, state_of(d)->seed, d->threads },
+                [&] { kernel(Params(args)...); });
 #else
+    const cudaStream_t stream = stream_of(d);
     if (bytes > OPT_IN_BYTES)
         cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
                    "more shared memory for a kernel");
-    kernel<<<grid, block, bytes, state_of(d)->stream>>>(Params(args)...);
+    kernel<<<grid, block, bytes, stream>>>(Params(args)...);
     cuda_check(cudaGetLastError(), "a launch");
 #endif
 }
@@ -81,8 +96,10 @@ void launch(Device *d, void (*kernel)(Params...), dim3 grid, dim3 block, size_t 
 /* Before a loop whose counts are constants: its arrays then live in registers. */
 #ifdef LLMC_CUDA_EMU
 #define UNROLL
+#define UNROLL_SOME
 #else
 #define UNROLL _Pragma("unroll")
+#define UNROLL_SOME _Pragma("unroll 16")        /* of a count that is not constant: so many loads at once */
 #endif
 
 /* ---- shapes and types -------------------------------------------------------------------------------------------- */
@@ -95,7 +112,9 @@ template <typename T> __host__ __device__ inline T at_most(T a, T b) { return a 
 
 template <typename T> T *data_of(Tensor t) { return (T *)t.data; }
 
-/* How many blocks of `each` cover n; a grid's x may have 2^31 - 1. */
+constexpr int64_t MOST_Y = 65535;       /* blocks of a grid, in y and in z; x may have 2^31 - 1 */
+
+/* How many blocks of `each` cover n */
 inline unsigned blocks_for(int64_t n, int64_t each) { return (unsigned)ceil_div(n, each); }
 
 /* `type` is float or bf16 in the statements:  FLOAT_SWITCH(x.dtype, T, launch(d, kernel<T>, …)); */

@@ -68,9 +68,9 @@ static void memory_copy(Device *d, void *to, const void *from, size_t bytes)
 
 static void wait_for_all(Device *) {}
 
-static const Backend backend = { "cuda-emu", &cuda_ops, device_begin, device_end, memory_alloc, memory_free, memory_zero,
-                                 memory_copy, memory_copy, wait_for_all, false, join_group, group_reduce_scatter,
-                                 group_all_gather, group_meet };
+static const Backend backend = { "cuda-emu", &cuda_ops, device_begin, device_end, memory_alloc, memory_free,
+                                 memory_zero, memory_copy, memory_copy, wait_for_all, false, join_group,
+                                 group_reduce_scatter, group_all_gather, group_meet };
 
 #else
 
@@ -79,8 +79,9 @@ void cuda_check(cudaError_t status, const char *what)
     CHECK(status == cudaSuccess, "CUDA: %s failed: %s", what, cudaGetErrorString(status));
 }
 
-/* A machine without a driver, with one too old, and without a GPU are told apart. */
-static void check_number(long number)
+/* The GPU of that number; of a negative one, this process's own: -1 - its rank on the machine, or the only one it is
+ * shown. A machine without a driver, with one too old, and without a GPU are told apart. */
+static int choose_gpu(long number)
 {
     int count = 0, driver = 0, runtime = 0;
     const cudaError_t status = cudaGetDeviceCount(&count);
@@ -92,31 +93,33 @@ static void check_number(long number)
           runtime % 1000 / 10);
     CHECK(status == cudaSuccess && count > 0, "device cuda: no GPU is found (%s); use --device cpu",
           status == cudaSuccess ? "the driver counts 0" : cudaGetErrorString(status));
-    CHECK(number >= 0 && number < count, "device cuda:%ld: this machine has %d of them, 0 to %d", number, count,
+    if (number < 0) number = count == 1 ? 0 : -1 - number;
+    CHECK(number < count, "device cuda:%ld: this machine has %d of them, 0 to %d", number, count,
           count - 1);
+    return (int)number;
 }
 
 /* The build has code for this GPU. */
-static void check_architecture(long number)
+static void check_architecture(int number)
 {
     cudaFuncAttributes found;
     cudaDeviceProp gpu;
-    cuda_check(cudaGetDeviceProperties(&gpu, (int)number), "a look at the GPU");
-    CHECK(gpu.major >= 8, "device cuda:%ld: %s has compute capability %d.%d, wanted 8.0 or later", number, gpu.name,
+    cuda_check(cudaGetDeviceProperties(&gpu, number), "a look at the GPU");
+    CHECK(gpu.major >= 8, "device cuda:%d: %s has compute capability %d.%d, wanted 8.0 or later", number, gpu.name,
           gpu.major, gpu.minor);
-    CHECK(probe_kernel(&found) == cudaSuccess, "device cuda:%ld: %s has compute capability %d.%d, for which this build "
+    CHECK(probe_kernel(&found) == cudaSuccess, "device cuda:%d: %s has compute capability %d.%d, for which this build "
           "has no code; build with -DCMAKE_CUDA_ARCHITECTURES=%d%d", number, gpu.name, gpu.major, gpu.minor, gpu.major,
           gpu.minor);
 }
 
 static void device_begin(Device *d, long number)
 {
-    check_number(number);
-    cuda_check(cudaSetDevice((int)number), "the choice of a GPU");
-    check_architecture(number);
+    const int chosen = choose_gpu(number);
+    cuda_check(cudaSetDevice(chosen), "the choice of a GPU");
+    check_architecture(chosen);
     CudaState *s = new CudaState{};
     d->self = s;
-    s->index = (int)number;
+    s->index = chosen;
     cuda_check(cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking), "a new stream");
     open_products(s);
 }
@@ -124,46 +127,53 @@ static void device_begin(Device *d, long number)
 static void device_end(Device *d)
 {
     CudaState *s = state_of(d);
+    cudaSetDevice(s->index);
     leave_group(d);
     close_products(s);
     cudaStreamDestroy(s->stream);
     delete s;
 }
 
-static void wait_for_all(Device *d) { cuda_check(cudaStreamSynchronize(state_of(d)->stream), "an op"); }
+static void wait_for_all(Device *d) { cuda_check(cudaStreamSynchronize(stream_of(d)), "an op"); }
 
 static void *memory_alloc(Device *d, size_t bytes)
 {
     void *block = nullptr;
-    if (cudaMalloc(&block, bytes ? bytes : 1) != cudaSuccess) {
+    const cudaStream_t stream = stream_of(d);
+    const cudaError_t status = cudaMalloc(&block, bytes ? bytes : 1);
+    if (status == cudaErrorMemoryAllocation) {
         cudaGetLastError();                     /* it is said by the caller, and forgotten here */
         return nullptr;
     }
-    cuda_check(cudaMemsetAsync(block, 0, bytes, state_of(d)->stream), "zeroing new memory");
+    cuda_check(status, "taking memory");
+    cuda_check(cudaMemsetAsync(block, 0, bytes, stream), "zeroing new memory");
     return block;
 }
 
+/* Part of what runs when something has failed: an op's error is its door's to say, so none is said here. */
 static void memory_free(Device *d, void *block)
 {
-    wait_for_all(d);
-    cuda_check(cudaFree(block), "giving back memory");
+    cudaSetDevice(state_of(d)->index);
+    cudaStreamSynchronize(state_of(d)->stream);
+    cudaFree(block);
+    cudaGetLastError();
 }
 
 static void memory_zero(Device *d, void *block, size_t bytes)
 {
-    cuda_check(cudaMemsetAsync(block, 0, bytes, state_of(d)->stream), "zeroing");
+    cuda_check(cudaMemsetAsync(block, 0, bytes, stream_of(d)), "zeroing");
 }
 
 /* The caller's memory may change or go when this returns. */
 static void memory_upload(Device *d, void *to, const void *host, size_t bytes)
 {
-    cuda_check(cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, state_of(d)->stream), "a copy to the GPU");
+    cuda_check(cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, stream_of(d)), "a copy to the GPU");
     wait_for_all(d);
 }
 
 static void memory_download(Device *d, void *host, const void *from, size_t bytes)
 {
-    cuda_check(cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, state_of(d)->stream), "a copy from the GPU");
+    cuda_check(cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, stream_of(d)), "a copy from the GPU");
     wait_for_all(d);
 }
 

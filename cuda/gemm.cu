@@ -1,13 +1,13 @@
 /* gemm.cu -- our own product: a block owns TILE x TILE of out, a thread 4 x 4 of them, DEPTH terms at a time lie in
  * shared memory. Terms are added up in blocks of SPAN, and those in order, so that a long sum loses little.
  *
- * It is what the emulator runs, and what a GPU runs where cuBLASLt is missing; correct for all shapes, fast for none. */
+ * The emulator runs it, and a GPU where cuBLASLt is missing: correct for all shapes, fast for none. */
 #include "gemm.cuh"
 
 constexpr int TILE = 64, DEPTH = 16, SIDE = 16, EACH = TILE / SIDE;     /* SIDE x SIDE threads, EACH x EACH sums each */
 constexpr int SPAN = 4;                                                 /* steps of DEPTH */
 
-/* A step's panel of `lines` rows of a, or columns of b, from `from` on: to[k][i] = line i, term k; 0 beyond the ends. */
+/* A step's panel of `lines` rows of a, or columns of b, from `from` on: to[k][i] = line i, term k; 0 beyond them. */
 template <typename T>
 __device__ void fill(float (&to)[DEPTH][TILE + 1], const T *from, bool turned, int64_t line, int64_t lines, int64_t k,
                      int64_t K)

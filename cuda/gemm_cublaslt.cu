@@ -117,7 +117,7 @@ static cublasStatus_t start(Device *d, Call *c, const cublasLtMatmulAlgo_t &how,
     const CublasLt *s = state_of(d)->products;
     const float one = 1, before = c->p.accumulate;
     return cublasLtMatmul(s->handle, &c->what, &one, c->p.b.data, &c->b, c->p.a.data, &c->a, &before, c->p.out.data,
-                          &c->out, to, &c->out, &how, s->workspace, WORKSPACE, state_of(d)->stream);
+                          &c->out, to, &c->out, &how, s->workspace, WORKSPACE, stream_of(d));
 }
 
 /* ---- the choice of a kernel -------------------------------------------------------------------------------------- */
@@ -170,9 +170,9 @@ static float milliseconds(Device *d, Call *c, const cublasLtMatmulAlgo_t &how, v
     float taken = INFINITY;
     cuda_check(cudaEventCreate(&begin), "a stopwatch");
     cuda_check(cudaEventCreate(&end), "a stopwatch");
-    cuda_check(cudaEventRecord(begin, state_of(d)->stream), "a stopwatch");
+    cuda_check(cudaEventRecord(begin, stream_of(d)), "a stopwatch");
     for (int i = 0; i < REPEATS; i++) start(d, c, how, to);
-    cuda_check(cudaEventRecord(end, state_of(d)->stream), "a stopwatch");
+    cuda_check(cudaEventRecord(end, stream_of(d)), "a stopwatch");
     cuda_check(cudaEventSynchronize(end), "a product");
     cuda_check(cudaEventElapsedTime(&taken, begin, end), "a stopwatch");
     cudaEventDestroy(begin);

@@ -97,6 +97,7 @@ void join_group(Device *d, Comm *comm)
     leave_group(d);
     Group *g = state_of(d)->group = new Group{};
     ncclUniqueId id;
+    stream_of(d);                                   /* NCCL takes the thread's GPU */
     if (comm_rank(comm) == 0) nccl_check(nccl().unique_id(&id), "a new group");
     comm_broadcast(comm, &id, sizeof id, 0);
     nccl_check(nccl().init(&g->comm, comm_ranks(comm), id, comm_rank(comm)), "joining the other GPUs");
@@ -122,7 +123,7 @@ void leave_group(Device *d)
 static Group *after_ops(Device *d)
 {
     Group *g = state_of(d)->group;
-    cuda_check(cudaEventRecord(g->ready, state_of(d)->stream), "an event");
+    cuda_check(cudaEventRecord(g->ready, stream_of(d)), "an event");
     cuda_check(cudaStreamWaitEvent(g->stream, g->ready, 0), "waiting for an event");
     return g;
 }
@@ -143,7 +144,7 @@ void group_meet(Device *d)
 {
     Group *g = state_of(d)->group;
     cuda_check(cudaEventRecord(g->done, g->stream), "an event");
-    cuda_check(cudaStreamWaitEvent(state_of(d)->stream, g->done, 0), "waiting for an event");
+    cuda_check(cudaStreamWaitEvent(stream_of(d), g->done, 0), "waiting for an event");
 }
 
 #else

@@ -32,7 +32,7 @@ __global__ void logprob_forward_kernel(float *logp, float *lse, float *entropy, 
     }
     const float top = block_max(mine.top);
     const float sum = block_sum(mine.top > -INFINITY || mine.sum != mine.sum ? mine.sum * expf(mine.top - top) : 0);
-    const float log_sum = top + logf(sum);
+    const float log_sum = sum > 0 ? top + logf(sum) : NAN;
     float mean = 0;
     for (int c = begin; entropy && c < vocab; c += step) {
         const Vec<float, V> v = load<V>(row + c);

@@ -6,7 +6,7 @@ __global__ void add_parts_kernel(float *to, const float *parts, int64_t chunks, 
     const int c = (int)(blockIdx.x * blockDim.x + threadIdx.x);
     if (c >= C) return;
     float sum = 0;
-    for (int64_t chunk = 0; chunk < chunks; chunk++) sum += parts[chunk * C + c];
+    UNROLL_SOME for (int64_t chunk = 0; chunk < chunks; chunk++) sum += parts[chunk * C + c];
     put_sum(to + c, sum, accumulate);
 }
 

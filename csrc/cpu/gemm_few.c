@@ -57,7 +57,7 @@ INLINE void add_terms(const int M, const int A, Vec *sum, Rows r, int64_t from, 
     const char *ahead = (const char *)r.w + (from + k) * size + 4 * 64;
 #pragma GCC unroll 16
     for (int i = 0; i < WIDTH; i++) {
-        __builtin_prefetch(ahead + i * r.K * size);
+        __builtin_prefetch(ahead + i * r.K * size, 0, 2);   /* no nearer: the first level waits for few at a time */
         v[i] = i < r.lines ? units(A, r.w, from + i * r.K + k, r.K - k) : (Vec){0};
     }
     vec_transpose(v);

@@ -171,6 +171,13 @@ template <typename T> T atomicAdd(T *to, T value)
     return __atomic_fetch_add(emu::aligned(to), value, __ATOMIC_RELAXED);
 }
 
+/* sum + the product of four bytes and four others */
+inline int __dp4a(int a, int b, int sum)
+{
+    for (int i = 0; i < 4; i++) sum += (int)(int8_t)(a >> 8 * i) * (int)(int8_t)(b >> 8 * i);
+    return sum;
+}
+
 inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 
 #endif

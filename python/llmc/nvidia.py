@@ -16,7 +16,7 @@ def folders() -> list[Path]:
     wheels = Path(sysconfig.get_path("purelib")) / "nvidia"
     found = [*(Path(name) for name in named if name), Path("/usr/local/cuda"),
              *sorted(wheels.glob("cu[0-9]*"), reverse=True),            # of CUDA 13 and later
-             *(wheels / part for part in ("cuda_nvcc", "cuda_runtime", "cublas"))]
+             *(wheels / part for part in ("cuda_nvcc", "cuda_runtime", "cublas", "nccl"))]
     return [folder for folder in found if folder.is_dir()]
 
 
