@@ -52,12 +52,14 @@ def test_f32_comes_out_of_bf16_unrounded(on, N, I, O):
 @pytest.mark.parametrize("N", [3, 96])
 @pytest.mark.parametrize("I", [64, 768, 3072])
 def test_f32_is_as_near_to_the_sum_as_a_library_s(on, N, I):
-    """Also where it is put together from products of bf16."""
+    """Also where it is put together from products of bf16. Over many rows, of which N at a time are multiplied: where the
+    large terms lie decides the error of a row, so three of them say little."""
     x, w, _ = inputs(96, I, 96, F32)
     exact = x.astype(np.float64) @ w.astype(np.float64).T
     library = (torch.from_numpy(x) @ torch.from_numpy(w).T).numpy()
-    got = run(on, "linear_forward", Out(N, 96), None, x[:N], w, None, Activation.NONE)
-    assert np.square(got - exact[:N]).mean() < 2 * np.square(library - exact).mean()
+    got = np.concatenate([run(on, "linear_forward", Out(N, 96), None, x[n:n + N], w, None, Activation.NONE)
+                          for n in range(0, 96, N)])
+    assert np.square(got - exact).mean() < 2 * np.square(library - exact).mean()
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "plain"])
