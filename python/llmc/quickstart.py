@@ -50,7 +50,7 @@ class Recipe:
     steps: cli.Count = 4000     # updates
     optimizer: Literal["adamw", "muon"] = "muon"    # what moves the blocks' matrices
     lr: Annotated[float, Range(0, 100)] = 3e-3  # peak learning rate; adamw wants 1.5e-3
-    dtype: Literal["auto", "f32", "bf16"] = "auto"  # auto: bf16 where the processor has AMX's tiles
+    dtype: Literal["auto", "f32", "bf16"] = "auto"  # auto: bf16 where the processor multiplies it
     warmup_steps: cli.CountOrZero = 50      # updates over which it rises
     final_lr: Annotated[float, Range(0, 1)] = 0.05      # its last value, as a part of lr
     weight_decay: Annotated[float, Range(0, 100)] = 0.1     # of matrices
@@ -141,7 +141,7 @@ def dtype(config: QuickStart) -> str:
     """The type of the weights: the one this processor trains faster."""
     from llmc import _core
 
-    fast = "cpu:amx" in _core.device_list()
+    fast = {"cpu:amx", "cpu:avx512bf16"} & set(_core.device_list())
     return config.dtype if config.dtype != "auto" else "bf16" if fast else "f32"
 
 
