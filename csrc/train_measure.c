@@ -48,9 +48,9 @@ void print_plan(Model *m, Plan plan, OptimizerKind optimizer)
 
 /* ----------------------------------------------------------------------------------------------------- the machine */
 
-double measure_peak(Device *d, DType type, Comm *comm)
+/* The shortest of some products of n x n matrices, in seconds */
+static double shortest_product(Device *d, DType type, int64_t n)
 {
-    const int64_t n = 1024;
     const Tensor shape = { NULL, "a product", type, 2, { n, n } };
     double best = INFINITY, spent = 0;
     void *block = device_alloc(d, 3 * tensor_bytes(shape), "a product to measure the machine by");
@@ -65,7 +65,17 @@ double measure_peak(Device *d, DType type, Comm *comm)
         spent += took;
     }
     device_free(d, block);
-    double peak = isfinite(best) ? 2.0 * (double)(n * n * n) / best : 0;
+    return best;
+}
+
+/* By a product large enough that its start does not count: a GPU makes a small one in no time. */
+double measure_peak(Device *d, DType type, Comm *comm)
+{
+    enum { LARGEST = 8192 };
+    int64_t n = 1024;
+    double seconds = shortest_product(d, type, n);
+    while (seconds < 1e-3 && n < LARGEST) seconds = shortest_product(d, type, n *= 2);
+    double peak = 2.0 * (double)(n * n * n) / seconds;
     comm_all_reduce_double(comm, &peak, 1);
     return peak;
 }
