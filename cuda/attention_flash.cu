@@ -225,7 +225,7 @@ flash_forward_kernel(bf16 *out, float *lse, const bf16 *qkv, const int32_t *firs
 __device__ __forceinline__ float slope(float score, float dp, float lse, float mean, float scale, bool seen, float *p)
 {
     *p = seen ? exp2f(scale * score - lse) : 0;
-    return seen ? *p * (dp - mean) : 0;
+    return *p * (dp - mean);
 }
 
 template <int D> constexpr int ROWS_BACK = D > 64 ? 32 : 64;            /* of a panel, as many as registers allow */
