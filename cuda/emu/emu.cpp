@@ -1,5 +1,6 @@
-/* emu.cpp -- see emu.h: fibers, their scheduler, barriers and shared memory. */
+/* emu.cpp -- see emu.h: fibers, their scheduler, barriers and memory. */
 #include "emu.h"
+#include "stack.h"
 
 #include <cstdarg>
 #include <cstdio>
@@ -78,73 +79,6 @@ static thread_local Machine machine;
 __thread Here *here;
 
 /* ---- fibers ----------------------------------------------------------------------------------------------------- */
-
-/* Keeps what a function call must keep, changes stacks, and returns there. */
-extern "C" void llmc_emu_switch(void **from, void *to);
-#if defined(__x86_64__)
-asm(R"(
-.text
-.globl llmc_emu_switch
-.hidden llmc_emu_switch
-.type llmc_emu_switch, @function
-llmc_emu_switch:
-    pushq %rbp
-    pushq %rbx
-    pushq %r12
-    pushq %r13
-    pushq %r14
-    pushq %r15
-    movq %rsp, (%rdi)
-    movq %rsi, %rsp
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbx
-    popq %rbp
-    ret
-.size llmc_emu_switch, .-llmc_emu_switch
-)");
-constexpr size_t KEPT = 6, RETURN = 6, FRAME = 8;       /* words: registers, where the return address is, all */
-#elif defined(__aarch64__)
-asm(R"(
-.text
-.globl llmc_emu_switch
-.hidden llmc_emu_switch
-.type llmc_emu_switch, %function
-llmc_emu_switch:
-    sub sp, sp, #160
-    stp x19, x20, [sp]
-    stp x21, x22, [sp, #16]
-    stp x23, x24, [sp, #32]
-    stp x25, x26, [sp, #48]
-    stp x27, x28, [sp, #64]
-    stp x29, x30, [sp, #80]
-    stp d8, d9, [sp, #96]
-    stp d10, d11, [sp, #112]
-    stp d12, d13, [sp, #128]
-    stp d14, d15, [sp, #144]
-    mov x2, sp
-    str x2, [x0]
-    mov sp, x1
-    ldp x19, x20, [sp]
-    ldp x21, x22, [sp, #16]
-    ldp x23, x24, [sp, #32]
-    ldp x25, x26, [sp, #48]
-    ldp x27, x28, [sp, #64]
-    ldp x29, x30, [sp, #80]
-    ldp d8, d9, [sp, #96]
-    ldp d10, d11, [sp, #112]
-    ldp d12, d13, [sp, #128]
-    ldp d14, d15, [sp, #144]
-    add sp, sp, #160
-    ret
-.size llmc_emu_switch, .-llmc_emu_switch
-)");
-constexpr size_t KEPT = 20, RETURN = 11, FRAME = 20;
-#else
-#error "cuda-emu changes stacks by hand, and knows how to on x86-64 and aarch64"
-#endif
 
 /* Once on another stack a function may not look for thread-local variables that it found before: fibers stay on their
  * thread, so what it found is still right. */
@@ -310,42 +244,7 @@ const char *exchange(const void *value, size_t bytes, const char *file, int line
     return slot[0];
 }
 
-/* ---- tensor cores and copies ------------------------------------------------------------------------------------ */
-
-void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const char *file, int line)
-{
-    struct Registers { uint32_t a[4], b[2]; } mine;
-    memcpy(mine.a, a, sizeof mine.a);
-    memcpy(mine.b, b, sizeof mine.b);
-    const char *all = exchange(&mine, sizeof mine, file, line);
-    const auto of_lane = [all](int lane) { return (const Registers *)(all + (size_t)lane * LARGEST_EXCHANGE); };
-    const auto half = [](uint32_t r, int i) { bf16 x; x.bits = (uint16_t)(r >> 16 * i); return float(x); };
-    for (int i = 0; i < 4; i++) {
-        const int upper = i / 2, column = here->lane % 4 * 2 + i % 2;
-        float sum = 0;
-        for (int k = 0; k < 16; k++) {
-            const uint32_t x = of_lane(here->lane / 4 * 4 + k % 8 / 2)->a[k / 8 * 2 + upper];
-            const uint32_t y = of_lane(column * 4 + k % 8 / 2)->b[k / 8];
-            sum += half(x, k % 2) * half(y, k % 2);
-        }
-        d[i] += sum;
-    }
-}
-
-/* Each lane gives the row it points to, as it is when it comes. */
-void load_matrices(uint32_t (&r)[4], const bf16 *row, bool turned, const char *file, int line)
-{
-    const char *all = exchange(aligned((const uint4 *)row), sizeof(uint4), file, line);
-    const int g = here->lane / 4, t = here->lane % 4;
-    for (int m = 0; m < 4; m++) {
-        uint16_t pair[2];
-        for (int i = 0; i < 2; i++) {
-            const int y = turned ? 2 * t + i : g, x = turned ? g : 2 * t + i;
-            memcpy(&pair[i], all + (size_t)(m * 8 + y) * LARGEST_EXCHANGE + (size_t)x * sizeof pair[i], sizeof pair[i]);
-        }
-        r[m] = (uint32_t)pair[1] << 16 | pair[0];
-    }
-}
+/* ---- asynchronous copies ---------------------------------------------------------------------------------------- */
 
 static std::vector<std::vector<Copy>> &my_groups() { return machine.fibers[(size_t)machine.current].groups; }
 
