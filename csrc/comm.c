@@ -56,6 +56,14 @@ static long launched_rank(void)
     return launcher_says(names, COUNT_OF(names));
 }
 
+long comm_local_rank(void)
+{
+    static const char *const names[] = { "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PMI_LOCAL_RANK",
+                                         "SLURM_LOCALID" };
+    const long rank = launcher_says(names, COUNT_OF(names));
+    return rank > 0 ? rank : 0;
+}
+
 /* How many processes were started as this one was; 0: the launcher does not say, but it is one of MPI's. */
 static long launched_ranks(void)
 {

@@ -35,6 +35,9 @@ typedef struct CommTable {
  * built for another version. */
 typedef const CommTable *CommPlugin(int version);
 
+/* Which of the processes on this machine this one is, as its launcher says; 0 without one. It needs no group. */
+long comm_local_rank(void);
+
 /* kind: "single"; "mpi"; or "auto": MPI when mpirun or srun started this process as one of several. One group a
  * process: MPI cannot be joined again after comm_close. */
 Comm       *comm_open(const char *kind);

@@ -1,5 +1,6 @@
 /* device.c -- see device.h. The CPU's memory is the program's own; its op tables lie in cpu/. Others are plugins. */
 #define _GNU_SOURCE
+#include "comm.h"
 #include "ops.h"
 #include "plugin.h"
 #include "profile.h"
@@ -201,16 +202,6 @@ static const Backend *cpu_backend(const char *name)
     FAIL("device %s: there is no such device; wanted cuda, cpu, or by name %s", name, device_list());
 }
 
-/* Which of the processes on this machine this one is, as its launcher says; 0 without one */
-static long local_rank(void)
-{
-    static const char *const names[] = { "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PMI_LOCAL_RANK",
-                                         "SLURM_LOCALID" };
-    for (size_t i = 0; i < COUNT_OF(names); i++)
-        if (getenv(names[i])) return atol(getenv(names[i]));
-    return 0;
-}
-
 Device *device_open(const char *name, int threads)
 {
     CHECK(threads >= 0 && threads <= 4096, "device %s: %d threads, wanted 0 (one a processor) to 4096", name, threads);
@@ -224,7 +215,7 @@ Device *device_open(const char *name, int threads)
             : cpu_backend(name);
     Device *d AUTO(auto_free) = xcalloc(1, sizeof *d, "a device");
     *d = (Device){ .op = b->op, .backend = b, .threads = threads ? threads : default_threads() };
-    b->open(d, strcmp(name, "cuda") ? number : -1 - local_rank());
+    b->open(d, strcmp(name, "cuda") ? number : -1 - comm_local_rank());
     Device *opened = d;
     d = NULL;
     return opened;

@@ -34,6 +34,16 @@ __device__ __forceinline__ void fill_panel(bf16 *panel, int rows, const bf16 *fr
     }
 }
 
+/* Keys and values from step s of T on, `rows` of each, k and v being step 0's: one panel after the other */
+template <int D>
+__device__ __forceinline__ void fill_keys(bf16 *panels, int rows, const bf16 *k, const bf16 *v, int64_t stride, int s,
+                                          int T)
+{
+    const int count = at_most(rows, T - s);
+    fill_panel<D>(panels, rows, k + s * stride, stride, count);
+    fill_panel<D>(panels + rows * STRIDE<D>, rows, v + s * stride, stride, count);
+}
+
 /* An operand on the left: 16 rows of 16 numbers */
 template <int D> __device__ __forceinline__ void load_left(uint32_t (&r)[4], const bf16 *panel, int row, int column)
 {
@@ -116,7 +126,7 @@ __device__ __forceinline__ void store_lines(bf16 *to, int64_t stride, int count,
 /* ---- forward ---------------------------------------------------------------------------------------------------- */
 
 /* What is known of a lane's two queries: largest score and sum of weights so far, in powers of two. */
-struct Softmax { float top[2], sum[2]; };
+struct Running { float top[2], sum[2]; };
 
 /* Over the four lanes that share a query */
 __device__ __forceinline__ float quad_max(float x)
@@ -133,7 +143,7 @@ __device__ __forceinline__ float quad_sum(float x)
 
 /* Scores to weights; what was summed so far is brought to the new largest score. */
 template <int D>
-__device__ __forceinline__ void soften(float (&s)[KEYS / 8][4], float (&mean)[D / 8][4], Softmax &soft, float scale)
+__device__ __forceinline__ void soften(float (&s)[KEYS / 8][4], float (&mean)[D / 8][4], Running &soft, float scale)
 {
     UNROLL for (int half = 0; half < 2; half++) {
         float top = -INFINITY;
@@ -181,13 +191,8 @@ flash_forward_kernel(bf16 *out, float *lse, const bf16 *qkv, const int32_t *firs
     const int32_t *first = firsts + b * z.T;
     const Span n = span_of(first, z.T);
     const bf16 *row = qkv + b * z.T * P, *k = row + (z.H + h / (z.H / z.G)) * z.D, *v = k + (int64_t)z.G * z.D;
-    const auto fetch = [&](int s, int stage) {
-        const int count = at_most(KEYS, z.T - s);
-        fill_panel<D>(panels + 2 * stage * PANEL, KEYS, k + s * P, P, count);
-        fill_panel<D>(panels + (2 * stage + 1) * PANEL, KEYS, v + s * P, P, count);
-    };
     fill_panel<D>(queries, LINES, row + n.t * P + h * z.D, P, n.count);
-    fetch(n.begin, 0);
+    fill_keys<D>(panels, KEYS, k, v, P, n.begin, z.T);
     close_group();
     int t[2], seen[2];
     for (int half = 0; half < 2; half++) {
@@ -195,9 +200,9 @@ flash_forward_kernel(bf16 *out, float *lse, const bf16 *qkv, const int32_t *firs
         seen[half] = first[at_most(t[half], z.T - 1)];
     }
     float mean[D / 8][4] = {};
-    Softmax soft = { { -INFINITY, -INFINITY }, { 0, 0 } };
+    Running soft = { { -INFINITY, -INFINITY }, { 0, 0 } };
     for (int s = n.begin, stage = 0; s < n.end; s += KEYS, stage ^= 1) {
-        if (s + KEYS < n.end) fetch(s + KEYS, stage ^ 1);
+        if (s + KEYS < n.end) fill_keys<D>(panels + 2 * (stage ^ 1) * PANEL, KEYS, k, v, P, s + KEYS, z.T);
         close_group();
         wait_copies<1>();
         __syncthreads();
@@ -243,14 +248,9 @@ flash_dq_kernel(bf16 *dqkv, const float *means, const bf16 *dout, const float *l
     const int32_t *first = firsts + b * z.T;
     const Span n = span_of(first, z.T);
     const bf16 *row = qkv + b * z.T * P, *k = row + (z.H + h / (z.H / z.G)) * z.D, *v = k + (int64_t)z.G * z.D;
-    const auto fetch = [&](int s, int stage) {
-        const int count = at_most(KEYS, z.T - s);
-        fill_panel<D>(panels + 2 * stage * PANEL, KEYS, k + s * P, P, count);
-        fill_panel<D>(panels + (2 * stage + 1) * PANEL, KEYS, v + s * P, P, count);
-    };
     fill_panel<D>(queries, LINES, row + n.t * P + h * z.D, P, n.count);
     fill_panel<D>(slopes, LINES, dout + (b * z.T + n.t) * C + h * z.D, C, n.count);
-    fetch(n.begin, 0);
+    fill_keys<D>(panels, KEYS, k, v, P, n.begin, z.T);
     close_group();
     int t[2], seen[2];
     float log_sum[2], mean[2];
@@ -263,7 +263,7 @@ flash_dq_kernel(bf16 *dqkv, const float *means, const bf16 *dout, const float *l
     }
     float dq[D / 8][4] = {};
     for (int s = n.begin, stage = 0; s < n.end; s += KEYS, stage ^= 1) {
-        if (s + KEYS < n.end) fetch(s + KEYS, stage ^ 1);
+        if (s + KEYS < n.end) fill_keys<D>(panels + 2 * (stage ^ 1) * PANEL, KEYS, k, v, P, s + KEYS, z.T);
         close_group();
         wait_copies<1>();
         __syncthreads();

