@@ -56,12 +56,26 @@ static void cpu_synchronize(Device *d) { (void)d; }
 static void cpu_open(Device *d, long number) { (void)d, (void)number; }
 static void cpu_close(Device *d) { (void)d; }
 
+/* The communicator can reach this memory: self is it, once joined. */
+static void cpu_join(Device *d, Comm *comm) { d->self = comm; }
+static void cpu_meet(Device *d) { (void)d; }
+
+static void cpu_reduce_scatter(Device *d, const float *in, float *out, int64_t n)
+{
+    comm_reduce_scatter(d->self, in, out, n);
+}
+
+static void cpu_all_gather(Device *d, const void *in, void *out, size_t bytes)
+{
+    comm_all_gather(d->self, in, out, bytes);
+}
+
 extern const OpTable plain_ops, cpu_ops_generic, cpu_ops_avx2, cpu_ops_avx512, cpu_ops_avx512bf16,
                      cpu_ops_amx;
 
 #define CPU_BACKEND(name, table) \
     { (name), &(table), cpu_open, cpu_close, cpu_alloc, cpu_free, cpu_zero, cpu_copy, cpu_copy, cpu_synchronize, \
-      true, NULL, NULL, NULL, NULL }
+      cpu_join, cpu_reduce_scatter, cpu_all_gather, cpu_meet }
 
 /* Widest first: "cpu" is the first of them that this processor can run. */
 static const Backend cpu_backends[] = {

@@ -27,7 +27,6 @@ typedef struct Backend {
     void  (*upload)(Device *d, void *to, const void *host, size_t bytes);
     void  (*download)(Device *d, void *host, const void *from, size_t bytes);
     void  (*synchronize)(Device *d);
-    bool  host_memory;          /* alloc's memory is the program's own; then there is nothing below */
     /* Collectives of comm.h on the device's memory: join fails, or makes a group of the devices of all ranks. The
      * others run beside the ops that follow; those after meet find their results. */
     void (*join)(Device *d, struct Comm *comm);

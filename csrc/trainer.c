@@ -127,7 +127,7 @@ Trainer *trainer_create(Model *m, Comm *comm, TrainerConfig c)
     t->squares = device_alloc(t->device, (size_t)p->count * sizeof(float), "the gradient norm");
     t->host_squares = xcalloc((size_t)p->count, sizeof(float), "the gradient norm");
     params_allocate(p, true);
-    if (p->ranks > 1 && !t->device->backend->host_memory) t->device->backend->join(t->device, comm);
+    if (p->ranks > 1) t->device->backend->join(t->device, comm);
     if (p->dtype != DT_F32) masters_from_weights(t);
     t->matrix = xcalloc((size_t)p->count * MOST_PACKED, sizeof *t->matrix, "matrices");
     t->direction = xcalloc((size_t)p->count * MOST_PACKED, sizeof *t->direction, "matrices");
@@ -153,17 +153,13 @@ int64_t trainer_updates(const Trainer *t) { return t->updates; }
 
 /* --------------------------------------------------------------------------------------------------------- a step */
 
-/* A device whose memory is its own has collectives of its own, which run while ops go on. */
-static bool by_device(const Trainer *t) { return t->params->ranks > 1 && !t->device->backend->host_memory; }
-
 static void reduce_bucket(void *context, int bucket)
 {
     Trainer *t = context;
     const Bucket b = t->params->bucket[bucket];
     const int64_t slice = b.length / t->params->ranks;
     float *grads = (float *)t->params->grads + b.offset;
-    if (by_device(t)) t->device->backend->reduce_scatter(t->device, grads, grads + t->rank * slice, slice);
-    else              comm_reduce_scatter(t->comm, grads, grads + t->rank * slice, slice);
+    t->device->backend->reduce_scatter(t->device, grads, grads + t->rank * slice, slice);
 }
 
 /* Buckets are reduced as the last micro-batch's backward finishes them. */
@@ -180,7 +176,7 @@ double trainer_reduce(Trainer *t)
     const int count = t->params->count;
     const Tensor all = { t->squares, "squares", DT_F32, 1, { count } };
     double squares = 0;
-    if (by_device(t)) t->device->backend->meet(t->device);
+    if (t->params->ranks > 1) t->device->backend->meet(t->device);
     device_zero(t->device, all);
     for (int i = 0; i < count; i++) {
         const Param *p = &t->params->list[i];
@@ -245,14 +241,14 @@ static void apply_matrices(Trainer *t, double lr)
 /* Each rank's slices of a flat block, to all. */
 static void gather(Trainer *t, void *block, DType dtype)
 {
-    for (int b = 0; b < t->params->n_buckets && t->params->ranks > 1; b++) {
+    if (t->params->ranks == 1) return;
+    for (int b = 0; b < t->params->n_buckets; b++) {
         const Bucket k = t->params->bucket[b];
         const size_t width = dtype_size(dtype), slice = (size_t)(k.length / t->params->ranks) * width;
-        char *at = (char *)block + (size_t)k.offset * width, *own = at + (size_t)t->rank * slice;
-        if (by_device(t)) t->device->backend->all_gather(t->device, own, at, slice);
-        else              comm_all_gather(t->comm, own, at, slice);
+        char *at = (char *)block + (size_t)k.offset * width;
+        t->device->backend->all_gather(t->device, at + (size_t)t->rank * slice, at, slice);
     }
-    if (by_device(t)) t->device->backend->meet(t->device);
+    t->device->backend->meet(t->device);
 }
 
 void trainer_apply(Trainer *t, double lr)

@@ -69,7 +69,7 @@ static void memory_copy(Device *d, void *to, const void *from, size_t bytes)
 static void wait_for_all(Device *) {}
 
 static const Backend backend = { "cuda-emu", &cuda_ops, device_begin, device_end, memory_alloc, memory_free,
-                                 memory_zero, memory_copy, memory_copy, wait_for_all, false, join_group,
+                                 memory_zero, memory_copy, memory_copy, wait_for_all, join_group,
                                  group_reduce_scatter, group_all_gather, group_meet };
 
 #else
@@ -178,7 +178,7 @@ static void memory_download(Device *d, void *host, const void *from, size_t byte
 }
 
 static const Backend backend = { "cuda", &cuda_ops, device_begin, device_end, memory_alloc, memory_free, memory_zero,
-                                 memory_upload, memory_download, wait_for_all, false, join_group,
+                                 memory_upload, memory_download, wait_for_all, join_group,
                                  group_reduce_scatter, group_all_gather, group_meet };
 
 #endif
