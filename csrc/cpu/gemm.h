@@ -109,6 +109,29 @@ extern const Kind CPU(dot_kind);
 void CPU(bf16_multiply)(const uint16_t *a, const uint16_t *b, int64_t rows, int64_t depth, float *sums, bool add);
 #endif
 
+/* What a product of few rows asks for beforehand, of w. WIDTH rows are read side by side, and memory answers soonest
+ * when it is asked in the order in which things lie: so, while they are used, for the whole of the next ones, a part
+ * with every step. Where these would not stay in the second-level cache, for each row a little before it is read. Not
+ * into the first level, which waits for few lines at a time. */
+enum { NEXT_BYTES = 1 << 18, NEAR_BYTES = 256 };
+typedef struct Ahead { const char *at; int64_t line, step; } Ahead;
+
+/* Of rows n, n + spread ... of w, `row` bytes each, a step reads `line` bytes; then come the rows from `next` on. */
+INLINE Ahead ahead_of(const void *w, int64_t row, int64_t n, int64_t spread, int64_t next, int64_t line)
+{
+    if (spread * WIDTH * row <= NEXT_BYTES) return (Ahead){ (const char *)w + next * row, line, WIDTH * line };
+    return (Ahead){ (const char *)w + n * row + NEAR_BYTES, spread * row, line };
+}
+
+/* A line; WIDTH of them are asked for in a step, between other things */
+INLINE void ask(Ahead a, int64_t step, int i) { __builtin_prefetch(a.at + step * a.step + i * a.line, 0, 2); }
+
+/* The first of the next `count` columns that no thread has taken */
+INLINE int64_t take_columns(int64_t *taken, int64_t count)
+{
+    return __atomic_fetch_add(taken, count, __ATOMIC_RELAXED);
+}
+
 /* What is done to a tile of sums, (rows, TILE_COLS), on its way out. */
 void   CPU(finish)(const Product *p, const float *sums, int64_t m0, int64_t n0, int64_t rows, int64_t cols);
 

@@ -44,20 +44,19 @@ INLINE Vec add_product(const int A, Vec sum, const float *x, Vec w)
     return sum + *x * w;
 }
 
-/* Rows of w, as columns of out, from element `from` on; x's units, `step` from row to row. */
-typedef struct Rows { const void *w; int64_t K, lines; const float *x; int64_t step; } Rows;
+/* Rows of w, as columns of out, from element `from` on; x as lay_out() brings it. */
+typedef struct Rows { const void *w; int64_t K, lines; const float *x; Ahead ahead; } Rows;
 
 /* sum[m] += `count` units from term k on, of row m and of every line. Unrolled the loop over units is a tenth faster,
  * and much to compile: so there are not many numbers of rows. */
 INLINE void add_terms(const int M, const int A, Vec *sum, Rows r, int64_t from, int64_t k, int count)
 {
     Vec v[WIDTH];
-    const int64_t size = A == DT_BF16 ? 2 : 4;
-    const float *x = r.x + k / unit_terms(A);
-    const char *ahead = (const char *)r.w + (from + k) * size + 4 * 64;
+    const float *x = r.x + k / unit_terms(A) * M;
+    const int64_t step = k / (WIDTH * unit_terms(A));
 #pragma GCC unroll 16
     for (int i = 0; i < WIDTH; i++) {
-        __builtin_prefetch(ahead + i * r.K * size, 0, 2);   /* no nearer: the first level waits for few at a time */
+        ask(r.ahead, step, i);
         v[i] = i < r.lines ? units(A, r.w, from + i * r.K + k, r.K - k) : (Vec){0};
     }
     vec_transpose(v);
@@ -65,7 +64,7 @@ INLINE void add_terms(const int M, const int A, Vec *sum, Rows r, int64_t from, 
     for (int i = 0; i < WIDTH; i++) {
         if (i == count) break;
 #pragma GCC unroll 16
-        for (int m = 0; m < M; m++) sum[m] = add_product(A, sum[m], x + m * r.step + i, v[i]);
+        for (int m = 0; m < M; m++) sum[m] = add_product(A, sum[m], x + m * WIDTH + i, v[i]);
     }
 }
 
@@ -86,11 +85,14 @@ INLINE void few(const int M, const int A, Rows r, int64_t from, float *sums)
     }
 }
 
-static void few_block(const Product *p, const char *x, int64_t m, int64_t n, int64_t cols, float *sums)
+static void few_block(const Product *p, const char *x, int64_t m, int64_t n, int64_t cols, int64_t next, float *sums)
 {
+    const int64_t size = (int64_t)dtype_size(p->b.dtype), row = p->K * size;
+    const int64_t line = WIDTH * unit_terms((int)p->b.dtype) * size;
     (void)m;
     for (int64_t c = 0; c < cols; c += WIDTH) {
-        const Rows r = { p->b.data, p->K, cols - c, (const float *)x, whole(p->K, WIDTH) * WIDTH };
+        const Ahead ahead = ahead_of(p->b.data, row, n + c, 1, c + WIDTH < cols ? n + c + WIDTH : next, line);
+        const Rows r = { p->b.data, p->K, cols - c, (const float *)x, ahead };
         const int64_t from = (n + c) * p->K;
 #define ROWS(SOME) \
         if (p->M <= SOME) { FLOAT_SWITCH(p->b.dtype, A, few(SOME, A, r, from, sums + c)); continue; }
@@ -99,14 +101,17 @@ static void few_block(const Product *p, const char *x, int64_t m, int64_t n, int
     }
 }
 
+/* The units of one step, of all rows, side by side: rows K apart would meet in a few sets of the nearest cache. */
 static void lay_out(const Product *p, char *x)
 {
     const int A = (int)p->a.dtype;
-    const int64_t unit = unit_terms(A), step = whole(p->K, WIDTH) * WIDTH;
+    const int64_t unit = unit_terms(A);
+    int64_t M = 1;
+    while (M < p->M) M *= 2;
     OMP(for)
-    for (int64_t m = 0; m < FEW; m++)
-        for (int64_t k = 0; k < p->K; k += WIDTH * unit)
-            vec_store(x, DT_F32, m * step + k / unit, WIDTH,
+    for (int64_t k = 0; k < p->K; k += WIDTH * unit)
+        for (int64_t m = 0; m < M; m++)
+            vec_store(x, DT_F32, k / unit * M + m * WIDTH, WIDTH,
                       m < p->M ? units(A, p->a.data, m * p->K + k, p->K - k) : (Vec){0});
 }
 
@@ -183,7 +188,7 @@ static void amx_lay_out(const Product *p, char *x)
 }
 
 /* For rows i .. of w. Not by the compiler's own prefetch, which it moves: see meanwhile(). */
-INLINE void ask(const uint16_t *ahead, int64_t stride, int i, int end)
+INLINE void ask_tile(const uint16_t *ahead, int64_t stride, int i, int end)
 {
 #pragma GCC unroll 8
     for (; i < end; i++) __asm__ volatile("prefetcht0 (%0)" : : "r"(ahead + i * stride));
@@ -191,7 +196,7 @@ INLINE void ask(const uint16_t *ahead, int64_t stride, int i, int end)
 
 #define LOAD(tile, from, stride) _tile_loadd(tile, from, stride); ASK()
 #define MULTIPLY(s, a, b)        _tile_dpbf16ps(s, a, b); ASK()
-#define ASK()                    ask(ahead, 2 * p->K, op * SIDE / ops, (op + 1) * SIDE / ops); op++
+#define ASK()                    ask_tile(ahead, 2 * p->K, op * SIDE / ops, (op + 1) * SIDE / ops); op++
 
 /* 32 terms of 16 rows of w, which lie at `from`, w_line bytes from row to row, times x's */
 INLINE void add_bf16(const bool more, const Product *p, const uint16_t *ahead, const void *from, int64_t w_line,
@@ -213,8 +218,10 @@ INLINE void add_bf16(const bool more, const Product *p, const uint16_t *ahead, c
 
 /* Tiles are loaded from w itself, whose lines were asked for some steps before; where it ends within a tile, from a
  * copy. */
-static void amx_block(const Product *p, const char *groups, int64_t m, int64_t n, int64_t cols, float *sums)
+static void amx_block(const Product *p, const char *groups, int64_t m, int64_t n, int64_t cols, int64_t next,
+                      float *sums)
 {
+    (void)next;
     const Pieces z = pieces(p);
     const bool more = p->M - m > SIDE, whole_lines = cols == TILE_COLS && p->K % TERMS == 0;
     Found found;
@@ -302,8 +309,10 @@ INLINE void add_f32(const bool more, const bool some, Pieces z, const char *x, V
 #undef WITH_X
 #undef NEXT_X
 
-static void amx_f32_block(const Product *p, const char *groups, int64_t m, int64_t n, int64_t cols, float *sums)
+static void amx_f32_block(const Product *p, const char *groups, int64_t m, int64_t n, int64_t cols, int64_t next,
+                          float *sums)
 {
+    (void)next;
     const Pieces z = pieces(p);
     const bool more = p->M - m > SIDE;
     Vec w[2][PARTS][SIDE];
@@ -334,12 +343,12 @@ static void amx_f32_block(const Product *p, const char *groups, int64_t m, int64
 /* ---- all of them ------------------------------------------------------------------------------------------------ */
 
 /* most: rows of x it takes, which lay_out brings, by all threads, into the form that block wants. block: sums (rows,
- * TILE_COLS) of rows m .. of x, MOST_ROWS of them, and n .. of w, of which there are `cols`. begin, end: of each
- * thread's work, if not NULL. */
+ * TILE_COLS) of rows m .. of x, MOST_ROWS of them, and n .. of w, of which there are `cols`; the thread's next ones
+ * will be from `next` on. begin, end: of each thread's work, if not NULL. */
 typedef struct Way {
     int64_t most;
     void    (*lay_out)(const Product *p, char *x);
-    void    (*block)(const Product *p, const char *x, int64_t m, int64_t n, int64_t cols, float *sums);
+    void    (*block)(const Product *p, const char *x, int64_t m, int64_t n, int64_t cols, int64_t next, float *sums);
     void    (*begin)(void), (*end)(void);
 } Way;
 
@@ -374,16 +383,17 @@ size_t CPU(gemm_few_scratch)(const Product *p)
 void CPU(gemm_few)(Device *d, const Product *p)
 {
     const Way *way = way_of(p);
+    int64_t taken = 0;
     OMP(parallel num_threads(team(d, p->N * p->K)))
     {
         _Alignas(64) float sums[MOST_ROWS * TILE_COLS];
         way->lay_out(p, d->workspace);
         if (way->begin) way->begin();
-        OMP(for schedule(dynamic))
-        for (int64_t n = 0; n < p->N; n += TILE_COLS) {
+        for (int64_t n = take_columns(&taken, TILE_COLS), next; n < p->N; n = next) {
             const int64_t cols = at_most(p->N - n, TILE_COLS);
+            next = take_columns(&taken, TILE_COLS);
             for (int64_t m = 0; m < p->M; m += MOST_ROWS) {
-                way->block(p, d->workspace, m, n, cols, sums);
+                way->block(p, d->workspace, m, n, cols, next, sums);
                 CPU(finish)(p, sums, m, n, at_most(p->M - m, MOST_ROWS), cols);
             }
         }

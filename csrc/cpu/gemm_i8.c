@@ -143,20 +143,11 @@ INLINE Vec words(const Product *p, int64_t n, int i, int64_t k)
     return v;
 }
 
-enum { AHEAD = 2 };             /* groups, that memory is asked for beforehand */
-
-INLINE void ask_ahead(const Product *p, const int8_t *from)
-{
-#pragma GCC unroll 16
-    for (int i = 0; i < WIDTH; i++) __builtin_prefetch(from + i * SPREAD * p->K + AHEAD * GROUP);
-}
-
 /* The same of all lanes */
 INLINE void lines_of(Vec v[WIDTH], const Product *p, int64_t n, int64_t k)
 {
     const int8_t *from = (const int8_t *)p->b.data + n * p->K + k;
     const int64_t stride = SPREAD * p->K;
-    ask_ahead(p, from);
     if (n + SPREAD * (WIDTH - 1) < p->N && k + 4 * WIDTH <= p->K) {
 #pragma GCC unroll 16
         for (int i = 0; i < WIDTH; i++) memcpy(&v[i], from + i * stride, sizeof v[i]);
@@ -182,7 +173,7 @@ INLINE __m512i lifted(Vec words) { return (__m512i)((VecU)words ^ 0x80808080u); 
 INLINE Vec folded(Vec a, Vec b) { return (Vec)((VecI)WEAVE_LOW(a, b) + (VecI)WEAVE_HIGH(a, b)); }
 
 /* found = row r of a panel, times the lanes */
-static void one_row(const Work *w, int64_t panel, int64_t r, int64_t n, Vec *found)
+static void one_row(const Work *w, Ahead ahead, int64_t panel, int64_t r, int64_t n, Vec *found)
 {
     Vec sum = {0};
     for (int64_t g = 0; g < w->groups; g++) {
@@ -191,7 +182,10 @@ static void one_row(const Work *w, int64_t panel, int64_t r, int64_t n, Vec *fou
         Vec v[WIDTH];
         lines_of(v, w->p, n, g * GROUP);
 #pragma GCC unroll 16
-        for (int i = 0; i < WIDTH; i++) v[i] = (Vec)_mm512_dpbusd_epi32(_mm512_setzero_si512(), lifted(v[i]), x);
+        for (int i = 0; i < WIDTH; i++) {
+            ask(ahead, g, i);
+            v[i] = (Vec)_mm512_dpbusd_epi32(_mm512_setzero_si512(), lifted(v[i]), x);
+        }
 #pragma GCC unroll 4
         for (int many = WIDTH / 2; many; many /= 2)
 #pragma GCC unroll 8
@@ -222,7 +216,7 @@ INLINE void add_words(const int M, Vec *dot, Vec word, const Number *x)
 }
 
 /* found[m] = row r + m of a panel, times the lanes */
-INLINE void some_rows(const int M, const Work *w, int64_t panel, int64_t r, int64_t n, Vec *found)
+INLINE void some_rows(const int M, const Work *w, Ahead ahead, int64_t panel, int64_t r, int64_t n, Vec *found)
 {
     Vec sum[8] = {0};
     for (int64_t g = 0; g < w->groups; g++) {
@@ -242,7 +236,10 @@ INLINE void some_rows(const int M, const Work *w, int64_t panel, int64_t r, int6
 #else
 #pragma GCC unroll 1
 #endif
-            for (int i = 0; i < WIDTH; i++) add_words(M, dot, v[i], x + 4 * i);
+            for (int i = 0; i < WIDTH; i++) {
+                ask(ahead, (g * WORDS + part) / WIDTH, i);
+                add_words(M, dot, v[i], x + 4 * i);
+            }
         }
         const Vec scale = scales(w, n, g);
 #pragma GCC unroll 8
@@ -257,22 +254,30 @@ INLINE void some_rows(const int M, const Work *w, int64_t panel, int64_t r, int6
     for (int m = 0; m < M; m++) found[m] = sum[m];
 }
 
-static void by_vectors(const Work *w, int64_t panel, int64_t rows, int64_t n, Vec *found)
+static void by_vectors(const Work *w, Ahead ahead, int64_t panel, int64_t rows, int64_t n, Vec *found)
 {
 #ifdef __AVX512VNNI__
     if (rows <= FEWEST) {
-        for (int64_t r = 0; r < rows; r++) one_row(w, panel, r, n, found + r);
+        for (int64_t r = 0; r < rows; r++) one_row(w, ahead, panel, r, n, found + r);
         return;
     }
 #endif
     for (int64_t r = 0; r < rows; r += 8)
-        if (rows - r > 4) some_rows(8, w, panel, r, n, found + r);
-        else              some_rows(4, w, panel, r, n, found + r);
+        if (rows - r > 4) some_rows(8, w, ahead, panel, r, n, found + r);
+        else              some_rows(4, w, ahead, panel, r, n, found + r);
 }
 
 /* ---- in AMX's tiles --------------------------------------------------------------------------------------------- */
 
 #ifdef AMX
+
+enum { AHEAD = 2 };             /* groups, that memory is asked for beforehand */
+
+INLINE void ask_groups(const Product *p, const int8_t *from)
+{
+#pragma GCC unroll 16
+    for (int i = 0; i < WIDTH; i++) __builtin_prefetch(from + i * SPREAD * p->K + AHEAD * GROUP);
+}
 
 /* Lanes stand on the left, rows of x on the right, so sums come out turned. Tiles are loaded from w itself, whose lines
  * were asked for some groups before; where it ends within a tile, from a copy. Sums of a group are taken up while the
@@ -289,8 +294,8 @@ static void by_tiles(const Work *w, int64_t panel, int64_t n, Vec found[PANEL])
     for (int64_t g = 0; g <= w->groups; g++) {
         const int64_t at = (panel * w->groups + g) * PANEL;
         if (g < w->groups) {
+            if (panel == 0) ask_groups(p, from + g * GROUP);
             if (!whole_lines) lines_of(copy, p, n, g * GROUP);
-            else if (panel == 0) ask_ahead(p, from + g * GROUP);
             WRITTEN();
             if (whole_lines) _tile_loadd(1, from + g * GROUP, SPREAD * p->K);
             else             _tile_loadd(1, copy, GROUP);
@@ -334,21 +339,23 @@ static void write_panel(const Product *p, int64_t m, int64_t n, Vec f[SPREAD][PA
         CPU(finish)(p, sums[half], m, n + half * TILE_COLS, rows, at_most(p->N - n - half * TILE_COLS, TILE_COLS));
 }
 
-/* SPREAD * WIDTH columns of out from n on */
-static void columns(const Work *w, int64_t n)
+/* SPREAD * WIDTH columns of out from n on; the thread's next ones will be from `next` on */
+static void columns(const Work *w, int64_t n, int64_t next)
 {
     Vec found[TOGETHER][SPREAD][PANEL];
     for (int64_t first = 0; first < w->panels; first += TOGETHER) {
         const int64_t end = at_most(w->panels, first + TOGETHER);
-        for (int j = 0; j < SPREAD; j++)
+        for (int j = 0; j < SPREAD; j++) {
+            const Ahead ahead = ahead_of(w->p->b.data, w->p->K, n + j, SPREAD, next + j * WIDTH, 4 * WIDTH);
             for (int64_t panel = first; panel < end; panel++) {
                 Vec *to = found[panel - first][j];
                 if (n + j >= w->p->N) memset(to, 0, PANEL * sizeof *to);
 #ifdef AMX
                 else if (w->tiles) by_tiles(w, panel, n + j, to);
 #endif
-                else by_vectors(w, panel, at_most(w->p->M - panel * PANEL, PANEL), n + j, to);
+                else by_vectors(w, ahead, panel, at_most(w->p->M - panel * PANEL, PANEL), n + j, to);
             }
+        }
         for (int64_t panel = first; panel < end; panel++) write_panel(w->p, panel * PANEL, n, found[panel - first]);
     }
 }
@@ -356,13 +363,17 @@ static void columns(const Work *w, int64_t n)
 void CPU(gemm_i8)(Device *d, const Product *p, Tensor w_scale)
 {
     const Work w = work_of(p, w_scale.data, d->workspace, NULL);
+    const int64_t some = SPREAD * WIDTH;
+    int64_t taken = 0;
     OMP(parallel num_threads(team(d, p->M * p->N * p->K)))
     {
         CPU(amx_begin)();
         OMP(for schedule(static))
         for (int64_t panel = 0; panel < w.panels; panel++) quantize_panel(&w, panel);
-        OMP(for schedule(dynamic))
-        for (int64_t n = 0; n < p->N; n += SPREAD * WIDTH) columns(&w, n);
+        for (int64_t n = take_columns(&taken, some), next; n < p->N; n = next) {
+            next = take_columns(&taken, some);
+            columns(&w, n, next);
+        }
         CPU(amx_end)();
     }
 }
