@@ -115,7 +115,7 @@ void auto_free(void *pointer_to_pointer) { free(*(void **)pointer_to_pointer); }
 void *xcalloc(size_t count, size_t size, const char *what)
 {
     void *block = calloc(count ? count : 1, size ? size : 1);
-    CHECK(block, "out of memory: %zu bytes for %s", count * size, what);
+    CHECK(block, "out of memory: %zu times %zu bytes for %s", count, size, what);
     return block;
 }
 

@@ -63,7 +63,7 @@ def open_source(config: Convert) -> ModelFiles:
 
 
 def _open_file(path: Path, config: Convert) -> ModelFiles:
-    if path.suffix == ".gguf":
+    if path.suffix == ".gguf" or gguf_file.is_gguf(path):
         raise ValueError(f"{path} is GGUF, which llmc writes and does not read; convert the Hugging "
                          "Face folder it was made from")
     if path.suffix in (".safetensors", ".json"):
@@ -177,6 +177,7 @@ def writer(kind: str, model: ModelFiles, dtype: str) -> Callable[[Path], None]:
 def replacing(target: Path, folder: bool) -> Iterator[Path]:
     """A path beside the target, which takes its place in the end; if that is not reached, nothing is
     left of it."""
+    made = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     target = target.parent.resolve() / target.name      # a/../a is nowhere while a has another name
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -189,12 +190,16 @@ def replacing(target: Path, folder: bool) -> Iterator[Path]:
         if target.exists():
             target.rename(old)
         beside.rename(target)
+        made = []
         _sync_one(target.parent)
     finally:
         if old.exists() and not target.exists():
             old.rename(target)
         for path in (beside, old):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for parent in made:
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
 
 
 def _sync(path: Path) -> None:

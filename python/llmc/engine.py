@@ -149,6 +149,8 @@ class Engine:
 
     def cancel(self, text: Text) -> None:
         """End a text now; what it has stays."""
+        if text.group not in self.queue and text.group not in self.running and not text.finish:
+            raise ValueError("the text is another engine's; cancel it there")
         if not text.finish:
             self._end(text, "cancelled")
 

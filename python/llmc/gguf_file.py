@@ -36,6 +36,12 @@ Q8_BLOCK = 32                           # numbers that share a scale; rows that 
 CHUNK = 1 << 22                         # numbers that are quantized at a time
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins as these do."""
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
 def to_file(model: ModelFiles, path: Path, dtype: str, vocabulary: Vocabulary) -> None:
     """Write the file; `vocabulary` is its tokenizer's, made beforehand."""
     import gguf

@@ -213,6 +213,8 @@ def test_a_failure_while_writing_leaves_what_was_there(published, tmp_path, monk
     monkeypatch.setattr(stage.model_files.lazy, "as_type", fail)
     assert "No space left" in refusal(published / "gpt2", tmp_path / target, "--overwrite")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert "No space left" in refusal(published / "gpt2", tmp_path / "new" / "folders" / target)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_disk_that_a_gguf_file_fills_is_named(published, tmp_path, monkeypatch):
@@ -227,7 +229,9 @@ def test_sources_that_are_nothing_known(published, tmp_path, monkeypatch):
     (tmp_path / "x.bin").write_bytes(struct.pack("<7i", 5, 3, 1, 2, 1, 9, 8))
     (tmp_path / "short.bin").write_bytes(b"1234")
     (tmp_path / "newer.bin").write_bytes(struct.pack("<7i", 0x616B3432, 1, 1, 2, 1, 9, 8))
+    shutil.copy(tmp_path / "m.gguf", tmp_path / "m.bin")
     for source, sentence in [(tmp_path / "m.gguf", "is GGUF, which llmc writes and does not read"),
+                             (tmp_path / "m.bin", "is GGUF, which llmc writes and does not read"),
                              (published / "llama" / "model.safetensors", "is part of a model; give its folder"),
                              (tmp_path / "x.bin", "is neither llm.c's nor llama2.c's"),
                              (tmp_path / "short.bin", "has 4 bytes, wanted llama2.c's header of 28"),

@@ -379,6 +379,11 @@ def test_a_cancelled_text_gives_back_what_it_held(small):
         engine.cancel(text)
         assert text.finish == "cancelled"
     assert is_empty(engine) and engine.step() == []
+    other = small.engine()
+    theirs, = other.submit(Request([1], 5))
+    with pytest.raises(ValueError, match="the text is another engine's"):
+        engine.cancel(theirs)
+    other.cancel(theirs)
 
 
 @pytest.mark.parametrize("settings, sentence", [
