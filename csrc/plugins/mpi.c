@@ -1,8 +1,5 @@
-/* mpi.c -- the collectives of comm.h over MPI: libllmc_mpi, a plugin that comm.c opens at run time.
- *
- * Everything larger than a piece moves in pieces: extra memory is bounded, and no count comes near MPI's limit of an
- * int. Sums are not left to MPI, whose order of adding is its own: the numbers travel, and each rank adds its share
- * in the order of ranks. */
+/* mpi.c -- the collectives of comm.h over MPI: libllmc_mpi, a plugin that comm.c opens at run time. MPI carries the
+ * numbers; exchange.c adds them. */
 #include <fcntl.h>
 #include <mpi.h>
 #include <stdatomic.h>
@@ -13,18 +10,16 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "comm.h"
+#include "exchange.h"
 
-enum { PIECE_BYTES = 4 << 20, TAG = 1 };
+enum { TAG = 1 };
 
 /* Shared by the ranks of one machine: of several that fail at once, one speaks. */
 typedef struct Voice { atomic_int taken; } Voice;
 
 typedef struct Mpi {
-    CommTable    table;
+    Exchange     x;
     MPI_Comm     world;
-    char        *scratch;       /* PIECE_BYTES: an equal share for each rank */
-    size_t       share;         /* of scratch, in bytes, a multiple of 8 */
     MPI_Request *request;       /* 2 * ranks */
     Voice       *voice;         /* NULL: none could be made, and every failing rank speaks */
 } Mpi;
@@ -40,13 +35,12 @@ static void must(int code, const char *what)
 
 /* ---- collectives ------------------------------------------------------------------------------------------------- */
 
-/* Sends `bytes` from `from + q * send_stride` to each other rank q, and receives as many from it at
- * `to + q * receive_stride`. A stride of 0 sends the same to all. */
-static void exchange(Mpi *m, const char *from, size_t send_stride, char *to, size_t receive_stride, size_t bytes)
+static void mpi_step(void *self, const char *from, size_t send_stride, char *to, size_t receive_stride, size_t bytes)
 {
+    Mpi *m = self;
     int n = 0;
-    for (int q = 0; q < m->table.ranks; q++) {
-        if (q == m->table.rank) continue;
+    for (int q = 0; q < m->x.table.ranks; q++) {
+        if (q == m->x.table.rank) continue;
         must(MPI_Irecv(to + (size_t)q * receive_stride, (int)bytes, MPI_BYTE, q, TAG, m->world, &m->request[n++]),
              "a receive");
         must(MPI_Isend(from + (size_t)q * send_stride, (int)bytes, MPI_BYTE, q, TAG, m->world, &m->request[n++]),
@@ -55,56 +49,11 @@ static void exchange(Mpi *m, const char *from, size_t send_stride, char *to, siz
     must(MPI_Waitall(n, m->request, MPI_STATUSES_IGNORE), "an exchange");
 }
 
-static void mpi_reduce_scatter(void *self, const float *in, float *out, int64_t n)
-{
-    Mpi *m = self;
-    const int64_t most = (int64_t)(m->share / sizeof(float));
-    for (int64_t at = 0; at < n; at += most) {
-        const int64_t count = n - at < most ? n - at : most;
-        const size_t bytes = (size_t)count * sizeof(float);
-        exchange(m, (const char *)(in + at), (size_t)n * sizeof(float), m->scratch, m->share, bytes);
-        memcpy(m->scratch + (size_t)m->table.rank * m->share, in + m->table.rank * n + at, bytes);
-        for (int q = 0; q < m->table.ranks; q++) {
-            const float *piece = (const float *)(m->scratch + (size_t)q * m->share);
-            if (q == 0) memcpy(out + at, piece, bytes);
-            else for (int64_t i = 0; i < count; i++) out[at + i] += piece[i];
-        }
-    }
-}
-
-static void mpi_all_gather(void *self, const void *in, void *out, size_t bytes)
-{
-    Mpi *m = self;
-    char *own = (char *)out + (size_t)m->table.rank * bytes;
-    if (in != own) memcpy(own, in, bytes);
-    for (size_t at = 0; at < bytes; at += PIECE_BYTES) {
-        const size_t piece = bytes - at < PIECE_BYTES ? bytes - at : PIECE_BYTES;
-        exchange(m, own + at, 0, (char *)out + at, bytes, piece);
-    }
-}
-
-static void mpi_all_reduce_double(void *self, double *x, int64_t n)
-{
-    Mpi *m = self;
-    const int64_t most = (int64_t)(m->share / sizeof(double));
-    for (int64_t at = 0; at < n; at += most) {
-        const int64_t count = n - at < most ? n - at : most;
-        const size_t bytes = (size_t)count * sizeof(double);
-        exchange(m, (const char *)(x + at), 0, m->scratch, m->share, bytes);
-        memcpy(m->scratch + (size_t)m->table.rank * m->share, x + at, bytes);
-        for (int q = 0; q < m->table.ranks; q++) {
-            const double *piece = (const double *)(m->scratch + (size_t)q * m->share);
-            if (q == 0) memcpy(x + at, piece, bytes);
-            else for (int64_t i = 0; i < count; i++) x[at + i] += piece[i];
-        }
-    }
-}
-
 static void mpi_broadcast(void *self, void *x, size_t bytes, int root)
 {
     Mpi *m = self;
-    for (size_t at = 0; at < bytes; at += PIECE_BYTES) {
-        const size_t piece = bytes - at < PIECE_BYTES ? bytes - at : PIECE_BYTES;
+    for (size_t at = 0; at < bytes; at += EXCHANGE_PIECE) {
+        const size_t piece = bytes - at < EXCHANGE_PIECE ? bytes - at : EXCHANGE_PIECE;
         must(MPI_Bcast((char *)x + at, (int)piece, MPI_BYTE, root, m->world), "a broadcast");
     }
 }
@@ -170,7 +119,7 @@ static void release(Mpi **m)
 {
     if (!*m) return;
     if ((*m)->voice) munmap((*m)->voice, sizeof *(*m)->voice);
-    free((*m)->scratch);
+    exchange_close(&(*m)->x);
     free((*m)->request);
     free(*m);
 }
@@ -199,16 +148,14 @@ __attribute__((visibility("default"))) const CommTable *llmc_comm_plugin(int ver
     start_mpi();
     Mpi *m AUTO(release) = xcalloc(1, sizeof *m, "MPI");
     must(MPI_Comm_dup(MPI_COMM_WORLD, &m->world), "its start");
-    m->table = (CommTable){ COMM_PLUGIN_VERSION, "mpi", m, 0, 0, mpi_reduce_scatter, mpi_all_gather,
-                            mpi_all_reduce_double, mpi_broadcast, mpi_barrier, mpi_abort, mpi_close };
-    must(MPI_Comm_rank(m->world, &m->table.rank), "its start");
-    must(MPI_Comm_size(m->world, &m->table.ranks), "its start");
-    m->share = PIECE_BYTES / (size_t)m->table.ranks / 8 * 8;
-    CHECK(m->share, "%d ranks; wanted at most %d", m->table.ranks, PIECE_BYTES / 8);
-    m->scratch = xcalloc(1, PIECE_BYTES, "MPI");
-    m->request = xcalloc(2 * (size_t)m->table.ranks, sizeof *m->request, "MPI");
+    m->x = (Exchange){ .step = mpi_step, .table = { COMM_PLUGIN_VERSION, "mpi", m, .broadcast = mpi_broadcast,
+                       .barrier = mpi_barrier, .abort = mpi_abort, .close = mpi_close } };
+    must(MPI_Comm_rank(m->world, &m->x.table.rank), "its start");
+    must(MPI_Comm_size(m->world, &m->x.table.ranks), "its start");
+    exchange_open(&m->x);
+    m->request = xcalloc(2 * (size_t)m->x.table.ranks, sizeof *m->request, "MPI");
     m->voice = share_voice(m->world);
-    const CommTable *joined = &m->table;
+    const CommTable *joined = &m->x.table;
     m = NULL;
     return joined;
 }
