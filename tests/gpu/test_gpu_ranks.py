@@ -26,8 +26,8 @@ def test_two_ranks_take_the_steps_of_one(tmp_path, optimizer, dtype):
         wrapped, environment = launch.mpirun(command(data, run, *flags), ranks)
         train(wrapped, 0, **environment)
         losses[ranks] = np.array([line["loss"] for line in metrics(run) if "loss" in line])
-        norms[ranks] = np.array([line["norm"] for line in metrics(run) if "norm" in line])
+        norms[ranks] = np.array([line["grad_norm"] for line in metrics(run) if "grad_norm" in line])
     tolerance = 1e-5 if dtype == "f32" else 2e-2
-    assert len(losses[1]) == 6
+    assert len(losses[1]) == len(norms[1]) == 6
     np.testing.assert_allclose(losses[2], losses[1], rtol=tolerance)
     np.testing.assert_allclose(norms[2], norms[1], rtol=10 * tolerance)
