@@ -2,7 +2,7 @@
  *
  * Floats are added in the order of ranks, 0 first, so sums do not depend on timing. Every rank calls the same
  * collectives in the same order with the same sizes; that is checked. One thread at a time. With one process they are
- * copies, and nothing else is loaded; over MPI they come from a plugin, libllmc_mpi, that is opened at run time. */
+ * copies; several meet over TCP, or over MPI, from a plugin, libllmc_mpi, that is opened at run time. */
 #ifndef LLMC_COMM_H
 #define LLMC_COMM_H
 
@@ -35,16 +35,25 @@ typedef struct CommTable {
  * built for another version. */
 typedef const CommTable *CommPlugin(int version);
 
-/* Which of the processes on this machine this one is, as its launcher says; 0 without one. It needs no group. */
+/* Which of the processes on this machine this one is, as its launcher says: LOCAL_RANK, or what mpirun and srun set; 0
+ * without one. It needs no group. */
 long comm_local_rank(void);
 
-/* kind: "single"; "mpi"; or "auto": MPI when mpirun or srun started this process as one of several. One group a
- * process: MPI cannot be joined again after comm_close. */
-Comm       *comm_open(const char *kind);
+/* kind:
+ *   "single"  this process alone;
+ *   "mpi"     those that mpirun, or srun, started with it;
+ *   "tcp"     those that meet at `rendezvous`, host:port of rank 0 ([host]:port for an IPv6 address), or at MASTER_ADDR
+ *             and MASTER_PORT when it is NULL (under torchrun, which has a server there, at the port after it). RANK
+ *             and WORLD_SIZE say which this is and of how many, or what mpirun and srun set in their place. A rank that
+ *             is missing after `patience` seconds fails the others; a wait of some seconds is explained on stderr;
+ *   "auto"    TCP with a rendezvous, or where torchrun, or srun with MASTER_ADDR and MASTER_PORT, started this process;
+ *             else MPI when mpirun or srun did, as one of several.
+ * One group a process: MPI cannot be joined again after comm_close. */
+Comm       *comm_open(const char *kind, const char *rendezvous, double patience);
 void        comm_close(Comm *c);                        /* NULL is fine */
 int         comm_rank(const Comm *c);
 int         comm_ranks(const Comm *c);
-const char *comm_name(const Comm *c);                   /* "single", "mpi" */
+const char *comm_name(const Comm *c);                   /* "single", "mpi", "tcp" */
 
 /* out[i] = sum over ranks of their in[rank * n + i];  in (ranks * n), out (n). out may be in + rank * n. */
 void comm_reduce_scatter(Comm *c, const float *in, float *out, int64_t n);

@@ -1,7 +1,8 @@
 /* train_gpt2.c -- pre-training: token shards in, checkpoints, metrics and samples out. One line an update.
  *
  *     ./train_gpt2 --data data/shakespeare --preset gpt2-tiny --steps 500
- *     mpirun -np 4 ./train_gpt2 --data data/shakespeare --preset gpt2-tiny --steps 500 */
+ *     mpirun -np 4 ./train_gpt2 --data data/shakespeare --preset gpt2-tiny --steps 500
+ *     torchrun --nproc_per_node 4 --no_python -- ./train_gpt2 --data data/shakespeare --preset gpt2-tiny --steps 500 */
 #define _GNU_SOURCE
 #include "files.h"
 #include "ops.h"
@@ -364,7 +365,8 @@ static void start_or_resume(Train *t)
           (long long)t->progress.step, (long long)t->s->steps);
     run_rewind(t->run, &t->progress);
     if (root(t)) {
-        char *json AUTO(auto_free) = flags_json(t->flags->flags, true, "run resume overwrite plan profile");
+        const char *const of_this_start = "run resume overwrite plan profile comm rendezvous rendezvous_timeout";
+        char *json AUTO(auto_free) = flags_json(t->flags->flags, true, of_this_start);
         write_file(config, json, strlen(json));
         if (t->data.tokenizer) copy_file(t->data.tokenizer, tokenizer);
     }
@@ -391,7 +393,7 @@ int main(int argc, char **argv)
     Train t AUTO(stop_train) = {0};
     if (!(t.flags = train_flags_read(argc, argv))) return 0;
     t.s = &t.flags->settings;
-    failing_comm = t.comm = comm_open(t.s->comm);
+    failing_comm = t.comm = comm_open(t.s->comm, t.s->rendezvous, (double)t.s->rendezvous_timeout);
     signal(SIGINT, ask_stop);
     signal(SIGTERM, ask_stop);
     if (signal(SIGHUP, ask_stop) == SIG_IGN) signal(SIGHUP, SIG_IGN);   /* the terminal is gone; nohup: so what */

@@ -65,8 +65,14 @@ static const Flag train_table[] = {
     TEXT_FLAG(S, device, "cpu", "machine", "cpu: the widest instructions; cuda or cuda:1: a GPU; "
               "or one that `llmc doctor` lists"),
     INT_FLAG(S, threads, "0", 0, 4096, "machine", "0: OMP_NUM_THREADS, or one for each processor"),
-    CHOICE_FLAG(S, comm, "auto", "auto single mpi", "machine",
-                "how processes talk; auto: MPI when mpirun started them"),
+    CHOICE_FLAG(S, comm, "auto", "auto single mpi tcp", "machine",
+                "how processes talk; auto: TCP with a rendezvous, else MPI when mpirun or srun started several"),
+    TEXT_FLAG(S, rendezvous, NULL, "machine",
+              "host:port of rank 0, where processes meet over TCP, without MPI; each knows which it is, of how many, "
+              "by RANK and WORLD_SIZE in its environment, or SLURM_PROCID and SLURM_NTASKS, and which GPU to take by "
+              "LOCAL_RANK or SLURM_LOCALID. MASTER_ADDR and MASTER_PORT are the same as the flag: torchrun sets them "
+              "all (it has a server at MASTER_PORT, so there llmc takes the next port)"),
+    INT_FLAG(S, rendezvous_timeout, "600", 1, 1 << 20, "machine", "seconds to wait there for the others"),
     BOOL_FLAG(S, plan, "0", "machine", "print what every tensor takes, and stop before allocating"),
     BOOL_FLAG(S, profile, "0", "machine", "time every op; a table at the end"),
 };

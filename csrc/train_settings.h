@@ -33,8 +33,8 @@ typedef struct Settings {
     double  sample_temperature;
     int64_t sample_top_k;
     /* machine */
-    const char *device, *comm;
-    int64_t threads;
+    const char *device, *comm, *rendezvous;
+    int64_t threads, rendezvous_timeout;
     bool    plan, profile;
 } Settings;
 

@@ -30,7 +30,7 @@ static std::unique_ptr<BoundTrainer> create_trainer(BoundModel &model, double be
           optimizer.c_str());
     const OptimizerKind kind = optimizer == "muon" ? OPTIMIZER_MUON : OPTIMIZER_ADAMW;
     auto made = std::make_unique<BoundTrainer>();
-    made->comm = comm_open("single");
+    made->comm = comm_open("single", nullptr, 0);
     made->trainer = trainer_create(model.model, made->comm, { beta1, beta2, eps, weight_decay, grad_clip, kind,
                                                                muon_momentum });
     return made;

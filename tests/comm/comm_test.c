@@ -4,7 +4,10 @@
  *     comm_test collect FOLDER KIND N...      FOLDER/in_RANK.f32 and FOLDER/bytes_RANK are this rank's numbers
  *     comm_test fail WHEN RANK                a CHECK fails before or after comm_open, on one rank or on all (-1)
  *     comm_test drift                         rank 1 asks for another size than the others
- *     comm_test stop                          SIGTERM on any rank: all leave together, status 0 */
+ *     comm_test work RANK                     all are busy, in no collective, when a CHECK fails on that rank
+ *     comm_test stop                          SIGTERM on any rank: all leave together, status 0
+ *
+ * RENDEZVOUS and PATIENCE in the environment are given to comm_open. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -71,14 +74,19 @@ static volatile sig_atomic_t asked_to_stop;
 
 static void note_stop(int signal) { asked_to_stop = 1; }
 
+static void say_ready(void)
+{
+    comm_barrier(comm);
+    if (comm_rank(comm) == 0) printf("ready\n"), fflush(stdout);
+}
+
 static void run_until_stopped(void)
 {
     struct sigaction act = { .sa_handler = note_stop };
     sigaction(SIGTERM, &act, NULL);
     sigaction(SIGINT, &act, NULL);
     sigaction(SIGUSR1, &act, NULL);
-    comm_barrier(comm);
-    if (comm_rank(comm) == 0) printf("ready\n"), fflush(stdout);
+    say_ready();
     double stop = 0;
     while (!stop) {
         wait_milliseconds(10);
@@ -101,7 +109,8 @@ int main(int argc, char **argv)
     CHECK(argc >= 2, "no test was named");
     const bool fails = !strcmp(argv[1], "fail");
     CHECK(!fails || strcmp(argv[2], "early"), "this is the sentence");
-    comm = comm_open(argc > 3 && !fails ? argv[3] : "auto");
+    const char *patience = getenv("PATIENCE");
+    comm = comm_open(argc > 3 && !fails ? argv[3] : "auto", getenv("RENDEZVOUS"), patience ? atof(patience) : 60);
     signal(SIGTERM, SIG_IGN);   /* as a program that saves first: a failure has to end it all the same */
     if (fails) {
         fail_if(true, atoi(argv[3]));
@@ -112,6 +121,11 @@ int main(int argc, char **argv)
     } else if (!strcmp(argv[1], "drift")) {
         double x[2] = { 0 };
         comm_all_reduce_double(comm, x, 1 + (comm_rank(comm) == 1));
+    } else if (!strcmp(argv[1], "work")) {
+        say_ready();
+        wait_milliseconds(500);
+        fail_if(true, atoi(argv[2]));
+        wait_milliseconds(60000);
     } else {
         run_until_stopped();
     }

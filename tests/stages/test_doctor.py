@@ -55,7 +55,7 @@ def test_an_engine_that_computes_wrongly_is_seen(monkeypatch):
 def test_a_plugin_that_does_not_load_says_why(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "_core.so")))
     found, why = mpi_plugin()
-    assert found == "" and why.startswith("one process trains")
+    assert found == "" and why.startswith("several processes train over TCP alone")
     (tmp_path / "libllmc_mpi.so").write_bytes(b"no library")
     found, why = mpi_plugin()
     assert found == "" and "is there and does not load" in why
