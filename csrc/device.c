@@ -53,6 +53,7 @@ static void cpu_free(Device *d, void *block)
 static void cpu_zero(Device *d, void *block, size_t bytes) { memset(block, 0, bytes); }
 static void cpu_copy(Device *d, void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
 static void cpu_synchronize(Device *d) { (void)d; }
+static Place cpu_place(Device *d) { (void)d; return (Place){ PLACE_CPU, 0, NULL }; }
 static void cpu_open(Device *d, long number) { (void)d, (void)number; }
 static void cpu_close(Device *d) { (void)d; }
 
@@ -74,8 +75,8 @@ extern const OpTable plain_ops, cpu_ops_generic, cpu_ops_avx2, cpu_ops_avx512, c
                      cpu_ops_amx;
 
 #define CPU_BACKEND(name, table) \
-    { (name), &(table), cpu_open, cpu_close, cpu_alloc, cpu_free, cpu_zero, cpu_copy, cpu_copy, cpu_synchronize, \
-      cpu_join, cpu_reduce_scatter, cpu_all_gather, cpu_meet }
+    { (name), &(table), cpu_open, cpu_close, cpu_alloc, cpu_free, cpu_zero, cpu_copy, cpu_copy, cpu_copy, \
+      cpu_synchronize, cpu_place, cpu_join, cpu_reduce_scatter, cpu_all_gather, cpu_meet }
 
 /* Widest first: "cpu" is the first of them that this processor can run. */
 static const Backend cpu_backends[] = {
@@ -257,6 +258,12 @@ void device_zero(Device *d, Tensor t)    { d->backend->zero(d, t.data, tensor_by
 
 void device_upload(Device *d, Tensor t, const void *host)   { d->backend->upload(d, t.data, host, tensor_bytes(t)); }
 void device_download(Device *d, void *host, Tensor t)       { d->backend->download(d, host, t.data, tensor_bytes(t)); }
+
+void device_copy(Device *d, Tensor to, Tensor from)
+{
+    CHECK(tensor_bytes(to) == tensor_bytes(from), "a copy of %zu bytes into %zu", tensor_bytes(from), tensor_bytes(to));
+    if (to.data != from.data) d->backend->copy(d, to.data, from.data, tensor_bytes(to));
+}
 
 void device_reserve(Device *d, size_t bytes)
 {

@@ -12,10 +12,15 @@ typedef struct Device Device;
 typedef struct OpTable OpTable;
 struct Comm;
 
+/* Where memory is, counted as DLPack counts (dmlc.github.io/dlpack): its kind and a number within it. Every emulated
+ * GPU has memory of its own. stream: CUDA's, on which the ops run; otherwise NULL. */
+enum { PLACE_CPU = 1, PLACE_CUDA = 2, PLACE_PINNED = 3, PLACE_EMULATED = 12 };
+typedef struct Place { int kind, number; void *stream; } Place;
+
 /* What a backend fills in. open sets d->self for the machine's part with that number, or fails; -1 - r stands for the
  * part that the r-th of this machine's processes should take. close gives back what open took. alloc gives zeroed
- * memory aligned to 256 bytes, or NULL. Ops may still run when their call returns; copies and synchronize wait for
- * them. */
+ * memory aligned to 256 bytes, or NULL. Ops and copy may still run when their call returns; upload, download and
+ * synchronize wait for them. */
 typedef struct Backend {
     const char    *name;
     const OpTable *op;
@@ -26,7 +31,9 @@ typedef struct Backend {
     void  (*zero)(Device *d, void *block, size_t bytes);
     void  (*upload)(Device *d, void *to, const void *host, size_t bytes);
     void  (*download)(Device *d, void *host, const void *from, size_t bytes);
+    void  (*copy)(Device *d, void *to, const void *from, size_t bytes);     /* both in the device's memory */
     void  (*synchronize)(Device *d);
+    Place (*place)(Device *d);
     /* Collectives of comm.h on the device's memory: join fails, or makes a group of the devices of all ranks. The
      * others run beside the ops that follow; those after meet find their results. */
     void (*join)(Device *d, struct Comm *comm);
@@ -49,7 +56,7 @@ struct Device {
 };
 
 /* A plugin's one entry, llmc_device_plugin: its backend, or NULL when it was built for another version. */
-enum { DEVICE_PLUGIN_VERSION = 1 };
+enum { DEVICE_PLUGIN_VERSION = 2 };
 typedef const Backend *DevicePlugin(int version);
 
 /* name: "cpu" (the widest vectors this processor has), or one of "cpu:amx", "cpu:avx512bf16", "cpu:avx512", "cpu:avx2",
@@ -67,6 +74,7 @@ void  device_free(Device *d, void *block);                          /* NULL is f
 void  device_zero(Device *d, Tensor t);
 void  device_upload(Device *d, Tensor t, const void *host);
 void  device_download(Device *d, void *host, Tensor t);
+void  device_copy(Device *d, Tensor to, Tensor from);               /* of as many bytes */
 void  device_reserve(Device *d, size_t bytes);                      /* the workspace holds at least this much */
 
 void  profile_start(Device *d);                                     /* from now on the doors keep time */

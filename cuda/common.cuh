@@ -51,7 +51,8 @@ struct CudaState {
     uint64_t seed;                          /* of the order of threads */
     std::vector<emu::Block> blocks;
     struct Group *group;
-    int index; void *stream; struct CublasLt *products;     /* for the stand-in of cuBLASLt that tests use */
+    int index;                              /* among the emulated GPUs of this process */
+    void *stream; struct CublasLt *products;                /* for the stand-in of cuBLASLt that tests use */
 };
 #else
 struct CudaState { int index; cudaStream_t stream; struct CublasLt *products; struct Group *group; };

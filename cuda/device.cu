@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #ifdef LLMC_CUDA_EMU
+#include <atomic>
 #include <sys/mman.h>
 #endif
 
@@ -19,10 +20,13 @@ static const OpTable cuda_ops = {
 
 #ifdef LLMC_CUDA_EMU
 
+/* One opens no other's memory, so they are counted. */
 static void device_begin(Device *d, long number)
 {
+    static std::atomic<int> opened;
     CudaState *s = new CudaState{};
     s->seed = (uint64_t)number;
+    s->index = opened++;
     d->self = s;
 }
 
@@ -67,10 +71,11 @@ static void memory_copy(Device *d, void *to, const void *from, size_t bytes)
 }
 
 static void wait_for_all(Device *) {}
+static Place place_of(Device *d) { return { PLACE_EMULATED, state_of(d)->index, nullptr }; }
 
 static const Backend backend = { "cuda-emu", &cuda_ops, device_begin, device_end, memory_alloc, memory_free,
-                                 memory_zero, memory_copy, memory_copy, wait_for_all, join_group,
-                                 group_reduce_scatter, group_all_gather, group_meet };
+                                 memory_zero, memory_copy, memory_copy, memory_copy, wait_for_all, place_of,
+                                 join_group, group_reduce_scatter, group_all_gather, group_meet };
 
 #else
 
@@ -177,8 +182,15 @@ static void memory_download(Device *d, void *host, const void *from, size_t byte
     wait_for_all(d);
 }
 
+static void memory_copy(Device *d, void *to, const void *from, size_t bytes)
+{
+    cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_of(d)), "a copy on the GPU");
+}
+
+static Place place_of(Device *d) { return { PLACE_CUDA, state_of(d)->index, state_of(d)->stream }; }
+
 static const Backend backend = { "cuda", &cuda_ops, device_begin, device_end, memory_alloc, memory_free, memory_zero,
-                                 memory_upload, memory_download, wait_for_all, join_group,
+                                 memory_upload, memory_download, memory_copy, wait_for_all, place_of, join_group,
                                  group_reduce_scatter, group_all_gather, group_meet };
 
 #endif
