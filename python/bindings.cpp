@@ -74,7 +74,9 @@ static void bind_device(py::module_ &m)
         .def_property_readonly("name", [](const Device &d) { return d.backend->name; })
         .def_readonly("threads", &Device::threads)
         .def("reserve", [](Device &d, size_t bytes) { device_reserve(&d, bytes); }, py::arg("bytes"),
-             "The workspace holds at least this many bytes from now on.");
+             "The workspace holds at least this many bytes from now on.")
+        .def("synchronize", [](Device &d) { d.backend->synchronize(&d); }, py::call_guard<py::gil_scoped_release>(),
+             "Returns when all ops have ended.");
     m.def("device_list", [] { return py::str(device_list()).attr("split")(); }, "Names that Device would open here.");
     m.def("openmp", device_openmp, "The version of OpenMP the engine was built with; 0: one thread computes.");
 }
@@ -84,6 +86,7 @@ PYBIND11_MODULE(_core, m)
     set_fail_handler(throw_failure);
     py::register_exception<Failure>(m, "LlmcError", PyExc_RuntimeError).attr("__module__") = "llmc";
     bind_device(m);
+    bind_tensor(m);
     bind_ops(m);
     bind_config(m);
     bind_model(m);

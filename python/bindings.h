@@ -14,6 +14,7 @@
 
 namespace py = pybind11;
 
+void bind_tensor(py::module_ &m);       // bindings_tensor.cpp
 void bind_ops(py::module_ &m);          // bindings_ops.cpp
 void bind_config(py::module_ &m);       // bindings_model.cpp
 void bind_model(py::module_ &m);

@@ -1,6 +1,7 @@
 // bindings_model.cpp -- configs and models: batches in, numbers out.
 #include "bindings.h"
 #include "bindings_model.h"
+#include "bindings_tensor.h"
 #include "quantize.h"
 #include "store.h"
 #include "trainer.h"
@@ -121,16 +122,6 @@ static std::unique_ptr<BoundModel> create_model(Device &d, const Config &c, cons
     return made;
 }
 
-static py::array copy_of(Model *model, Tensor t)
-{
-    const std::vector<py::ssize_t> shape(t.dim, t.dim + t.ndim);
-    const auto type = t.dtype == DT_BF16 ? py::dtype::of<uint16_t>()
-                    : t.dtype == DT_I8 ? py::dtype::of<int8_t>() : py::dtype::of<float>();
-    py::array to(type, shape);
-    device_download(model_device(model), to.mutable_data(), t);
-    return to;
-}
-
 static Param *param_named(Model *model, const std::string &name)
 {
     Param *p = params_find(model_params(model), name.c_str());
@@ -142,19 +133,38 @@ static py::array get_param(BoundModel &self, const std::string &name)
 {
     const Param *p = param_named(self.model, name);
     params_allocate(model_params(self.model), false);
-    if (is_none(p->scale)) return copy_of(self.model, p->value);
-    const py::array numbers = copy_of(self.model, p->value), scale = copy_of(self.model, p->scale);
+    Device *d = model_device(self.model);
+    if (is_none(p->scale)) return host_copy(d, p->value);
+    const py::array numbers = host_copy(d, p->value), scale = host_copy(d, p->scale);
     py::array_t<float> to({ p->value.dim[0], p->value.dim[1] });
     dequantize(to.mutable_data(), (const int8_t *)numbers.data(), (const float *)scale.data(), p->value.dim[0],
                p->value.dim[1]);
     return to;
 }
 
+static Tensor grad_of(Model *model, const std::string &name)
+{
+    const Tensor grad = param_named(model, name)->grad;
+    CHECK(grad.data, "%s has no gradient; plan for training first", name.c_str());
+    return grad;
+}
+
 static py::array get_grad(BoundModel &self, const std::string &name)
 {
-    const Tensor grad = param_named(self.model, name)->grad;
-    CHECK(grad.data, "%s has no gradient; plan for training first", name.c_str());
-    return copy_of(self.model, grad);
+    return host_copy(model_device(self.model), grad_of(self.model, name));
+}
+
+// A parameter or its gradient where it lies
+static std::unique_ptr<BoundTensor> view_param(BoundModel &self, const std::string &name)
+{
+    const Param *p = param_named(self.model, name);
+    params_allocate(model_params(self.model), false);
+    return std::make_unique<BoundTensor>(model_device(self.model), p->value, nullptr);
+}
+
+static std::unique_ptr<BoundTensor> view_grad(BoundModel &self, const std::string &name)
+{
+    return std::make_unique<BoundTensor>(model_device(self.model), grad_of(self.model, name), nullptr);
 }
 
 static void set_param(BoundModel &self, const std::string &name, py::handle array)
@@ -330,6 +340,9 @@ void bind_model(py::module_ &m)
         .def("get", get_param, "name"_a, "A copy of a parameter; bfloat16 comes as its uint16 bits, int8 as what it stands for, float32.")
         .def("set", set_param, "name"_a, "array"_a)
         .def("grad", get_grad, "name"_a, "A copy of a parameter's gradient, float32.")
+        .def("view", view_param, "name"_a, py::keep_alive<0, 1>(),
+             "A parameter where it lies, as a Tensor; of int8 the numbers without their scales.")
+        .def("grad_view", view_grad, "name"_a, py::keep_alive<0, 1>(), "Its gradient where it lies.")
         .def("save", [](BoundModel &self, const std::string &path) {
             params_save(model_params(self.model), path.c_str()); }, "path"_a, Release(), "Writes a .safetensors file.")
         .def("load", [](BoundModel &self, const std::string &path) {

@@ -1,104 +1,78 @@
 // bindings_ops.cpp -- every op of ops.h, bound by walking its table.
-#include "bindings.h"
+#include "bindings_tensor.h"
 
-#include <algorithm>
+#include <deque>
+#include <tuple>
+#include <type_traits>
 
 #include "ops.h"
 
-// An op's argument, and whose memory it is in.
-struct Array { Tensor tensor; bool on_gpu; };
-struct Arrays { std::vector<Tensor> tensors; bool on_gpu; };
-
-// What has __cuda_array_interface__, as arrays of CuPy, Numba and PyTorch on GPUs, is used where it lies; bfloat16
-// comes as V2 (ml_dtypes, PyTorch) or as its bits (uint16). The caller waits for what it had begun on that memory before, and
-// for the device after.
-static Tensor gpu_view_of(py::handle object)
-{
-    const py::dict about = object.attr("__cuda_array_interface__");
-    const py::tuple shape = about["shape"], data = about["data"];
-    const std::string type = about["typestr"].cast<std::string>();
-    static const struct { const char *type; DType dtype; } types[] = {
-        { "<f4", DT_F32 }, { "<i4", DT_I32 }, { "|u1", DT_U8 }, { "|i1", DT_I8 },
-        { "<u2", DT_BF16 }, { "<V2", DT_BF16 }, { "|V2", DT_BF16 },
-    };
-    const auto *found = std::find_if(std::begin(types), std::end(types), [&](auto &t) { return t.type == type; });
-    CHECK(found != std::end(types), "an array of %s on a GPU, wanted f4, i4, u1, i1, or bfloat16 as V2 or u2",
-          type.c_str());
-    CHECK(shape.size() >= 1 && shape.size() <= 4, "an array of %zu dimensions, wanted 1 to 4", shape.size());
-    CHECK(!data[1].cast<bool>(), "an array of shape %s is read-only; pass a copy of it", text_of(shape).c_str());
-    Tensor t = { (void *)data[0].cast<uintptr_t>(), nullptr, found->dtype, (int)shape.size(), { 0 } };
-    for (int i = 0; i < t.ndim; i++) t.dim[i] = shape[(size_t)i].cast<int64_t>();
-    if (!about.contains("strides") || about["strides"].is_none()) return t;
-    const py::tuple strides = about["strides"];
-    int64_t step = (int64_t)dtype_size(t.dtype);
-    for (int i = t.ndim - 1; i >= 0; step *= t.dim[i--])
-        CHECK(t.dim[i] == 1 || strides[(size_t)i].cast<int64_t>() == step,
-              "an array of shape %s on a GPU is not contiguous in row-major order", text_of(shape).c_str());
-    return t;
-}
-
-static Array array_of(py::handle object)
-{
-    if (object.is_none()) return { none(), false };
-    const bool on_gpu = py::hasattr(object, "__cuda_array_interface__");
-    return { on_gpu ? gpu_view_of(object) : tensor_of(object), on_gpu };
-}
+// An op's argument as it was given: whether the device can read it is asked when the device is known.
+struct Array { py::object object; };
+struct Arrays { std::vector<py::object> objects; };
 
 namespace pybind11::detail {
 template <> struct type_caster<Array> {
-    PYBIND11_TYPE_CASTER(Array, const_name("numpy.ndarray | None"));
+    PYBIND11_TYPE_CASTER(Array, const_name("array | None"));
     bool load(handle source, bool)
     {
-        value = array_of(source);
+        value.object = reinterpret_borrow<object>(source);
         return true;
     }
 };
 
 template <> struct type_caster<Arrays> {
-    PYBIND11_TYPE_CASTER(Arrays, const_name("list[numpy.ndarray]"));
+    PYBIND11_TYPE_CASTER(Arrays, const_name("list[array]"));
     bool load(handle source, bool)
     {
         if (!isinstance<sequence>(source)) return false;
-        value.on_gpu = false;
-        for (const handle object : reinterpret_borrow<sequence>(source)) {
-            const Array array = array_of(object);
-            CHECK(value.tensors.empty() || array.on_gpu == value.on_gpu, "arrays of a list are not in one memory");
-            value.tensors.push_back(array.tensor);
-            value.on_gpu = array.on_gpu;
-        }
+        for (const handle each : reinterpret_borrow<sequence>(source))
+            value.objects.push_back(reinterpret_borrow<object>(each));
         return true;
     }
 };
 }
 
-// Whose memory a device reads: a GPU its own, the processor its own; the emulated GPU is the processor, and takes both.
-static void check_memory(const Device &d, bool on_gpu)
-{
-    const std::string name = d.backend->name;
-    CHECK(!on_gpu || name.rfind("cuda", 0) == 0, "the array is in a GPU's memory, which the device %s cannot read",
-          name.c_str());
-    CHECK(on_gpu || name != "cuda", "the array is in the processor's memory, which the device cuda cannot read; pass "
-          "one of CuPy, or of PyTorch on the GPU");
-}
+// The arrays of one call, held until it is over.
+class Loan {
+public:
+    explicit Loan(Device &d) : device(d) {}
 
-// What a call is given for each argument of an op, and what the op gets of it.
+    template <typename T> const T &unwrapped(const T &value) { return value; }
+
+    Tensor unwrapped(const Array &array)
+    {
+        held.push_back(borrow(array.object, device));
+        return held.back().tensor;
+    }
+
+    Tensors unwrapped(const Arrays &arrays)
+    {
+        std::vector<Tensor> &list = lists.emplace_back();
+        for (const py::object &each : arrays.objects) list.push_back(unwrapped(Array{ each }));
+        return { list.data(), (int)list.size() };
+    }
+
+    // Another library uses its GPU's memory on streams of its own, and may do so when this returns.
+    void wait() const
+    {
+        for (const Borrowed &b : held)
+            if (b.foreign) {
+                device.backend->synchronize(&device);
+                return;
+            }
+    }
+
+private:
+    Device &device;
+    std::vector<Borrowed> held;
+    std::deque<std::vector<Tensor>> lists;      // which stay where they are
+};
+
+// What a call is given for each argument of an op
 template <typename T> struct Given { using type = T; };
 template <> struct Given<Tensor> { using type = Array; };
 template <> struct Given<Tensors> { using type = Arrays; };
-
-template <typename T> static const T &unwrapped(const Device &, const T &value) { return value; }
-
-static Tensor unwrapped(const Device &d, const Array &array)
-{
-    if (!is_none(array.tensor)) check_memory(d, array.on_gpu);
-    return array.tensor;
-}
-
-static Tensors unwrapped(const Device &d, const Arrays &arrays)
-{
-    if (!arrays.tensors.empty()) check_memory(d, arrays.on_gpu);
-    return { arrays.tensors.data(), (int)arrays.tensors.size() };
-}
 
 // "(Device *d, Tensor out, bool accumulate)" -> d, out, accumulate
 static std::vector<std::string> parameter_names(const std::string &declaration)
@@ -117,9 +91,15 @@ static void define_op(py::module_ &m, const char *name, const char *declaration,
                       std::index_sequence<I...>)
 {
     const std::vector<std::string> names = parameter_names(declaration);
-    m.def(name, [op](Device &d, const typename Given<Args>::type &...args) { return op(&d, unwrapped(d, args)...); },
-          py::arg("device"),
-          py::arg(names[I + 1].c_str())..., py::call_guard<py::gil_scoped_release>(), declaration);
+    const auto call = [op](Device &d, const typename Given<Args>::type &...args) {
+        Loan loan(d);
+        const std::tuple<Args...> unwrapped{ loan.unwrapped(args)... };
+        const py::gil_scoped_release nogil;
+        const auto run = [&](const Args &...each) { return op(&d, each...); };
+        if constexpr (!std::is_void_v<Result>) return std::apply(run, unwrapped);
+        else std::apply(run, unwrapped), loan.wait();
+    };
+    m.def(name, call, py::arg("device"), py::arg(names[I + 1].c_str())..., declaration);
 }
 
 template <typename Result, typename... Args>

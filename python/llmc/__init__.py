@@ -2,7 +2,8 @@
 
 from typing import Any
 
-__all__ = ["Config", "Decoder", "Device", "LlmcError", "Model", "Sampler", "Sampling", "Trainer"]
+__all__ = ["Config", "Decoder", "Device", "LlmcError", "Model", "Sampler", "Sampling", "Tensor",
+           "Trainer"]
 
 
 def __getattr__(name: str) -> Any:

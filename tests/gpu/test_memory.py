@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import common
 import numpy as np
 import pytest
-from common import BF16, F32, OnGPU, Out, device, numbers, run
+from common import BF16, F32, GPUS, OnGPU, Out, device, numbers, run
 
-from llmc import LlmcError, _core
+from llmc import LlmcError, Tensor, _core
 
 
 class Lent(np.ndarray):
@@ -49,3 +49,24 @@ def test_memory_that_a_device_cannot_read_is_refused():
     for bad, sentence in ((there.astype(np.float64), "<f8"), (there.T, "not contiguous")):
         with pytest.raises(LlmcError, match=sentence):
             _core.sum_squares(device("cuda-emu"), out, bad)
+
+
+def test_cupy_and_the_engine_share_a_gpu_s_memory():
+    """By DLPack both ways, each after what the other had begun; so does the processor's memory not pass."""
+    if "cuda" not in GPUS:
+        pytest.skip("skipped: no GPU")
+    import cupy
+
+    on = device("cuda")
+    tensor, out = Tensor(on, (1 << 20,)), Tensor(on, (1,))
+    shared = cupy.from_dlpack(tensor)
+    shared[:] = 2
+    _core.sum_squares(on, out, cupy.from_dlpack(tensor))
+    assert out.get() == 4 << 20
+    sums = cupy.zeros(1, cupy.float32)
+    _core.sum_squares(on, sums, shared + 1)
+    assert float(sums[0]) == 9 << 20
+    with pytest.raises(LlmcError, match="in the processor's memory, which the device cuda cannot read"):
+        _core.sum_squares(on, out, np.zeros(3, F32))
+    tensor.set(np.ones(1 << 20, F32))
+    assert float(shared.sum()) == 1 << 20
