@@ -4,7 +4,7 @@
 # make setup      the virtual environment and the build, nothing else
 # make train_gpt2 the pre-training program
 # make train_gpt2cu the same on NVIDIA's GPUs, where nvcc is found; for --device cuda anywhere
-# make bench      speed, against PyTorch (BENCH="--quick": in minutes)
+# make bench      speed, against PyTorch (BENCH="--quick": in minutes; BENCH="--device cuda": on a GPU)
 # make ladder     a matrix product, from three loops to the engine's, each step's speed
 # make ladder_gpu the same on a GPU, from a thread a sum to tensor cores
 # make doctor     what this machine has, what is missing, what that costs

@@ -4,6 +4,7 @@
 // becomes llmc.LlmcError with the same sentence. Calls that compute for long release the GIL.
 #include "bindings.h"
 #include "failure.h"
+#include "profile.h"
 #include "shards.h"
 
 // ---- arrays -------------------------------------------------------------------------------------------------------
@@ -65,6 +66,19 @@ struct CloseDevice {
     void operator()(Device *d) const { device_close(d); }
 };
 
+static py::dict profile_of(const Device &d)
+{
+    using namespace py::literals;
+    py::dict ops;
+    for (int i = 0; d.profile && i < OP_COUNT; i++) {
+        const Cost c = d.profile->cost[i];
+        if (c.calls)
+            ops[op_names[i]] = py::dict("calls"_a = c.calls, "seconds"_a = c.seconds, "flops"_a = c.flops,
+                                        "bytes"_a = c.bytes);
+    }
+    return ops;
+}
+
 static void bind_device(py::module_ &m)
 {
     py::class_<Device, std::unique_ptr<Device, CloseDevice>>(m, "Device",
@@ -76,7 +90,10 @@ static void bind_device(py::module_ &m)
         .def("reserve", [](Device &d, size_t bytes) { device_reserve(&d, bytes); }, py::arg("bytes"),
              "The workspace holds at least this many bytes from now on.")
         .def("synchronize", [](Device &d) { d.backend->synchronize(&d); }, py::call_guard<py::gil_scoped_release>(),
-             "Returns when all ops have ended.");
+             "Returns when all ops have ended.")
+        .def("profile_start", [](Device &d) { profile_start(&d); },
+             "From now on every op is waited for and its time is kept.")
+        .def("profile", profile_of, "Since profile_start, by op: calls, seconds, flops and bytes.");
     m.def("device_list", [] { return py::str(device_list()).attr("split")(); }, "Names that Device would open here.");
     m.def("openmp", device_openmp, "The version of OpenMP the engine was built with; 0: one thread computes.");
 }

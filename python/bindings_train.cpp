@@ -22,17 +22,30 @@ struct BoundTrainer {
     }
 };
 
+static OptimizerKind optimizer_kind(const std::string &name)
+{
+    CHECK(name == "adamw" || name == "muon", "optimizer %s is unknown; wanted adamw or muon", name.c_str());
+    return name == "muon" ? OPTIMIZER_MUON : OPTIMIZER_ADAMW;
+}
+
+// As train_gpt2 --plan adds them up: weights, gradients, optimizer state, activations and workspace
+static size_t training_bytes(BoundModel &model, int64_t B, int64_t T, bool recompute, const std::string &optimizer)
+{
+    const OptimizerKind kind = optimizer_kind(optimizer);
+    const Params *p = model_params(model.model);
+    const Plan plan = { B, T, true, recompute, trainer_scratch(model.model, kind) };
+    return params_bytes(p) + (size_t)p->elements * sizeof(float) + trainer_state_bytes(model.model, kind)
+         + model_plan_bytes(model.model, plan, nullptr, nullptr);
+}
+
 static std::unique_ptr<BoundTrainer> create_trainer(BoundModel &model, double beta1, double beta2, double eps,
                                                     double weight_decay, double grad_clip,
                                                     const std::string &optimizer, double muon_momentum)
 {
-    CHECK(optimizer == "adamw" || optimizer == "muon", "optimizer %s is unknown; wanted adamw or muon",
-          optimizer.c_str());
-    const OptimizerKind kind = optimizer == "muon" ? OPTIMIZER_MUON : OPTIMIZER_ADAMW;
     auto made = std::make_unique<BoundTrainer>();
     made->comm = comm_open("single", nullptr, 0);
-    made->trainer = trainer_create(model.model, made->comm, { beta1, beta2, eps, weight_decay, grad_clip, kind,
-                                                               muon_momentum });
+    made->trainer = trainer_create(model.model, made->comm, { beta1, beta2, eps, weight_decay, grad_clip,
+                                                               optimizer_kind(optimizer), muon_momentum });
     return made;
 }
 
@@ -66,6 +79,8 @@ void bind_trainer(py::module_ &m)
         .def("load", [](BoundTrainer &t, const std::string &folder, int64_t updates) {
             trainer_check(t.trainer, folder.c_str(), trainer_trained_as(folder.c_str()));
             trainer_load(t.trainer, folder.c_str(), updates); }, "folder"_a, "updates"_a, Release());
+    m.def("training_bytes", training_bytes, "model"_a, "B"_a, "T"_a, "recompute"_a = false, "optimizer"_a = "adamw",
+          "What training with batches of (B,T) takes on the device in all.");
     m.def("schedule_lr", lr_at, "step"_a, "kind"_a, "lr"_a, "final"_a, "decay"_a, "warmup"_a, "steps"_a,
           "The learning rate of the update that makes `step` into step + 1.");
 }

@@ -1,6 +1,7 @@
 """llmc's own side of llmc.bench: train steps, single ops and the loader, as the trainer calls them.
 
-Runs as a process of its own. Each function makes a case's inputs and returns what is timed.
+Runs as a process of its own. Each function makes a case's inputs on the device and returns what is
+timed.
 """
 from __future__ import annotations
 
@@ -12,12 +13,16 @@ from typing import Any
 import numpy as np
 
 from llmc import _core
-from llmc.bench_worker import Step, serve
+from llmc.bench_cases import kind_of
+from llmc.bench_worker import Parts, Step, Work, by_clock, serve
 from llmc.engine import Engine
 from llmc.model_files import INT8_GROUP
 from llmc.request import Request
 from llmc.shards import ShardWriter
 from llmc.tokenizer import Tokenizer
+
+Case = dict[str, Any]
+TOGETHER = 5e-3         # seconds of short calls on a GPU that are timed as one
 
 rng = np.random.default_rng(1)
 
@@ -27,26 +32,38 @@ def device(name: str) -> Any:
     return _core.Device(name)           # threads: OMP_NUM_THREADS
 
 
-def empty(*shape: int, dtype: str = "f32") -> np.ndarray:
-    """Aligned as the engine aligns its own memory; bf16 is its uint16 bits."""
-    kind = np.dtype(np.uint16 if dtype == "bf16" else np.float32)
-    size = int(np.prod(shape)) * kind.itemsize
-    block = np.zeros(size + 256, np.uint8)
-    start = -block.ctypes.data % 256
-    return block[start:start + size].view(kind).reshape(shape)
+class Memory:
+    """Arrays in the memory of a case's device."""
 
+    def __init__(self, case: Case):
+        self.on = device(case["device"])
 
-def random(*shape: int, dtype: str = "f32") -> np.ndarray:
-    array = empty(*shape, dtype=dtype)
-    numbers = np.resize(rng.standard_normal(min(array.size, 1 << 20), np.float32), shape)
-    array[...] = numbers.view(np.uint32) >> 16 if dtype == "bf16" else numbers
-    return array
+    def empty(self, *shape: int, dtype: str = "f32") -> Any:
+        return _core.Tensor(self.on, shape, dtype)
+
+    def filled(self, numbers: np.ndarray, *shape: int, dtype: str) -> Any:
+        """The same numbers over and over."""
+        tensor = self.empty(*shape, dtype=dtype)
+        tensor.set(np.resize(numbers, shape))
+        return tensor
+
+    def random(self, *shape: int, dtype: str = "f32") -> Any:
+        """Normal numbers."""
+        numbers = rng.standard_normal(min(int(np.prod(shape)), 1 << 20), np.float32)
+        if dtype == "bf16":
+            numbers = (numbers.view(np.uint32) >> 16).astype(np.uint16)
+        return self.filled(numbers, *shape, dtype=dtype)
+
+    def integers(self, low: int, high: int, *shape: int, dtype: str = "i32") -> Any:
+        kind = np.int8 if dtype == "i8" else np.int32
+        return self.filled(rng.integers(low, high, min(int(np.prod(shape)), 1 << 20), kind), *shape,
+                           dtype=dtype)
 
 
 # ---- what is timed -------------------------------------------------------------------------------
 
 
-def train(case: dict[str, Any]) -> Step:
+def train(case: Case) -> Step:
     config, B, T = _core.Config(**case["config"]), case["B"], case["T"]
     model = _core.Model(device(case["device"]), config, case["dtype"])
     model.init(1)
@@ -66,8 +83,15 @@ def train(case: dict[str, Any]) -> Step:
     return step
 
 
-def decode(case: dict[str, Any]) -> Step:
-    """Each of some rows, of `context` tokens, reads T more, and forgets them again."""
+def training_bytes(case: Case) -> int:
+    """What a train step holds on the device: known without taking it."""
+    model = _core.Model(device(case["device"]), _core.Config(**case["config"]), case["dtype"])
+    return _core.training_bytes(model, case["B"], case["T"], case["way"] == "recompute")
+
+
+def decode(case: Case) -> Step:
+    """Each of some rows, of `context` tokens, reads T more, and forgets them again. Logits come to
+    the processor, where tokens are drawn."""
     config, rows, context, T = (case[name] for name in ("config", "rows", "context", "T"))
     model = _core.Model(device(case["device"]), _core.Config(**config), case["dtype"])
     model.init(1)
@@ -86,7 +110,7 @@ def decode(case: dict[str, Any]) -> Step:
     return step
 
 
-def first_token(case: dict[str, Any]) -> Step:
+def first_token(case: Case) -> Step:
     """A request through the whole engine, until its first token is there. Each prompt is another:
     nothing of it was read before."""
     config = _core.Config(**case["config"])
@@ -104,81 +128,132 @@ def first_token(case: dict[str, Any]) -> Step:
     return step
 
 
-def matmul(case: dict[str, Any]) -> Step:
+def matmul(case: Case) -> Step:
     """out (N,O) = x (N,I) w^T; dx = dout w; dw = dout^T x, in f32 as gradients are."""
     if case["dtype"] == "int8":
         return matmul_int8(case)
-    N, I, O, dtype, on = case["N"], case["I"], case["O"], case["dtype"], device(case["device"])
-    x, w, out = random(N, I, dtype=dtype), random(O, I, dtype=dtype), random(N, O, dtype=dtype)
+    N, I, O, dtype, memory = case["N"], case["I"], case["O"], case["dtype"], Memory(case)
+    x, w = memory.random(N, I, dtype=dtype), memory.random(O, I, dtype=dtype)
+    out = memory.random(N, O, dtype=dtype)
     if case["way"] == "forward":
-        return partial(_core.linear_forward, on, out, None, x, w, None, _core.Activation.NONE)
-    dx, dw = (empty(N, I, dtype=dtype), None) if case["way"] == "dx" else (None, empty(O, I))
-    return partial(_core.linear_backward, on, dx, dw, None, out, x, w, None, False)
+        return partial(_core.linear_forward, memory.on, out, None, x, w, None,
+                       _core.Activation.NONE)
+    dx = memory.empty(N, I, dtype=dtype) if case["way"] == "dx" else None
+    dw = memory.empty(O, I) if case["way"] == "dw" else None
+    return partial(_core.linear_backward, memory.on, dx, dw, None, out, x, w, None, False)
 
 
-def matmul_int8(case: dict[str, Any]) -> Step:
+def matmul_int8(case: Case) -> Step:
     """out (N,O) = x (N,I) w^T, w of int8 and a scale for each group of a row."""
-    N, I, O, on = case["N"], case["I"], case["O"], device(case["device"])
-    x, out = random(N, I, dtype="bf16"), empty(N, O, dtype="bf16")
-    w = rng.integers(-127, 128, (O, I), np.int8)
-    scale = np.full((O, -(-I // INT8_GROUP)), 1 / 127, np.float32)
-    return partial(_core.linear_int8_forward, on, out, x, w, scale, None, _core.Activation.NONE)
+    N, I, O, memory = case["N"], case["I"], case["O"], Memory(case)
+    x, out = memory.random(N, I, dtype="bf16"), memory.empty(N, O, dtype="bf16")
+    w = memory.integers(-127, 128, O, I, dtype="i8")
+    scale = memory.filled(np.full(1, 1 / 127, np.float32), O, -(-I // INT8_GROUP), dtype="f32")
+    return partial(_core.linear_int8_forward, memory.on, out, x, w, scale, None,
+                   _core.Activation.NONE)
 
 
-def attention(case: dict[str, Any]) -> Step:
+def attention(case: Case) -> Step:
     B, H, T, D, dtype = (case[name] for name in ("B", "H", "T", "D", "dtype"))
-    on, first = device(case["device"]), np.zeros((B, T), np.int32)
-    qkv, out = random(B, T, 3 * H * D, dtype=dtype), empty(B, T, H * D, dtype=dtype)
-    lse = empty(B, H, T)
-    forward = partial(_core.attention_forward, on, out, lse, qkv, first, H, H)
-    if case["way"] == "forward":
-        return forward
+    memory, P = Memory(case), 3 * H * D
+    first = memory.empty(B, T, dtype="i32")
+    qkv, out = memory.random(B, T, P, dtype=dtype), memory.empty(B, T, H * D, dtype=dtype)
+    lse = memory.empty(B, H, T)
+    forward = partial(_core.attention_forward, memory.on, out, lse, qkv, first, H, H)
+    dqkv, dout = memory.empty(B, T, P, dtype=dtype), memory.random(B, T, H * D, dtype=dtype)
+    backward = partial(_core.attention_backward, memory.on, dqkv, dout, out, lse, qkv, first, H, H)
+    return either_way(case, forward, backward)
+
+
+def either_way(case: Case, forward: Step, backward: Step) -> Step:
+    if case["way"] == "both":
+        return lambda: (forward(), backward())
     forward()
-    dqkv, dout = empty(B, T, 3 * H * D, dtype=dtype), random(B, T, H * D, dtype=dtype)
-    return partial(_core.attention_backward, on, dqkv, dout, out, lse, qkv, first, H, H)
+    return forward if case["way"] == "forward" else backward
 
 
-def layer_norm(case: dict[str, Any]) -> Step:
-    N, C, dtype, on = case["N"], case["C"], case["dtype"], device(case["device"])
-    x, out, mean, rstd = random(N, C, dtype=dtype), empty(N, C, dtype=dtype), empty(N), empty(N)
-    w, b = random(C, dtype=dtype), random(C, dtype=dtype)
-    forward = partial(_core.norm_forward, on, None, out, mean, rstd, x, None, w, b, 1e-5)
-    if case["way"] == "forward":
-        return forward
-    forward()
-    dx, dw, db, dout = empty(N, C, dtype=dtype), empty(C), empty(C), random(N, C, dtype=dtype)
-    return partial(_core.norm_backward, on, dx, dw, db, dout, None, x, w, mean, rstd, False)
+def layer_norm(case: Case) -> Step:
+    N, C, dtype, memory = case["N"], case["C"], case["dtype"], Memory(case)
+    x, w, b = (memory.random(*shape, dtype=dtype) for shape in ((N, C), (C,), (C,)))
+    out, mean, rstd = memory.empty(N, C, dtype=dtype), memory.empty(N), memory.empty(N)
+    dx, dw, db = memory.empty(N, C, dtype=dtype), memory.empty(C), memory.empty(C)
+    dout = memory.random(N, C, dtype=dtype)
+    return either_way(
+        case, partial(_core.norm_forward, memory.on, None, out, mean, rstd, x, None, w, b, 1e-5),
+        partial(_core.norm_backward, memory.on, dx, dw, db, dout, None, x, w, mean, rstd, False))
 
 
-def adamw(case: dict[str, Any]) -> Step:
+def residual_norm(case: Case) -> Step:
+    N, C, dtype, memory = case["N"], case["C"], case["dtype"], Memory(case)
+    x, branch = memory.random(N, C, dtype=dtype), memory.random(N, C, dtype=dtype)
+    w, b = memory.random(C, dtype=dtype), memory.random(C, dtype=dtype)
+    sums, out = memory.empty(N, C, dtype=dtype), memory.empty(N, C, dtype=dtype)
+    return partial(_core.norm_forward, memory.on, sums, out, memory.empty(N), memory.empty(N), x,
+                   branch, w, b, 1e-5)
+
+
+def swiglu(case: Case) -> Step:
+    N, F, dtype, memory = case["N"], case["F"], case["dtype"], Memory(case)
+    x, out = memory.random(N, 2 * F, dtype=dtype), memory.empty(N, F, dtype=dtype)
+    dx, dout = memory.empty(N, 2 * F, dtype=dtype), memory.random(N, F, dtype=dtype)
+    return either_way(case, partial(_core.swiglu_forward, memory.on, out, x),
+                      partial(_core.swiglu_backward, memory.on, dx, dout, x))
+
+
+def rope(case: Case) -> Step:
+    """In one row of N steps, each at a place under 1,024; q and k are turned where they lie."""
+    N, H, D, memory = case["N"], case["H"], case["D"], Memory(case)
+    qkv = memory.random(1, N, 3 * H * D, dtype=case["dtype"])
+    pos, freq = memory.integers(0, 1024, 1, N), memory.random(D // 2)
+    return partial(_core.rope_forward, memory.on, qkv, qkv, pos, freq, None, None, H, H, 1e-5)
+
+
+def embedding(case: Case) -> Step:
+    N, C, V, dtype, memory = case["N"], case["C"], case["V"], case["dtype"], Memory(case)
+    tokens, pos = memory.integers(0, V, 1, N), memory.empty(1, N, dtype="i32")
+    wte, out = memory.random(V, C, dtype=dtype), memory.random(1, N, C, dtype=dtype)
+    return either_way(
+        case, partial(_core.embed_forward, memory.on, out, tokens, pos, wte, None),
+        partial(_core.embed_backward, memory.on, memory.empty(V, C), out, tokens, False))
+
+
+def copy(case: Case) -> Step:
+    N, C, memory = case["N"], case["C"], Memory(case)
+    return partial(memory.empty(N, C, dtype=case["dtype"]).set,
+                   memory.random(N, C, dtype=case["dtype"]))
+
+
+def adamw(case: Case) -> Step:
     """bf16: the weights, beside f32 masters."""
-    N, dtype, on = case["N"], case["dtype"], device(case["device"])
-    w, m, v, grad = random(N, dtype=dtype), empty(N), empty(N), random(N)
-    master = random(N) if dtype == "bf16" else None
+    N, dtype, memory = case["N"], case["dtype"], Memory(case)
+    w, grad = memory.random(N, dtype=dtype), memory.random(N)
+    m, v = memory.empty(N), memory.empty(N)
+    master = memory.random(N) if dtype == "bf16" else None
     how = _core.AdamW(lr=1e-4, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1, grad_scale=1,
                       step=9)
-    return partial(_core.adamw, on, w, master, m, v, grad, how)
+    return partial(_core.adamw, memory.on, w, master, m, v, grad, how)
 
 
-def muon(case: dict[str, Any]) -> Step:
+def muon(case: Case) -> Step:
     """bf16: the weights, and Newton-Schulz's products."""
-    R, C, dtype, on = case["R"], case["C"], case["dtype"], device(case["device"])
-    w, m, grad = random(R, C, dtype=dtype), empty(R, C), random(R, C)
-    master = random(R, C) if dtype == "bf16" else None
+    R, C, dtype, memory = case["R"], case["C"], case["dtype"], Memory(case)
+    w, m, grad = memory.random(R, C, dtype=dtype), memory.empty(R, C), memory.random(R, C)
+    master = memory.random(R, C) if dtype == "bf16" else None
 
     def step() -> None:
-        _core.nesterov(on, grad, m, 0.95, 1)
-        _core.orthogonalize(on, [grad], dtype == "bf16")
-        _core.descend(on, w, master, grad, 1e-4, 0.2 * max(R, C)**0.5, 0.1)
+        _core.nesterov(memory.on, grad, m, 0.95, 1)
+        _core.orthogonalize(memory.on, [grad], dtype == "bf16")
+        _core.descend(memory.on, w, master, grad, 1e-4, 0.2 * max(R, C)**0.5, 0.1)
 
     return step
 
 
-def grad_norm(case: dict[str, Any]) -> Step:
-    return partial(_core.sum_squares, device(case["device"]), empty(1), random(case["N"]))
+def grad_norm(case: Case) -> Step:
+    memory = Memory(case)
+    return partial(_core.sum_squares, memory.on, memory.empty(1), memory.random(case["N"]))
 
 
-def loader(case: dict[str, Any]) -> Step:
+def loader(case: Case) -> Step:
     """Batches out of a shard in the page cache, shuffled and prefetched as train_gpt2 does."""
     folder = tempfile.mkdtemp()         # in the one that llmc.bench removes
     with ShardWriter(folder, "bench", "train", 50257) as writer:
@@ -192,8 +267,12 @@ def loader(case: dict[str, Any]) -> Step:
     return step
 
 
-def memory(case: dict[str, Any]) -> Step:
-    """Every core reads its part of a block, or copies it: numpy computes without Python's lock."""
+def memory(case: Case) -> Step:
+    """A block is read or copied: by the kernels on a GPU; on a CPU every core takes its part of it,
+    numpy computing without Python's lock."""
+    if kind_of(case["device"]) != "cpu":
+        on_gpu = {"read": grad_norm, "copy": copy}[case["way"]]
+        return on_gpu(case | {"N": case["bytes"] // 4, "C": 1, "dtype": "f32"})
     threads = device(case["device"]).threads
     source = np.ones((threads, case["bytes"] // 4 // threads), np.float32)
     target = np.zeros_like(source) if case["way"] == "copy" else None
@@ -206,8 +285,26 @@ def memory(case: dict[str, Any]) -> Step:
 
 
 KINDS = {"train": train, "decode": decode, "first_token": first_token, "matmul": matmul,
-         "attention": attention, "layer_norm": layer_norm, "adamw": adamw, "muon": muon,
-         "grad_norm": grad_norm, "loader": loader, "memory": memory}
+         "attention": attention, "layer_norm": layer_norm, "residual_norm": residual_norm,
+         "swiglu": swiglu, "rope": rope, "embedding": embedding, "copy": copy, "adamw": adamw,
+         "muon": muon, "grad_norm": grad_norm, "loader": loader, "memory": memory}
+
+
+def prepare(case: Case) -> Work:
+    on, kind = device(case["device"]), kind_of(case["device"])
+    step = KINDS[case["kind"]](case)
+
+    def parts() -> Parts:
+        on.profile_start()          # for good: a model's process ends after its parts
+        step()
+        return on.profile()
+
+    work = Work(step, by_clock(on.synchronize), TOGETHER if kind == "cuda" else 0, parts=parts)
+    if kind != "cpu":
+        held = training_bytes(case) if case["kind"] == "train" else 0
+        work.taken = lambda: held
+    return work
+
 
 if __name__ == "__main__":
-    serve(lambda case: KINDS[case["kind"]](case))
+    serve(prepare)

@@ -19,7 +19,7 @@ import numpy as np
 from cyllama.llama import llama_cpp
 
 from llmc import Config, Device, Model, gguf_file
-from llmc.bench_worker import Step, serve
+from llmc.bench_worker import Step, Work, serve
 from llmc.convert import replacing
 from llmc.gguf_tokenizer import NORMAL, Vocabulary
 from llmc.lazy import Lazy
@@ -128,4 +128,4 @@ KINDS = {"decode": decode, "first_token": first_token}
 if __name__ == "__main__":
     llama_cpp.disable_logging()
     count = int(os.environ["OMP_NUM_THREADS"])
-    serve(lambda case: KINDS[case["kind"]](case, opened(case, count)))
+    serve(lambda case: Work(KINDS[case["kind"]](case, opened(case, count))))

@@ -6,18 +6,33 @@ import sys
 from typing import Any
 
 Row = dict[str, Any]
-GIGA = 1e9
+GIGA, TERA = 1e9, 1e12
 
 
 def head(machine: dict[str, Any], peak: dict[str, float]) -> str:
     peer = f", against {machine['peer']}" if machine["peer"] else ""
-    return (f"{machine['processor']}; device {machine['device']}, "
+    gpu = f"{machine['gpu']} (" + (f"{flops(machine['sheet'])} in bf16 by its data sheet"
+                                   if machine["sheet"] else "its data sheet is not known here")
+    products = [f"{flops(peak[dtype])} in {dtype}" for dtype in ("f32", "bf16", "int8")
+                if dtype in peak]
+    return ((f"{gpu}); " if machine["gpu"] else "")
+            + f"{machine['processor']}; device {machine['device']}, "
             f"{machine['threads']} threads{peer}\n"
             f"load of the machine at the start: {machine['load']:.1f}\n"
-            f"peak measured now: products {peak['f32'] / GIGA:.0f} GFLOP/s in f32, "
-            f"{peak['bf16'] / GIGA:.0f} in bf16, {peak['int8'] / GIGA:.0f} in int8; "
+            f"peak measured now: products {', '.join(products)}; "
             f"memory read at {peak['read'] / GIGA:.1f} GB/s, "
             f"copied at {peak['copy'] / GIGA:.1f}")
+
+
+def number(x: float) -> str:
+    return f"{x:.1f}" if x >= 1 else f"{x:.4f}"         # what is emulated is small
+
+
+def flops(rate: float) -> str:
+    """In GFLOP/s, or in TFLOP/s as GPUs reach."""
+    if rate >= 10 * TERA:
+        return f"{number(rate / TERA)} TFLOP/s"
+    return f"{number(rate / GIGA)} GFLOP/s"
 
 
 def columns(group: str, against: str) -> str:
@@ -33,14 +48,21 @@ def columns(group: str, against: str) -> str:
 
 def line(row: Row) -> str:
     ours = row["sides"]["llmc"]
-    unit = "GFLOP/s" if row["unit"] == "FLOP/s" else "GB/s"
-    text = (f"  {row['name']:<36}{row['dtype']:>5}{times(ours)}{row['rate'] / GIGA:>9.1f} {unit:<8}"
-            f"{row['share']:>8.0%}")
+    text = f"  {row['name']:<36}{row['dtype']:>5}"
+    if "rate" not in row:
+        return f"{text}  not measured: {ours['error']}"
+    rate, unit = (flops(row["rate"]) if row["unit"] == "FLOP/s"
+                  else f"{number(row['rate'] / GIGA)} GB/s").split()
+    text += f"{times(ours)}{rate:>9} {unit:<8}{row['share']:>8.0%}"
     if row["tokens"]:
         text += f"{row['tokens'] / ours['seconds']:>12.0f}"
     if "ratio" in row:
         text += f"    {times(row['sides'][row['peer']])}{row['ratio']:>8.2f}"
-        text += f" {row['peer']}" if row["peer"] != "torch" else ""
+        tried = row["sides"][row["peer"]].get("tried") or {}
+        name = min(tried, key=tried.get) if tried else row["peer"]
+        text += f" {name}" if name != "torch" else ""
+    for side, answer in row["sides"].items():
+        text += f"\n    {side}: {answer['error']}" if "error" in answer else ""
     return text
 
 
@@ -49,16 +71,43 @@ def times(side: Row) -> str:
     return f"{1e3 * side['seconds']:>10.{1 if side['seconds'] > 0.01 else 3}f}{spread:>7.0%}"
 
 
-def memory(rows: list[Row]) -> str:
-    """Of train steps, every side: time and the process's peak of memory."""
-    steps = [row for row in rows if row["group"] == "train"]
-    text = ""
+def sides(machine: dict[str, Any], rows: list[Row]) -> str:
+    """Of train steps, every side: time, tokens a second, its share of the peak's and the data
+    sheet's FLOP/s (MFU), and the most memory it held."""
+    steps = [row for row in rows if row["group"] == "train" and "rate" in row]
+    text, sheet = "", machine["sheet"]
     if steps:
-        text = f"\n{'train, each side':<38}{'':>17}{'ms':>10}{'+-':>7}{'peak GB':>10}\n"
+        text = (f"\n{'train, each side':<38}{'':>17}{'ms':>10}{'+-':>7}{'tok/s':>12}{'MFU':>7}"
+                + (f"{'of sheet':>10}" if sheet else "") + f"{'peak GB':>10}\n")
     for row in steps:
+        top = row["rate"] / row["share"]
         for name, side in row["sides"].items():
+            if "error" in side:
+                continue
+            rate = row["amount"] / side["seconds"]
             text += (f"  {row['name']:<36}{row['dtype']:>5}  {name:<10}{times(side)}"
-                     f"{side['peak_bytes'] / GIGA:>10.2f}\n")
+                     f"{row['tokens'] / side['seconds']:>12.0f}{rate / top:>7.1%}"
+                     + (f"{rate / sheet:>10.1%}" if sheet else "")
+                     + f"{side['peak_bytes'] / GIGA:>10.2f}\n")
+    return text
+
+
+def parts(rows: list[Row], peak: dict[str, float]) -> str:
+    """Of train steps of llmc, every op, each waited for by itself: calls, time, share of the step,
+    and what it reaches of the peaks."""
+    text = ""
+    for row in rows:
+        ops = row.get("parts") or {}
+        if ops:
+            title = f"{row['name']} {row['dtype']}, llmc by part"
+            text += (f"\n{title:<48}{'calls':>10}{'ms':>10}{'share':>8}{'FLOP/s':>9}"
+                     f"{'memory':>9}\n")
+        whole = sum(op["seconds"] for op in ops.values())
+        for name, op in sorted(ops.items(), key=lambda item: -item[1]["seconds"]):
+            text += (f"  {name:<46}{op['calls']:>10}{1e3 * op['seconds']:>10.3f}"
+                     f"{op['seconds'] / whole:>8.1%}"
+                     f"{op['flops'] / op['seconds'] / peak[row['dtype']]:>9.1%}"
+                     f"{op['bytes'] / op['seconds'] / peak['copy']:>9.1%}\n")
     return text
 
 
@@ -109,5 +158,6 @@ def draw(machine: dict[str, Any], rows: list[Row]):
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)
     what = f"speed as a multiple of that of {machine['peer']}" if base else "share of the peak"
-    figure.suptitle(f"{what}; {machine['processor']}, {machine['device']}", fontsize=9)
+    where = machine["gpu"] or machine["processor"]
+    figure.suptitle(f"{what}; {where}, {machine['device']}", fontsize=9)
     return figure

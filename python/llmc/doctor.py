@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -204,8 +204,7 @@ def tool(name: str) -> str:
 
 def gpu() -> tuple[str, str]:
     """The driver and the GPUs, or why there is none: both in the plugin's words."""
-    path = plugin("cuda")
-    if path is None:
+    if plugin("cuda") is None:
         return "", f"{NO_GPU}; without the CUDA plugin, nothing is known of GPUs"
     from llmc import Device, LlmcError
 
@@ -213,9 +212,23 @@ def gpu() -> tuple[str, str]:
         Device("cuda")
     except LlmcError as error:
         return "", f"{NO_GPU}: {cli.sentence(error)}"
-    about = ctypes.CDLL(str(path)).llmc_cuda_about
+    return about_gpus(), NO_GPU
+
+
+def about_gpus() -> str:
+    """In the plugin's words, once a device has opened."""
+    about = ctypes.CDLL(str(plugin("cuda"))).llmc_cuda_about
     about.restype = ctypes.c_char_p
-    return about().decode(), NO_GPU
+    return about().decode()
+
+
+def gpu_name(device: Any) -> str:
+    """NVIDIA's name of an open device."""
+    from llmc import Tensor
+
+    _, number = Tensor(device, (1,)).__dlpack_device__()
+    found = re.search(rf"cuda:{number}: (.*?), \d+ GB", about_gpus())
+    return found[1] if found else "a GPU without a name"
 
 
 def output(command: list[str]) -> str:

@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGUFReader
-from llmc import Config, Decoder, Device, Model, bench, cli
+from llmc import Config, Decoder, Device, Model, bench, cli, doctor
 from llmc.bench import Bench, Worker
-from llmc.bench_cases import GROUPS, chosen, peak_cases
+from llmc.bench_cases import CPU, EMULATED, GPU, GROUPS, chosen, peak_cases
+from llmc.bench_worker import Work, WorkerEnded, fastest
 from training import refusal, train
 
 COMMAND = [sys.executable, "-m", "llmc.bench", "--quick"]
@@ -83,7 +84,7 @@ def test_the_picture_is_written_and_nothing_else_is_left(against_torch):
 
 
 def test_without_a_peer_there_are_shares_and_no_ratios(tmp_path):
-    argv = [*COMMAND, "--only", "norm", "--match", "forward f32", "--rounds", "1", "--threads", "1",
+    argv = [*COMMAND, "--only", "norm", "--match", "layer_norm forward f32", "--rounds", "1", "--threads", "1",
             "--json", str(tmp_path / "x.json"), "--png", str(tmp_path / "x.png")]
     out, _ = train(argv)
     rows = json.loads((tmp_path / "x.json").read_text())["rows"]
@@ -92,17 +93,17 @@ def test_without_a_peer_there_are_shares_and_no_ratios(tmp_path):
 
 
 def test_a_full_run_holds_every_product_of_gpt2():
-    cases = chosen("matmul", "", quick=False)
+    cases = chosen("matmul", "", CPU)
     assert len(cases) == 5 * 3 * 3 * 2
     largest = max(cases, key=lambda case: case.amount)
     assert largest.amount == 2 * 4096 * 768 * 50304 and largest.name.endswith("M=4096 768x50304")
-    names = {case.name for case in chosen("train", "", quick=False)}
+    names = {case.name for case in chosen("train", "", CPU)}
     assert names == {"quickstart B=4 T=256", "gpt2 B=4 T=256", "gpt2 B=4 T=1024"}
 
 
 @pytest.mark.parametrize("dtype, number", [("f32", 4), ("bf16", 2), ("int8", 2)])
 def test_decoding_reads_all_weights_but_positions_and_each_row_s_cache(dtype, number):
-    cases = chosen("decode", f"decode {dtype}", quick=False)
+    cases = chosen("decode", f"decode {dtype}", CPU)
     one, four = (case.amount for case in cases if case.name in ("decode rows=1", "decode rows=4"))
     cache = 2 * 12 * 768 * 128 * number         # keys and values, of 12 layers, 768 wide, of 128 tokens
     assert four - one == 3 * cache
@@ -114,7 +115,7 @@ def test_decoding_reads_all_weights_but_positions_and_each_row_s_cache(dtype, nu
 
 
 def test_memory_is_read_in_several_ways_of_the_same_amount():
-    ways = [case for case in peak_cases() if case.name == "read"]
+    ways = [case for case in peak_cases(CPU) if case.name == "read"]
     assert len(ways) == 2 and {case.amount for case in ways} == {1 << 28}
 
 
@@ -219,7 +220,144 @@ def test_what_cannot_be_measured_is_refused_at_once(flags, message):
 def test_a_worker_that_fails_says_why(tmp_path):
     with Worker("llmc.bench_engine", tmp_path, 1) as worker:
         with pytest.raises(ValueError, match=r"llmc.bench_engine ended with status 1: KeyError: 'poetry'"):
-            worker.ask(case={"kind": "poetry"})
+            worker.ask(case={"kind": "poetry", "device": "cpu"})
+
+
+def test_a_worker_that_failed_works_again(tmp_path):
+    case = {"kind": "grad_norm", "N": 64, "device": "cpu"}
+    with Worker("llmc.bench_engine", tmp_path, 1) as worker:
+        for _ in range(2):
+            with pytest.raises(WorkerEnded, match="KeyError"):
+                worker.ask(case={})
+        worker.ask(case=case)
+        assert worker.ask(seconds=0)["seconds"] > 0
+
+
+# ---- on a GPU -------------------------------------------------------------------------------------------------------
+
+
+def test_the_emulated_gpu_runs_the_whole_table(tmp_path):
+    """What a GPU is asked, but for its sizes."""
+    files = ("--json", str(tmp_path / "x.json"), "--png", str(tmp_path / "x.png"))
+    out, errors = train([sys.executable, "-m", "llmc.bench", "--device", "cuda-emu", "--rounds", "1", *files])
+    found = json.loads((tmp_path / "x.json").read_text())
+    rows, peak = found["rows"], found["peak"]
+    assert errors == "" and (tmp_path / "x.png").is_file() and found["machine"]["device"] == "cuda-emu"
+    assert [row["name"] for row in rows] == [case.name for case in chosen("", "", EMULATED)]
+    assert {row["group"] for row in rows} == set(GROUPS) - {"loader"}
+    for row in rows:
+        top = peak[row["dtype"]] if row["unit"] == "FLOP/s" else peak["copy"]
+        assert row["rate"] > 0 and row["share"] == row["rate"] / top
+    step = rows[0]
+    assert step["sides"]["llmc"]["peak_bytes"] > step["sides"]["recompute"]["peak_bytes"] > 0
+    calls = {name: part["calls"] for name, part in step["parts"].items()}
+    blocks, products = 2, 2 * 4 + 1         # the head's among them
+    assert calls["linear_forward"] == calls["linear_backward"] == products
+    assert calls["attention_forward"] == calls["attention_backward"] == blocks and calls["adamw"] > 0
+    assert f"{step['name']} bf16, llmc by part" in out and " MFU " in out
+
+
+def test_beside_the_emulated_gpu_pytorch_computes_on_the_cpu(tmp_path):
+    argv = [sys.executable, "-m", "llmc.bench", "--device", "cuda-emu", "--rounds", "1", "--against", "torch",
+            "--only", "attention,norm,elementwise,matmul", "--json", str(tmp_path / "x.json")]
+    out, errors = train(argv, TMPDIR=str(tmp_path))
+    rows = json.loads((tmp_path / "x.json").read_text())["rows"]
+    assert errors == "" and "torch ms" in out
+    assert len(rows) > 10 and all(row["ratio"] > 0 and row["peer"] == "torch" for row in rows)
+
+
+def test_both_sides_know_all_kinds_of_work():
+    from llmc import bench_engine, bench_torch
+
+    kinds = {case.work["kind"] for sizes in (CPU, GPU, EMULATED) for case in chosen("", "", sizes)}
+    assert kinds | {"memory"} == bench_engine.KINDS.keys()
+    assert kinds - {"loader"} == bench_torch.KINDS.keys()
+
+
+def test_attention_is_that_of_the_fastest_kernel_there_is(monkeypatch):
+    """On the CPU PyTorch has one of the three."""
+    import torch
+    from llmc import bench_torch
+    from llmc.bench_worker import by_clock
+
+    monkeypatch.setattr(bench_torch, "by_events", by_clock(lambda: None))
+    case = chosen("attention", "forward", EMULATED)[0].work | {"device": "cuda-emu"}
+    try:
+        step, tried = bench_torch.with_fastest_attention(case)
+        assert tried.keys() == {"flash"} and step().shape == (1, 2, 32, 32)
+        assert torch.backends.cuda.flash_sdp_enabled() and not torch.backends.cuda.math_sdp_enabled()
+    finally:
+        for kernels in ("flash", "cudnn", "mem_efficient", "math"):
+            getattr(torch.backends.cuda, f"enable_{kernels}_sdp")(True)
+
+
+def test_a_gpu_s_sizes_are_those_that_others_publish():
+    """GPT-2's step of 6 FLOP a parameter and token and 12 L C T; attention of 16 rows, 32 heads of 64 columns."""
+    small, large = chosen("train", "", GPU)
+    assert (small.name, small.smaller.name) == ("gpt2 B=64 T=1024", "gpt2 B=32 T=1024")
+    assert (large.name, large.smaller.name) == ("gpt2-xl B=8 T=1024", "gpt2-xl B=4 T=1024")
+    parameters = 124_439_808 - 1024 * 768               # positions aside
+    assert small.amount == (6 * parameters + 12 * 12 * 768 * 1024) * small.tokens == 2 * small.smaller.amount
+    forward, both = chosen("attention", "", GPU)
+    assert forward.amount == 2 * 16 * 32 * 1024**2 * 64 and both.amount == 3.5 * forward.amount
+    assert {case.dtype for case in chosen("", "", GPU)} == {"bf16", "int8", "f32"}      # f32: the gradient's norm
+
+
+class Full:
+    """In place of a Worker: a GPU that holds half of the batch; and a peer that has a mistake."""
+    asked: list[int] = []
+
+    def __init__(self, module, folder, threads):
+        self.module = module
+
+    __enter__ = lambda self: self
+    __exit__ = lambda self, *error: None
+
+    def ask(self, **request):
+        if "case" in request:
+            self.asked.append(request["case"]["B"])
+        if request.get("case", {}).get("B") == 64:
+            raise WorkerEnded("torch.OutOfMemoryError: CUDA out of memory")
+        if self.module == "llmc.bench_torch" and "seconds" in request:
+            raise WorkerEnded("TypeError: a mistake")
+        return {"seconds": 1.0, "peak_bytes": 1, "parts": {}}
+
+
+def test_a_batch_that_does_not_fit_becomes_the_next_and_a_side_that_fails_is_left_out(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "Worker", Full)
+    conductor = bench.Conductor(Bench(device="cuda", against="torch", rounds=2), 1, tmp_path)
+    (case, sides), = conductor.measure(chosen("train", "gpt2", GPU)[:1])
+    assert case.name == "gpt2 B=32 T=1024" and Full.asked[0] == 64 and set(Full.asked[1:]) == {32}
+    assert sides["compiled"]["error"] == "TypeError: a mistake"
+    row = bench.summed_up(case, sides, {"bf16": 1e15, "copy": 1e12}, "cuda")
+    assert "ratio" not in row and row["rate"] == case.amount
+    assert "compiled: TypeError: a mistake" in bench.bench_report.line(row)
+    sides["llmc"] = {"error": "KeyError: 'poetry'"}
+    row = bench.summed_up(case, sides, {"bf16": 1e15, "copy": 1e12}, "cuda")
+    assert "not measured: KeyError: 'poetry'" in bench.bench_report.line(row)
+
+
+def test_short_calls_are_timed_together():
+    counts = []
+    work = Work(lambda: None, lambda step, count: counts.append(count) or 1e-3 * count, together=4.5e-3)
+    assert fastest(work, 8e-3) == 1e-3 and counts == [1, 5, 5]
+    alone = Work(lambda: None, lambda step, count: counts.append(count) or 1e-3)
+    assert fastest(alone, 2e-3) == 1e-3 and counts[3:] == [1, 1]
+
+
+def test_a_gpu_is_known_by_its_name(monkeypatch):
+    about = "driver for CUDA 13.0; cuda:0: NVIDIA H100 80GB HBM3, 85 GB, compute capability 9.0"
+    monkeypatch.setattr(doctor, "about_gpus", lambda: about)
+    assert bench.SHEET[doctor.gpu_name(Device("cpu"))] == 989e12        # its memory is number 0, too
+
+
+@pytest.mark.parametrize("config, said", [
+    (Bench(device="cuda", against="torch"), "PyTorch 2.13.0+cpu was built without CUDA"),
+    (Bench(device="cuda-emu", against="llama.cpp"), "compares on the CPU, not on cuda-emu")])
+def test_a_peer_that_cannot_be_there_is_refused(config, said, monkeypatch, capsys):
+    monkeypatch.setattr(bench.metadata, "version", lambda package: "2.13.0+cpu")
+    assert cli.guarded(lambda: bench.run(config)) == 1
+    assert said in capsys.readouterr().err
 
 
 def processes_with(word: str) -> list[str]:
