@@ -6,7 +6,7 @@
 # make train_gpt2cu the same on NVIDIA's GPUs, where nvcc is found; for --device cuda anywhere
 # make bench      speed, against PyTorch (BENCH="--quick": in minutes; BENCH="--device cuda": on a GPU)
 # make ladder     a matrix product, from three loops to the engine's, each step's speed
-# make ladder_gpu the same on a GPU, from a thread a sum to tensor cores
+# make ladder_gpu the same on a GPU, from a thread a sum to tensor cores, and attention
 # make doctor     what this machine has, what is missing, what that costs
 # make clean      removes the build and the environment; keeps runs/
 # make help       these lines
@@ -76,8 +76,8 @@ ladder: build/.installed
 
 ladder_gpu: build/.installed
 	@nvcc=$$($(PY) -c 'from llmc import nvidia; print(nvidia.nvcc())'); [ -n "$$nvcc" ] || { echo "llmc: no nvcc was found, so the ladder of a GPU is not built; install the CUDA toolkit"; exit 1; }; \
-	$$nvcc -std=c++17 -O3 -arch=native -Icsrc -Icuda dev/kernels/matmul_gpu/*.cu -Lbuild -lllmc -Xlinker -rpath='$$ORIGIN' -o build/ladder_nvcc
-	@build/ladder_nvcc
+	ladder() { name=$$1; shift; $$nvcc -std=c++17 -O3 -arch=native -Icsrc -Icuda "$$@" -Lbuild -lllmc -Xlinker -rpath='$$ORIGIN' -o build/$$name && build/$$name; }; \
+	ladder ladder_gpu_nvcc dev/kernels/matmul_gpu/*.cu && ladder ladder_attention_nvcc dev/kernels/attention/*.cu cuda/attention_flash.cu
 
 doctor: build/.installed
 	@$(PY) -m llmc.doctor

@@ -30,7 +30,7 @@ printf '# %s on a GPU\n' "$(git describe --always --dirty)" > "$note"
 say "The machine" nvidia-smi
 say "Every op" "${tests[@]}"
 say "Models" .venv/bin/python -m pytest -rs tests/gpu
-say "Products, step by step" make ladder_gpu
+say "Products and attention, step by step" make ladder_gpu
 say "memcheck" compute-sanitizer --tool memcheck --error-exitcode 9 --target-processes all "${tests[@]}" -x
 say "racecheck" compute-sanitizer --tool racecheck --error-exitcode 9 --target-processes all "${tests[@]}" -x
 for dtype in f32 bf16; do
