@@ -36,13 +36,13 @@ typedef struct Greeting {
 } Greeting;
 
 /* Where a rank listens. family 0: on the machine of rank 0, which each rank knows by the address it called. */
-typedef struct Place {
+typedef struct Spot {
     uint32_t family, port;      /* 4, 6, or 0 */
     uint8_t  address[16];
-} Place;
+} Spot;
 
 /* What rank 0 sends when all are there. */
-typedef struct Group { Key key; Place place[]; } Group;
+typedef struct Group { Key key; Spot place[]; } Group;
 
 typedef struct Caller { int fd; double until; size_t heard; Address from; Greeting said; } Caller;
 
@@ -150,9 +150,9 @@ static void turn_away(Meeting *m, const Caller *c)
             "like it will be\n", name, m->rank);
 }
 
-static Place place_of(const Address *from, uint32_t port)
+static Spot place_of(const Address *from, uint32_t port)
 {
-    Place p = { .port = port };
+    Spot p = { .port = port };
     if (from->at.ss_family == AF_INET6) {
         const struct sockaddr_in6 six = *(const struct sockaddr_in6 *)&from->at;
         p.family = IN6_IS_ADDR_LOOPBACK(&six.sin6_addr) ? 0 : 6;
@@ -330,7 +330,7 @@ static void receive_group(Meeting *m)
 
 static Address address_of(const Meeting *m, int q)
 {
-    const Place *p = &m->group->place[q];
+    const Spot *p = &m->group->place[q];
     Address a = m->root;
     if (p->family == 4) {
         struct sockaddr_in four = { .sin_family = AF_INET };
@@ -433,7 +433,7 @@ void rendezvous_meet(Links *links, const char *host, int port, int rank, int ran
     for (int q = 0; q < ranks; q++) links->data[q] = links->control[q] = -1;
     links->name = xcalloc((size_t)ranks, sizeof *links->name, "connections");
     m.poll = xcalloc((size_t)ranks + 1 + MOST_CALLERS, sizeof *m.poll, "connections");
-    m.group_bytes = sizeof(Group) + (size_t)ranks * sizeof(Place);
+    m.group_bytes = sizeof(Group) + (size_t)ranks * sizeof(Spot);
     m.group = xcalloc(1, m.group_bytes, "the group");
     snprintf(links->name[0], NET_NAME, "%s", host);
     struct addrinfo *found AUTO(free_found) = net_resolve(host, port);
