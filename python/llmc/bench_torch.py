@@ -20,6 +20,7 @@ from torch import nn
 from torch._functorch import config as autograd_config
 from torch.nn import functional as F
 
+from llmc.bench_cases import kind_of
 from llmc.bench_worker import Step, Work, fastest, serve
 
 Case = dict[str, Any]
@@ -153,8 +154,7 @@ class Transformer(nn.Module):
 
 def place_of(case: Case) -> str:
     """PyTorch's name of the device: the same GPU, and the CPU beside the emulated one."""
-    name = case["device"].split(":")
-    return case["device"] if name[0] == "cuda" else "cpu"
+    return case["device"] if kind_of(case["device"]) == "cuda" else "cpu"
 
 
 def on_gpu(case: Case) -> bool:
@@ -219,7 +219,7 @@ def train(case: Case) -> Step:
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
     mixed = case["dtype"] == "bf16" and not pure
-    autocast = torch.autocast(place_of(case).split(":")[0], torch.bfloat16, enabled=mixed)
+    autocast = torch.autocast(kind_of(place_of(case)), torch.bfloat16, enabled=mixed)
     score = torch.compile(model) if compiled else model
     rows = torch.randint(case["config"]["vocab_size"], (case["B"], case["T"] + 1))
     tokens, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
@@ -392,6 +392,7 @@ def made(case: Case) -> Step:
 def prepare(case: Case) -> Work:
     if not on_gpu(case):
         return Work(made(case))
+    torch.compiler.reset()              # or what has the code of a case before may go uncompiled
     torch.cuda.empty_cache()            # of the case before; the other side may want it
     tried: dict[str, float] = {}
     if case["kind"] == "train":
