@@ -51,7 +51,11 @@ static void cpu_free(Device *d, void *block)
 }
 
 static void cpu_zero(Device *d, void *block, size_t bytes) { memset(block, 0, bytes); }
-static void cpu_copy(Device *d, void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
+static void cpu_upload(Device *d, void *to, const void *host, size_t bytes) { memcpy(to, host, bytes); }
+static void cpu_download(Device *d, void *host, const void *from, size_t bytes, size_t stride, size_t count)
+{
+    for (size_t i = 0; i < count; i++) memcpy((char *)host + i * bytes, (const char *)from + i * stride, bytes);
+}
 static void cpu_synchronize(Device *d) { (void)d; }
 static Place cpu_place(Device *d) { (void)d; return (Place){ PLACE_CPU, 0, NULL }; }
 static void cpu_open(Device *d, long number) { (void)d, (void)number; }
@@ -75,8 +79,8 @@ extern const OpTable plain_ops, cpu_ops_generic, cpu_ops_avx2, cpu_ops_avx512, c
                      cpu_ops_amx;
 
 #define CPU_BACKEND(name, table) \
-    { (name), &(table), cpu_open, cpu_close, cpu_alloc, cpu_free, cpu_zero, cpu_copy, cpu_copy, cpu_copy, \
-      cpu_synchronize, cpu_place, cpu_join, cpu_reduce_scatter, cpu_all_gather, cpu_meet }
+    { (name), &(table), cpu_open, cpu_close, cpu_alloc, cpu_free, cpu_zero, cpu_upload, cpu_download, cpu_upload, \
+      cpu_synchronize, cpu_place, cpu_join, cpu_reduce_scatter, cpu_all_gather, cpu_meet, NULL, NULL, NULL }
 
 /* Widest first: "cpu" is the first of them that this processor can run. */
 static const Backend cpu_backends[] = {
@@ -257,7 +261,17 @@ void device_free(Device *d, void *block) { if (block) d->backend->free(d, block)
 void device_zero(Device *d, Tensor t)    { d->backend->zero(d, t.data, tensor_bytes(t)); }
 
 void device_upload(Device *d, Tensor t, const void *host)   { d->backend->upload(d, t.data, host, tensor_bytes(t)); }
-void device_download(Device *d, void *host, Tensor t)       { d->backend->download(d, host, t.data, tensor_bytes(t)); }
+
+void device_download(Device *d, void *host, Tensor t)
+{
+    d->backend->download(d, host, t.data, tensor_bytes(t), tensor_bytes(t), 1);
+}
+
+void device_download_columns(Device *d, void *host, Tensor t, int64_t columns)
+{
+    const size_t size = dtype_size(t.dtype);
+    d->backend->download(d, host, t.data, (size_t)columns * size, (size_t)last(t) * size, (size_t)rows(t));
+}
 
 void device_copy(Device *d, Tensor to, Tensor from)
 {

@@ -19,8 +19,8 @@ typedef struct Place { int kind, number; void *stream; } Place;
 
 /* What a backend fills in. open sets d->self for the machine's part with that number, or fails; -1 - r stands for the
  * part that the r-th of this machine's processes should take. close gives back what open took. alloc gives zeroed
- * memory aligned to 256 bytes, or NULL. Ops and copy may still run when their call returns; upload, download and
- * synchronize wait for them. */
+ * memory aligned to 256 bytes, or NULL. Ops and copy may still run when their call returns, and uploads, though not out
+ * of the caller's memory; download and synchronize wait for all of them. */
 typedef struct Backend {
     const char    *name;
     const OpTable *op;
@@ -30,7 +30,8 @@ typedef struct Backend {
     void  (*free)(Device *d, void *block);
     void  (*zero)(Device *d, void *block, size_t bytes);
     void  (*upload)(Device *d, void *to, const void *host, size_t bytes);
-    void  (*download)(Device *d, void *host, const void *from, size_t bytes);
+    /* count pieces of so many bytes, which begin `stride` bytes apart, side by side */
+    void  (*download)(Device *d, void *host, const void *from, size_t bytes, size_t stride, size_t count);
     void  (*copy)(Device *d, void *to, const void *from, size_t bytes);     /* both in the device's memory */
     void  (*synchronize)(Device *d);
     Place (*place)(Device *d);
@@ -40,6 +41,12 @@ typedef struct Backend {
     void (*reduce_scatter)(Device *d, const float *in, float *out, int64_t n);
     void (*all_gather)(Device *d, const void *in, void *out, size_t bytes);
     void (*meet)(Device *d);
+    /* A graph: ops that repeat on the same tensors, given to the device as one. record calls run(context), whose ops
+     * are noted and not done, and fails where run takes or gives back memory, copies from or to the host, or waits. A
+     * replay has the recording's arguments; what they point to is read anew. record is NULL where nothing is gained. */
+    void *(*record)(Device *d, void (*run)(void *context), void *context);
+    void  (*replay)(Device *d, void *graph);
+    void  (*forget)(Device *d, void *graph);
 } Backend;
 
 struct Device {
@@ -74,6 +81,7 @@ void  device_free(Device *d, void *block);                          /* NULL is f
 void  device_zero(Device *d, Tensor t);
 void  device_upload(Device *d, Tensor t, const void *host);
 void  device_download(Device *d, void *host, Tensor t);
+void  device_download_columns(Device *d, void *host, Tensor t, int64_t columns);    /* the first of each row */
 void  device_copy(Device *d, Tensor to, Tensor from);               /* of as many bytes */
 void  device_reserve(Device *d, size_t bytes);                      /* the workspace holds at least this much */
 

@@ -293,8 +293,7 @@ void model_download_logits(Model *m, Tensor x, float *logits)
     for (int64_t done = 0; done < count; ) {
         const int64_t n = count - done < m->head_rows ? count - done : m->head_rows;
         Tensor z = head_logits(m, slice_rows(x, done, n));
-        for (int64_t i = 0; i < n; i++)
-            device_download(m->dev, logits + (done + i) * vocab, slice_elements(z, i * last(z), vocab));
+        device_download_columns(m->dev, logits + done * vocab, z, vocab);
         done += n;
     }
 }

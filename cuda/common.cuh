@@ -48,14 +48,22 @@ constexpr size_t OPT_IN_BYTES = 32 << 10;
 /* What a device keeps for itself. */
 #ifdef LLMC_CUDA_EMU
 struct CudaState {
-    uint64_t seed;                          /* of the order of threads */
-    std::vector<emu::Block> blocks;
+    emu::Stream   stream;
     struct Group *group;
-    int index;                              /* among the emulated GPUs of this process */
-    void *stream; struct CublasLt *products;                /* for the stand-in of cuBLASLt that tests use */
+    char         *stage;                    /* as below */
+    size_t        staged;
+    int           index;                    /* among the emulated GPUs of this process */
+    struct CublasLt *products;              /* for the stand-in of cuBLASLt that tests use */
 };
 #else
-struct CudaState { int index; cudaStream_t stream; struct CublasLt *products; struct Group *group; };
+struct CudaState {
+    int              index;
+    cudaStream_t     stream;
+    struct CublasLt *products;
+    struct Group    *group;
+    char            *stage;                 /* memory that copies pass through, and how much of it is in use */
+    size_t           staged;
+};
 
 /* Fails with CUDA's own words. what: "a launch", "a copy of 3 bytes" */
 void cuda_check(cudaError_t status, const char *what);
@@ -65,7 +73,7 @@ inline CudaState *state_of(Device *d) { return (CudaState *)d->self; }
 
 /* The device's stream. CUDA's choice of a GPU is a thread's own, so it is made wherever work is given to one. */
 #ifdef LLMC_CUDA_EMU
-inline void *stream_of(Device *d) { return state_of(d)->stream; }
+inline emu::Stream *stream_of(Device *d) { return &state_of(d)->stream; }
 #else
 inline cudaStream_t stream_of(Device *d)
 {
@@ -76,19 +84,28 @@ inline cudaStream_t stream_of(Device *d)
 }
 #endif
 
+#ifndef LLMC_CUDA_EMU
+/* From now on a kernel may be given so much. It is never less again: a graph may hold a launch with more. */
+inline void allow_shared(const void *kernel, size_t bytes)
+{
+    cudaFuncAttributes now;
+    cuda_check(cudaFuncGetAttributes(&now, kernel), "a look at a kernel");
+    if (now.maxDynamicSharedSizeBytes < (int)bytes)
+        cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
+                   "more shared memory for a kernel");
+}
+#endif
+
 /* Runs a kernel on the device's stream. bytes: of dynamic shared memory. */
 template <typename... Params, typename... Args>
 void launch(Device *d, void (*kernel)(Params...), dim3 grid, dim3 block, size_t bytes, Args... args)
 {
 #ifdef LLMC_CUDA_EMU
-    const emu::Access access(state_of(d)->blocks);
-    emu::launch({ grid, block, bytes, bytes > OPT_IN_BYTES, state_of(d)->seed, d->threads },
-                [&] { kernel(Params(args)...); });
+    const emu::Launch how = { grid, block, bytes, bytes > OPT_IN_BYTES, stream_of(d)->seed, d->threads };
+    emu::enqueue(stream_of(d), [=] { emu::launch(how, [&] { kernel(Params(args)...); }); });
 #else
     const cudaStream_t stream = stream_of(d);
-    if (bytes > OPT_IN_BYTES)
-        cuda_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes),
-                   "more shared memory for a kernel");
+    if (bytes > OPT_IN_BYTES) allow_shared((const void *)kernel, bytes);
     kernel<<<grid, block, bytes, stream>>>(Params(args)...);
     cuda_check(cudaGetLastError(), "a launch");
 #endif

@@ -2,9 +2,10 @@
 #include "common.cuh"
 
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #ifdef LLMC_CUDA_EMU
 #include <atomic>
-#include <sys/mman.h>
 #endif
 
 #include "gemm.cuh"
@@ -18,66 +19,58 @@ static const OpTable cuda_ops = {
 #undef ENTRY_SCRATCH
 };
 
+/* Copies of up to so many bytes pass through pinned memory. */
+constexpr size_t STAGE = 16 << 20, STAGE_ALIGN = 256;
+
 #ifdef LLMC_CUDA_EMU
+
+constexpr char NAME[] = "cuda-emu";
 
 /* One opens no other's memory, so they are counted. */
 static void device_begin(Device *d, long number)
 {
     static std::atomic<int> opened;
     CudaState *s = new CudaState{};
-    s->seed = (uint64_t)number;
     s->index = opened++;
     d->self = s;
+    s->stream.seed = (uint64_t)number;
+    s->stage = (char *)xcalloc(1, STAGE, "copies to cuda-emu");
 }
 
 static void device_end(Device *d)
 {
     leave_group(d);
+    free(state_of(d)->stage);
     delete state_of(d);
 }
 
-/* Pages that only kernels and copies may touch, as a GPU's memory: whoever else does stops here with a fault. */
-static void *memory_alloc(Device *d, size_t bytes)
-{
-    constexpr size_t PAGE = 4096;
-    const size_t size = (bytes + PAGE) / PAGE * PAGE;         /* of none too there is one */
-    void *block = mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (block == MAP_FAILED) return nullptr;
-    state_of(d)->blocks.push_back({ block, size });
-    return block;
-}
-
-static void memory_free(Device *d, void *block)
-{
-    std::vector<emu::Block> &blocks = state_of(d)->blocks;
-    for (size_t i = 0; i < blocks.size(); i++)
-        if (blocks[i].start == block) {
-            munmap(block, blocks[i].bytes);
-            blocks.erase(blocks.begin() + (ptrdiff_t)i);
-            return;
-        }
-}
+static void *memory_alloc(Device *d, size_t bytes) { return emu::take_memory(stream_of(d), bytes); }
+static void memory_free(Device *d, void *block) { emu::give_memory(stream_of(d), block); }
 
 static void memory_zero(Device *d, void *block, size_t bytes)
 {
-    const emu::Access access(state_of(d)->blocks);
-    memset(block, 0, bytes);
+    emu::enqueue(stream_of(d), [=] { memset(block, 0, bytes); });
 }
 
-static void memory_copy(Device *d, void *to, const void *from, size_t bytes)
+static void start_copy(Device *d, void *to, const void *from, size_t bytes, size_t stride, size_t count)
 {
-    const emu::Access access(state_of(d)->blocks);
-    memcpy(to, from, bytes);
+    emu::copy(stream_of(d), to, from, bytes, stride, count);
 }
 
-static void wait_for_all(Device *) {}
 static Place place_of(Device *d) { return { PLACE_EMULATED, state_of(d)->index, nullptr }; }
 
-static const Backend backend = { "cuda-emu", &cuda_ops, device_begin, device_end, memory_alloc, memory_free,
-                                 memory_zero, memory_copy, memory_copy, memory_copy, wait_for_all, place_of,
-                                 join_group, group_reduce_scatter, group_all_gather, group_meet };
+static void wait_for_stream(Device *d) { emu::wait(stream_of(d)); }
+
+static bool is_recording(Device *d) { return stream_of(d)->recording; }
+
+using emu::Capture;
+
+static void graph_replay(Device *d, void *graph) { emu::replay(stream_of(d), *(emu::Graph *)graph); }
+static void graph_forget(Device *, void *graph) { delete (emu::Graph *)graph; }
 
 #else
+
+constexpr char NAME[] = "cuda";
 
 void cuda_check(cudaError_t status, const char *what)
 {
@@ -126,6 +119,7 @@ static void device_begin(Device *d, long number)
     d->self = s;
     s->index = chosen;
     cuda_check(cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking), "a new stream");
+    cuda_check(cudaMallocHost(&s->stage, STAGE), "room for copies");
     open_products(s);
 }
 
@@ -135,11 +129,10 @@ static void device_end(Device *d)
     cudaSetDevice(s->index);
     leave_group(d);
     close_products(s);
+    cudaFreeHost(s->stage);
     cudaStreamDestroy(s->stream);
     delete s;
 }
-
-static void wait_for_all(Device *d) { cuda_check(cudaStreamSynchronize(stream_of(d)), "an op"); }
 
 static void *memory_alloc(Device *d, size_t bytes)
 {
@@ -169,31 +162,124 @@ static void memory_zero(Device *d, void *block, size_t bytes)
     cuda_check(cudaMemsetAsync(block, 0, bytes, stream_of(d)), "zeroing");
 }
 
+/* count pieces that begin `stride` bytes apart, side by side */
+static void start_copy(Device *d, void *to, const void *from, size_t bytes, size_t stride, size_t count)
+{
+    const bool whole = stride == bytes;
+    cuda_check(whole ? cudaMemcpyAsync(to, from, bytes * count, cudaMemcpyDefault, stream_of(d))
+                     : cudaMemcpy2DAsync(to, bytes, from, stride, bytes, count, cudaMemcpyDefault, stream_of(d)),
+               "a copy");
+}
+
+static Place place_of(Device *d) { return { PLACE_CUDA, state_of(d)->index, stream_of(d) }; }
+
+static void wait_for_stream(Device *d) { cuda_check(cudaStreamSynchronize(stream_of(d)), "an op"); }
+
+static bool is_recording(Device *d)
+{
+    cudaStreamCaptureStatus status;
+    cuda_check(cudaStreamIsCapturing(stream_of(d), &status), "a look at a stream");
+    return status != cudaStreamCaptureStatusNone;
+}
+
+/* From here to its end the stream's work is noted. However it is left, the stream works again. */
+struct Capture {
+    cudaStream_t stream;
+    cudaGraph_t  graph = nullptr;
+    bool         open = true;
+
+    explicit Capture(cudaStream_t s) : stream(s)
+    {
+        cuda_check(cudaStreamBeginCapture(s, cudaStreamCaptureModeThreadLocal), "recording a graph");
+    }
+
+    ~Capture()
+    {
+        if (open) cudaStreamEndCapture(stream, &graph);
+        if (graph) cudaGraphDestroy(graph);
+        cudaGetLastError();                     /* what failed has been said */
+    }
+
+    cudaGraphExec_t end()
+    {
+        cudaGraphExec_t made = nullptr;
+        open = false;
+        cuda_check(cudaStreamEndCapture(stream, &graph), "recording a graph");
+        cuda_check(cudaGraphInstantiate(&made, graph, 0), "making a graph of what was recorded");
+        return made;
+    }
+};
+
+static void graph_replay(Device *d, void *graph)
+{
+    cuda_check(cudaGraphLaunch((cudaGraphExec_t)graph, stream_of(d)), "the launch of a graph");
+}
+
+/* As memory_free; a graph that runs ends first. */
+static void graph_forget(Device *d, void *graph)
+{
+    cudaSetDevice(state_of(d)->index);
+    cudaGraphExecDestroy((cudaGraphExec_t)graph);
+    cudaGetLastError();
+}
+
+#endif
+
+static void wait_for_all(Device *d)
+{
+    wait_for_stream(d);
+    state_of(d)->staged = 0;
+}
+
+/* Room in the pinned memory. What lies there is read, or written, until the next wait. */
+static char *room_to_pass(Device *d, size_t bytes)
+{
+    CudaState *s = state_of(d);
+    if (s->staged + bytes > STAGE) wait_for_all(d);
+    char *room = s->stage + s->staged;
+    s->staged += (bytes + STAGE_ALIGN - 1) / STAGE_ALIGN * STAGE_ALIGN;
+    return room;
+}
+
 /* The caller's memory may change or go when this returns. */
 static void memory_upload(Device *d, void *to, const void *host, size_t bytes)
 {
-    cuda_check(cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, stream_of(d)), "a copy to the GPU");
+    CHECK(!is_recording(d), "a copy from the host, while a graph is recorded: it would bring the same at each replay");
+    if (bytes <= STAGE) {
+        char *room = room_to_pass(d, bytes);
+        memcpy(room, host, bytes);
+        start_copy(d, to, room, bytes, bytes, 1);
+        return;
+    }
+    start_copy(d, to, host, bytes, bytes, 1);
     wait_for_all(d);
 }
 
-static void memory_download(Device *d, void *host, const void *from, size_t bytes)
+static void memory_download(Device *d, void *host, const void *from, size_t bytes, size_t stride, size_t count)
 {
-    cuda_check(cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, stream_of(d)), "a copy from the GPU");
+    const bool passes = bytes * count <= STAGE;
+    void *to = passes ? room_to_pass(d, bytes * count) : host;
+    start_copy(d, to, from, bytes, stride, count);
     wait_for_all(d);
+    if (passes) memcpy(host, to, bytes * count);
 }
 
 static void memory_copy(Device *d, void *to, const void *from, size_t bytes)
 {
-    cuda_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_of(d)), "a copy on the GPU");
+    start_copy(d, to, from, bytes, bytes, 1);
 }
 
-static Place place_of(Device *d) { return { PLACE_CUDA, state_of(d)->index, state_of(d)->stream }; }
+static void *graph_record(Device *d, void (*run)(void *), void *context)
+{
+    Capture capture(stream_of(d));
+    run(context);
+    return capture.end();
+}
 
-static const Backend backend = { "cuda", &cuda_ops, device_begin, device_end, memory_alloc, memory_free, memory_zero,
-                                 memory_upload, memory_download, memory_copy, wait_for_all, place_of, join_group,
-                                 group_reduce_scatter, group_all_gather, group_meet };
-
-#endif
+static const Backend backend = { NAME, &cuda_ops, device_begin, device_end, memory_alloc, memory_free,
+                                 memory_zero, memory_upload, memory_download, memory_copy, wait_for_all, place_of,
+                                 join_group, group_reduce_scatter, group_all_gather, group_meet, graph_record,
+                                 graph_replay, graph_forget };
 
 #ifndef LLMC_CUDA_EMU
 /* For llmc doctor, once a device has opened: the driver and the GPUs. */

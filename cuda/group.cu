@@ -24,18 +24,20 @@ void leave_group(Device *d)
 void group_reduce_scatter(Device *d, const float *in, float *out, int64_t n)
 {
     Group *g = state_of(d)->group;
+    emu::refuse_recording(stream_of(d), "a collective on another stream");
     g->asked.push_back([=] { comm_reduce_scatter(g->comm, in, out, n); });
 }
 
 void group_all_gather(Device *d, const void *in, void *out, size_t bytes)
 {
     Group *g = state_of(d)->group;
+    emu::refuse_recording(stream_of(d), "a collective on another stream");
     g->asked.push_back([=] { comm_all_gather(g->comm, in, out, bytes); });
 }
 
 void group_meet(Device *d)
 {
-    const emu::Access access(state_of(d)->blocks);
+    const emu::Access access(stream_of(d)->blocks);
     for (const std::function<void()> &collective : state_of(d)->group->asked) collective();
     state_of(d)->group->asked.clear();
 }

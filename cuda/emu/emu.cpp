@@ -1,4 +1,4 @@
-/* emu.cpp -- see emu.h: fibers, their scheduler, barriers and memory. */
+/* emu.cpp -- see emu.h: fibers, their scheduler, barriers and shared memory. */
 #include "emu.h"
 #include "stack.h"
 
@@ -350,17 +350,6 @@ static void check_zones(Machine &m, dim3 block)
                          a.name, a.bytes);
     }
 }
-
-/* ---- global memory ---------------------------------------------------------------------------------------------- */
-
-static void protect(const std::vector<Block> &blocks, int how)
-{
-    for (const Block &b : blocks)
-        CHECK(mprotect(b.start, b.bytes, how) == 0, "cuda-emu: mprotect of %zu bytes failed", b.bytes);
-}
-
-Access::Access(const std::vector<Block> &blocks) : blocks(blocks) { protect(blocks, PROT_READ | PROT_WRITE); }
-Access::~Access() { protect(blocks, PROT_NONE); }
 
 /* ---- blocks ----------------------------------------------------------------------------------------------------- */
 

@@ -7,8 +7,10 @@
  *   - a barrier or a warp's exchange that not all threads reach, or reach at different lines, is an error;
  *   - shared memory is NaN until it is written, and has NaN around it, which must stay: see SHARED in common.cuh;
  *   - more shared memory, or a larger block or grid, than the GPUs have is an error; so is a misaligned vector;
- *   - what is copied asynchronously is NaN until it was waited for;
- *   - the device's memory may be touched by kernels and copies alone: the host gets a fault.
+ *   - what is copied asynchronously is NaN until it was waited for, and must stay as it is where it is copied from;
+ *   - the device's memory may be touched by kernels and copies alone: the host gets a fault;
+ *   - work that is recorded for a graph is not done, and done with the arguments it was given then when the graph is
+ *     replayed: what a host's number decides is the same each time. What a GPU cannot record is an error.
  * With the address sanitizer what is beyond a shared array is poisoned too.
  *
  * An error ends the launch: the other threads are left where they stand, and the op's door fails with a sentence. */
@@ -20,6 +22,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
@@ -73,15 +76,6 @@ struct Launch {
     int      cpu_threads;
 };
 
-/* A piece of the device's memory, and the time in which it may be touched. */
-struct Block { void *start; size_t bytes; };
-
-struct Access {
-    const std::vector<Block> &blocks;
-    explicit Access(const std::vector<Block> &blocks);
-    ~Access();
-};
-
 /* Runs `kernel` once for each thread of each block. Fails, through llmc_fail, with what a thread did wrong. */
 void launch(const Launch &launch, const std::function<void()> &kernel);
 
@@ -123,15 +117,62 @@ template <typename T> const T *aligned(const T *p)
     return p;
 }
 
+/* ---- the device's work, in order: stream.cpp --------------------------------------------------------------------- */
+
+/* The call's own file and line: what a default argument is asked for where it is used. */
+#define EMU_PLACE const char *file = __builtin_FILE(), int line = __builtin_LINE()
+
+/* A piece of the device's memory, and the time in which it may be touched. */
+struct Block { void *start; size_t bytes; };
+
+struct Access {
+    const std::vector<Block> &blocks;
+    explicit Access(const std::vector<Block> &blocks);
+    ~Access();
+};
+
+/* A copy nobody has waited for: what the host will find there, or must leave there. */
+struct Transfer { void *host; std::vector<char> bytes; bool to_host; };
+
+typedef std::vector<std::function<void()>> Graph;
+
+struct Stream {
+    uint64_t seed = 0;                          /* of the order of threads */
+    std::vector<Block> blocks;
+    std::vector<Transfer> transfers;
+    Graph *recording = nullptr;                 /* NULL: work is done at once */
+};
+
+/* Does work, or notes it; what it needs it must hold itself. */
+void enqueue(Stream *s, const std::function<void()> &work);
+
+/* Asynchronous: count pieces of `bytes` that begin `stride` bytes apart, side by side. One end is on the device. */
+void copy(Stream *s, void *to, const void *from, size_t bytes, size_t stride, size_t count);
+void wait(Stream *s, EMU_PLACE);
+
+void *take_memory(Stream *s, size_t bytes, EMU_PLACE);          /* zeroed; NULL: there is none */
+void give_memory(Stream *s, void *block, EMU_PLACE);
+
+/* Fails while a graph is recorded. what: "a collective" */
+void refuse_recording(const Stream *s, const char *what, EMU_PLACE);
+
+/* From here to its end the stream's work is noted. */
+struct Capture {
+    Stream *stream;
+    std::unique_ptr<Graph> graph;
+    explicit Capture(Stream *s, EMU_PLACE);
+    ~Capture();
+    Graph *end();
+};
+
+void replay(Stream *s, const Graph &graph, EMU_PLACE);
+
 }
 
 #define threadIdx (emu::here->thread)
 #define blockIdx  (emu::here->block)
 #define blockDim  (emu::here->block_size)
 #define gridDim   (emu::here->grid_size)
-
-/* The call's own file and line: what a default argument is asked for where it is used. */
-#define EMU_PLACE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
 inline void __syncthreads(EMU_PLACE) { emu::barrier(file, line); }
 inline void __syncwarp(unsigned mask = 0xffffffffu, EMU_PLACE) { emu::from_lane(mask, 0, 0, file, line); }

@@ -1,4 +1,5 @@
 /* planted.cu -- kernels with one mistake each, for test_emulator.py:  planted NAME SEED  prints what the kernel wrote.
+ * Some mistakes are the host's: when it copies, and what it lets a graph keep.
  *
  * "right" stands beside each mistake: the same kernel without it. */
 #include "tensor_core.cuh"
@@ -12,7 +13,7 @@
 constexpr int THREADS = 128, LENGTH = 2 * THREADS;
 
 enum Mistake { RIGHT, NO_BARRIER, READ_BEYOND, WRITE_BEYOND, UNWRITTEN, NOT_ALL_AT_BARRIER, TWO_BARRIERS, ENDED_LANE,
-               APART_LANES, MISALIGNED, TOO_MUCH_SHARED, FLOAT_RACE, NO_WAIT };
+               APART_LANES, MISALIGNED, TOO_MUCH_SHARED, FLOAT_RACE, NO_WAIT, EARLY_CHANGE, HOST_NUMBER };
 
 /* out[i] = the sum of x's i-th and (LENGTH-1-i)-th element, by way of shared memory */
 __global__ void fold_kernel(float *out, const float *x, Mistake mistake)
@@ -80,26 +81,80 @@ __global__ void copy_kernel(float *out, const float *x, Mistake mistake)
     out[i] = tile[i];
 }
 
-typedef void Kernel(float *, const float *, Mistake);
-static const struct { const char *name; Kernel *kernel; Mistake mistake; } cases[] = {
-    { "fold", fold_kernel, RIGHT },
-    { "fold without its barrier", fold_kernel, NO_BARRIER },
-    { "fold that reads one too far", fold_kernel, READ_BEYOND },
-    { "fold that writes one too far", fold_kernel, WRITE_BEYOND },
-    { "fold that leaves an element out", fold_kernel, UNWRITTEN },
-    { "fold whose thread leaves before the barrier", fold_kernel, NOT_ALL_AT_BARRIER },
-    { "fold with two barriers for one", fold_kernel, TWO_BARRIERS },
-    { "warp", warp_kernel, RIGHT },
-    { "warp with a lane that has left", warp_kernel, ENDED_LANE },
-    { "warp with lanes apart", warp_kernel, APART_LANES },
-    { "wide", wide_kernel, RIGHT },
-    { "wide from an odd place", wide_kernel, MISALIGNED },
-    { "large", large_kernel, RIGHT },
-    { "large and more", large_kernel, TOO_MUCH_SHARED },
-    { "copy", copy_kernel, RIGHT },
-    { "copy without waiting", copy_kernel, NO_WAIT },
-    { "race", race_kernel, RIGHT },
-    { "race of floats", race_kernel, FLOAT_RACE },
+template <void kernel(float *, const float *, Mistake)>
+static void run(Device *d, float *out, const float *x, Mistake mistake)
+{
+    launch(d, kernel, 1, THREADS, 0, out, x, mistake);
+}
+
+/* ---- the host ---------------------------------------------------------------------------------------------------- */
+
+constexpr size_t BYTES = THREADS * sizeof(float);
+
+/* out = x, by way of the device's memory */
+static void there_and_back(Device *d, float *out, const float *x, Mistake mistake)
+{
+    emu::Stream *s = stream_of(d);
+    std::vector<float> source(x, x + THREADS);
+    void *there = emu::take_memory(s, BYTES);
+    emu::copy(s, there, source.data(), BYTES, BYTES, 1);
+    if (mistake == EARLY_CHANGE) source[5]++;
+    emu::copy(s, out, there, BYTES, BYTES, 1);
+    if (mistake != NO_WAIT) emu::wait(s);
+}
+
+/* out = x + number, which lies where `there` points, or is the launch's own */
+__global__ void add_kernel(float *out, const float *x, const float *there, float number)
+{
+    out[threadIdx.x] = x[threadIdx.x] + (there ? *there : number);
+}
+
+/* out = x + 3, by a graph that is recorded for 1, and replayed for 1, 2 and 3 */
+static void replayed(Device *d, float *out, const float *x, Mistake mistake)
+{
+    emu::Stream *s = stream_of(d);
+    float *there = (float *)emu::take_memory(s, sizeof *there);
+    std::unique_ptr<emu::Graph> graph;
+    for (float number = 1; number <= 3; number++) {
+        emu::copy(s, there, &number, sizeof number, sizeof number, 1);
+        emu::wait(s);
+        if (!graph) {
+            emu::Capture capture(s);
+            launch(d, add_kernel, 1, THREADS, 0, out, x, mistake == HOST_NUMBER ? nullptr : there, number);
+            graph.reset(capture.end());
+        }
+        emu::replay(s, *graph);
+    }
+}
+
+static const struct {
+    const char *name;
+    void      (*run)(Device *, float *, const float *, Mistake);
+    Mistake     mistake;
+} cases[] = {
+    { "fold", run<fold_kernel>, RIGHT },
+    { "fold without its barrier", run<fold_kernel>, NO_BARRIER },
+    { "fold that reads one too far", run<fold_kernel>, READ_BEYOND },
+    { "fold that writes one too far", run<fold_kernel>, WRITE_BEYOND },
+    { "fold that leaves an element out", run<fold_kernel>, UNWRITTEN },
+    { "fold whose thread leaves before the barrier", run<fold_kernel>, NOT_ALL_AT_BARRIER },
+    { "fold with two barriers for one", run<fold_kernel>, TWO_BARRIERS },
+    { "warp", run<warp_kernel>, RIGHT },
+    { "warp with a lane that has left", run<warp_kernel>, ENDED_LANE },
+    { "warp with lanes apart", run<warp_kernel>, APART_LANES },
+    { "wide", run<wide_kernel>, RIGHT },
+    { "wide from an odd place", run<wide_kernel>, MISALIGNED },
+    { "large", run<large_kernel>, RIGHT },
+    { "large and more", run<large_kernel>, TOO_MUCH_SHARED },
+    { "copy", run<copy_kernel>, RIGHT },
+    { "copy without waiting", run<copy_kernel>, NO_WAIT },
+    { "race", run<race_kernel>, RIGHT },
+    { "race of floats", run<race_kernel>, FLOAT_RACE },
+    { "there and back", there_and_back, RIGHT },
+    { "there and back without waiting", there_and_back, NO_WAIT },
+    { "there and back out of memory that changes", there_and_back, EARLY_CHANGE },
+    { "graph", replayed, RIGHT },
+    { "graph with a number of the host's in it", replayed, HOST_NUMBER },
 };
 
 int main(int argc, char **argv)
@@ -107,14 +162,14 @@ int main(int argc, char **argv)
     set_fail_handler(fail_and_exit);
     CHECK(argc == 3, "planted NAME SEED");
     CudaState state = {};
-    state.seed = strtoull(argv[2], nullptr, 10);
+    state.stream.seed = strtoull(argv[2], nullptr, 10);
     Device device = {};
     device.self = &state, device.threads = 1;
     alignas(16) float x[LENGTH], out[LENGTH];
     for (int i = 0; i < LENGTH; i++) x[i] = (float)(i * i % 101), out[i] = NAN;
     for (const auto &c : cases)
         if (c.name == std::string(argv[1])) {
-            launch(&device, c.kernel, 1, THREADS, 0, out, x, c.mistake);
+            c.run(&device, out, x, c.mistake);
             for (int i = 0; i < THREADS; i++) printf("%.9g\n", (double)out[i]);
             return 0;
         }

@@ -17,6 +17,8 @@ EXPECTED = {
     "large": X[:128],
     "copy": X[:128],
     "race": X[:128],
+    "there and back": X[:128],
+    "graph": X[:128] + 3,
 }
 
 
@@ -49,12 +51,19 @@ def test_a_right_kernel_gives_the_same_in_every_order(planted, name):
         "fold that reads one too far",
         "fold that leaves an element out",
         "copy without waiting",
+        "there and back without waiting",
     ],
 )
 def test_a_number_that_was_never_written_shows_in_every_order(planted, name):
     for seed in SEEDS:
         out, error = run(planted, name, seed)
         assert not error and np.isnan(out).any()
+
+
+def test_a_number_of_the_hosts_that_a_graph_keeps_shows(planted):
+    out, error = run(planted, "graph with a number of the host's in it")
+    assert not error
+    np.testing.assert_array_equal(out, X[:128] + 1)         # of the recording, where the third replay's was wanted
 
 
 def test_an_order_that_is_not_fixed_shows(planted):
@@ -71,6 +80,7 @@ def test_an_order_that_is_not_fixed_shows(planted):
         ("warp with a lane that has left", "waits at a warp's exchange, and thread (40,0,0) has ended"),
         ("warp with lanes apart", "a warp's exchange, while other lanes of block (0,0,0) are at"),
         ("wide from an odd place", "an access of 16 bytes at"),
+        ("there and back out of memory that changes", "the host changed 512 bytes that were being copied to the device"),
         ("large and more", "more of 4 bytes beside 49152, wanted at most 49152 in all, 49152 of them static"),
     ],
 )
