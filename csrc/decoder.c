@@ -11,22 +11,22 @@ struct Decoder {
     Model      *model;              /* on the parameters of another */
     DecoderPlan plan;
     int64_t     most;               /* pages of the longest row */
-    void       *memory;             /* the cache and the tables */
+    void       *memory;             /* the cache, and what is sent */
     Cache       cache;
-    Tensor      table, start, length, picked;   /* with room for all rows */
+    Tensor      sent;               /* a call's numbers, which go up in one copy: these tensors and the cache's */
+    Tensor      tokens, pos, picked;
+    Tensor      zero;               /* a 0 */
     Row        *row;
     int32_t    *pages;              /* of all rows */
     int32_t    *owners;             /* of each page: how many rows hold it */
     int32_t    *free_page;          /* a stack */
     int64_t     free_count;
-    int32_t    *host;               /* what goes up for a call */
+    char       *host;               /* what sent is to be */
 };
 
 /* ------------------------------------------------------------------------------------------------ made and measured */
 
 static int64_t pages_of(int64_t steps) { return (steps + CACHE_PAGE - 1) / CACHE_PAGE; }
-
-static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 size_t decoder_page_bytes(const Config *c, DType dtype)
 {
@@ -34,24 +34,27 @@ size_t decoder_page_bytes(const Config *c, DType dtype)
            dtype_size(activation_type(dtype));
 }
 
+/* What is sent for R rows and N tokens */
+static void lay_out_call(Decoder *d, Arena *a, int64_t R, int64_t N)
+{
+    d->tokens = TAKE(a, "tokens", DT_I32, N, 1);
+    d->pos    = TAKE(a, "positions", DT_I32, N, 1);
+    d->picked = TAKE(a, "last tokens", DT_I32, 1, R);
+    d->cache.start  = TAKE(a, "row starts", DT_I32, R + 1);
+    d->cache.length = TAKE(a, "row lengths", DT_I32, R);
+    d->cache.table  = TAKE(a, "page table", DT_I32, R, d->most);
+}
+
 static void lay_out(Decoder *d, Arena *a)
 {
     const Config *c = &d->model->cfg;
-    const int64_t R = d->plan.rows;
+    Arena call = {0};
+    lay_out_call(d, &call, d->plan.rows, d->plan.tokens);
     for (int l = 0; l < c->n_layer; l++)
         d->cache.layer[l] = TAKE(a, "keys and values", d->model->dtype, d->plan.pages, 2 * c->n_kv_head,
                                  CACHE_PAGE, c->head_dim);
-    d->table  = TAKE(a, "page table", DT_I32, R, d->most);
-    d->start  = TAKE(a, "row starts", DT_I32, R + 1);
-    d->length = TAKE(a, "row lengths", DT_I32, R);
-    d->picked = TAKE(a, "last tokens", DT_I32, 1, R);
-}
-
-static void use_rows(Decoder *d, int64_t R)
-{
-    d->cache.table = slice_rows(d->table, 0, R);
-    d->cache.start = slice_elements(d->start, 0, R + 1);
-    d->cache.length = slice_elements(d->length, 0, R);
+    d->zero = TAKE(a, "a zero", DT_I32, 1, 1);
+    d->sent = TAKE(a, "a call", DT_U8, (int64_t)call.used);
 }
 
 static void free_slot(Decoder **d) { decoder_free(*d); }
@@ -65,7 +68,6 @@ static void take_host_memory(Decoder *d)
     d->owners = xcalloc((size_t)pages, sizeof *d->owners, "pages");
     d->free_page = xcalloc((size_t)pages, sizeof *d->free_page, "pages");
     for (int64_t i = 0; i < pages; i++) d->free_page[d->free_count++] = (int32_t)(pages - 1 - i);
-    d->host = xcalloc((size_t)larger(d->plan.tokens, R * d->most + 1), sizeof *d->host, "a call");
     d->cache.layer = xcalloc((size_t)d->model->cfg.n_layer, sizeof *d->cache.layer, "layers");
 }
 
@@ -83,7 +85,7 @@ Decoder *decoder_create(Model *of, DecoderPlan plan)
     take_host_memory(d);
     Arena a = {0};
     lay_out(d, &a);
-    use_rows(d, plan.rows);
+    d->host = xcalloc((size_t)numel(d->sent), 1, "a call");
     d->model->cache = &d->cache;
     model_plan(d->model, (Plan){ .B = plan.tokens, .T = 1 });
     d->memory = device_alloc(d->model->dev, a.used, "the cache of keys and values");
@@ -221,12 +223,10 @@ static int64_t check_call(Decoder *d, int count, const DecoderInput *in)
 /* A row of a table of rows is what embed_forward copies. */
 static void copy_page(Decoder *d, int32_t to, int32_t from)
 {
-    Device *device = d->model->dev;
-    const Tensor index = RESHAPE(slice_elements(d->picked, 0, 1), 1, 1);
-    device_upload(device, index, &from);
     for (int l = 0; l < d->model->cfg.n_layer; l++) {
         const Tensor all = d->cache.layer[l], table = RESHAPE(all, all.dim[0], numel(all) / all.dim[0]);
-        embed_forward(device, RESHAPE(slice_rows(table, to, 1), 1, 1, last(table)), index, index, table, none());
+        embed_forward(d->model->dev, RESHAPE(slice_rows(table, to, 1), 1, 1, last(table)), d->zero, d->zero,
+                      slice_rows(table, from, 1), none());
     }
 }
 
@@ -242,48 +242,51 @@ static void make_room(Decoder *d, Row *k, int64_t count)
     for (int64_t i = pages_of(k->length); i < pages_of(k->length + count); i++) k->pages[i] = new_page(d);
 }
 
-static void upload_rows(Decoder *d, int count, const DecoderInput *in)
+static int32_t *host_of(const Decoder *d, Tensor t)
 {
-    Device *device = d->model->dev;
-    use_rows(d, count);
-    for (int i = 0; i < count; i++)
-        memcpy(d->host + i * d->most, d->row[in[i].row].pages, (size_t)d->most * sizeof *d->host);
-    device_upload(device, d->cache.table, d->host);
-    d->host[0] = 0;
-    for (int i = 0; i < count; i++) d->host[i + 1] = d->host[i] + (int32_t)in[i].count;
-    device_upload(device, d->cache.start, d->host);
-    for (int i = 0; i < count; i++) d->host[i] = (int32_t)d->row[in[i].row].length;
-    device_upload(device, d->cache.length, d->host);
+    return (int32_t *)(d->host + ((char *)t.data - (char *)d->sent.data));
 }
 
-static void upload_tokens(Decoder *d, int count, const DecoderInput *in)
+/* How many rows want logits */
+static int64_t fill(Decoder *d, int count, const DecoderInput *in)
+{
+    int32_t *tokens = host_of(d, d->tokens), *pos = host_of(d, d->pos), *picked = host_of(d, d->picked),
+            *start = host_of(d, d->cache.start), *length = host_of(d, d->cache.length),
+            *table = host_of(d, d->cache.table);
+    int64_t wanted = 0;
+    start[0] = 0;
+    for (int i = 0; i < count; i++) {
+        const Row *k = &d->row[in[i].row];
+        memcpy(tokens + start[i], in[i].tokens, (size_t)in[i].count * sizeof *tokens);
+        for (int64_t t = 0; t < in[i].count; t++) pos[start[i] + t] = (int32_t)(k->length + t);
+        start[i + 1] = start[i] + (int32_t)in[i].count;
+        length[i] = (int32_t)k->length;
+        memcpy(table + i * d->most, k->pages, (size_t)d->most * sizeof *table);
+        if (in[i].logits) picked[wanted++] = start[i + 1] - 1;
+    }
+    return wanted;
+}
+
+static int64_t send_call(Decoder *d, int count, const DecoderInput *in, int64_t tokens)
 {
     Model *m = d->model;
-    int64_t n = 0;
-    for (int i = 0; i < count; n += in[i++].count)
-        memcpy(d->host + n, in[i].tokens, (size_t)in[i].count * sizeof *d->host);
-    device_upload(m->dev, m->tokens, d->host);
-    n = 0;
-    for (int i = 0; i < count; i++)
-        for (int64_t t = 0; t < in[i].count; t++) d->host[n++] = (int32_t)(d->row[in[i].row].length + t);
-    device_upload(m->dev, m->pos, d->host);
+    Arena a = { .block = d->sent.data, .size = tensor_bytes(d->sent) };
+    lay_out_call(d, &a, count, tokens);
+    const int64_t wanted = fill(d, count, in);
+    device_upload(m->dev, slice_elements(d->sent, 0, (int64_t)a.used), d->host);
+    m->tokens = d->tokens, m->pos = d->pos;
+    return wanted;
 }
 
 /* ln_f's output for the last token of each input that wants logits, side by side in the branch, which no one needs any
  * more; then their logits. */
-static void give_logits(Decoder *d, int count, const DecoderInput *in, float *logits)
+static void give_logits(Decoder *d, int64_t wanted, float *logits)
 {
     Model *m = d->model;
-    int64_t wanted = 0, end = 0;
-    for (int i = 0; i < count; i++) {
-        end += in[i].count;
-        if (in[i].logits) d->host[wanted++] = (int32_t)(end - 1);
-    }
     if (!wanted) return;
     const int64_t C = m->cfg.n_embd;
     const Tensor index = RESHAPE(slice_elements(d->picked, 0, wanted), 1, wanted);
     const Tensor x = slice_rows(m->branch, 0, wanted);
-    device_upload(m->dev, index, d->host);
     embed_forward(m->dev, RESHAPE(x, 1, wanted, C), index, index, RESHAPE(m->xf, rows(m->xf), C), none());
     model_download_logits(m, x, logits);
 }
@@ -293,9 +296,8 @@ void decoder_feed(Decoder *d, int count, const DecoderInput *in, float *logits)
     const int64_t tokens = check_call(d, count, in);
     for (int i = 0; i < count; i++) make_room(d, &d->row[in[i].row], in[i].count);
     model_carve(d->model, tokens, 1, false);
-    upload_rows(d, count, in);
-    upload_tokens(d, count, in);
+    const int64_t wanted = send_call(d, count, in, tokens);
     model_trunk_forward(d->model);
     for (int i = 0; i < count; i++) d->row[in[i].row].length += in[i].count;
-    give_logits(d, count, in, logits);
+    give_logits(d, wanted, logits);
 }
