@@ -7,6 +7,14 @@
 
 typedef struct Row { bool open, called; int64_t length; int32_t *pages; } Row;      /* called: by this call */
 
+/* A call that brings each of so many rows one token gives the device the same work each time: kernels, tensors and
+ * arguments are the same, and what differs is sent before. The first such call runs as others do, which settles what
+ * an op finds out on its first call; the second is recorded, and replayed like all that follow. The activations lie
+ * where the number of rows has them; parameters never move; a workspace that grew does, so its graphs are forgotten.
+ * A number of rows has one place, which it may take from another. */
+enum { KEPT_GRAPHS = 16 };
+typedef struct Recorded { int64_t rows; const void *workspace; void *graph; } Recorded;
+
 struct Decoder {
     Model      *model;              /* on the parameters of another */
     DecoderPlan plan;
@@ -22,6 +30,8 @@ struct Decoder {
     int32_t    *free_page;          /* a stack */
     int64_t     free_count;
     char       *host;               /* what sent is to be */
+    Recorded    recorded[KEPT_GRAPHS];
+    int64_t     replays;
 };
 
 /* ------------------------------------------------------------------------------------------------ made and measured */
@@ -58,6 +68,12 @@ static void lay_out(Decoder *d, Arena *a)
 }
 
 static void free_slot(Decoder **d) { decoder_free(*d); }
+
+static void forget(Decoder *d, Recorded *k)
+{
+    if (k->graph) d->model->dev->backend->forget(d->model->dev, k->graph);
+    *k = (Recorded){0};
+}
 
 static void take_host_memory(Decoder *d)
 {
@@ -99,6 +115,7 @@ Decoder *decoder_create(Model *of, DecoderPlan plan)
 void decoder_free(Decoder *d)
 {
     if (!d) return;
+    for (int i = 0; i < KEPT_GRAPHS; i++) forget(d, &d->recorded[i]);
     if (d->model) device_free(d->model->dev, d->memory);
     model_free(d->model);
     free(d->row);
@@ -172,6 +189,7 @@ void decoder_close(Decoder *d, int row)
 
 int64_t decoder_length(const Decoder *d, int row) { return row_of(d, row)->length; }
 int64_t decoder_pages_free(const Decoder *d) { return d->free_count; }
+int64_t decoder_replays(const Decoder *d) { return d->replays; }
 
 /* The page a row would write to next is there already, but another row's too. */
 static bool shares_last(const Decoder *d, const Row *k)
@@ -278,6 +296,27 @@ static int64_t send_call(Decoder *d, int count, const DecoderInput *in, int64_t 
     return wanted;
 }
 
+static void run_blocks(void *model) { model_trunk_forward(model); }
+
+static void run_call(Decoder *d, int64_t rows, int64_t tokens)
+{
+    Device *device = d->model->dev;
+    Recorded *k = &d->recorded[rows % KEPT_GRAPHS];
+    if (tokens > rows || !device->backend->record || device->profile || d->plan.no_graphs) {
+        run_blocks(d->model);
+        return;
+    }
+    if (k->rows != rows || k->workspace != device->workspace) {
+        forget(d, k);
+        run_blocks(d->model);
+        *k = (Recorded){ .rows = rows, .workspace = device->workspace };
+        return;
+    }
+    if (!k->graph) k->graph = device->backend->record(device, run_blocks, d->model);
+    device->backend->replay(device, k->graph);
+    d->replays++;
+}
+
 /* ln_f's output for the last token of each input that wants logits, side by side in the branch, which no one needs any
  * more; then their logits. */
 static void give_logits(Decoder *d, int64_t wanted, float *logits)
@@ -297,7 +336,7 @@ void decoder_feed(Decoder *d, int count, const DecoderInput *in, float *logits)
     for (int i = 0; i < count; i++) make_room(d, &d->row[in[i].row], in[i].count);
     model_carve(d->model, tokens, 1, false);
     const int64_t wanted = send_call(d, count, in, tokens);
-    model_trunk_forward(d->model);
+    run_call(d, count, tokens);
     for (int i = 0; i < count; i++) d->row[in[i].row].length += in[i].count;
     give_logits(d, wanted, logits);
 }

@@ -5,7 +5,10 @@
  * lie; on the CPU logits have the bits that model_logits gives, whatever the pieces a row came in and its neighbours.
  *
  * The cache is made of pages of CACHE_PAGE steps, of which a row has as many as its length needs. Rows may share pages:
- * one that was lent the beginning of another reads it where it lies. Who writes into a shared page gets a copy of it. */
+ * one that was lent the beginning of another reads it where it lies. Who writes into a shared page gets a copy of it.
+ *
+ * Where a device has graphs (CUDA's), the blocks of a call that brings every row one token are recorded once for a
+ * number of rows, and replayed as a whole: the same kernels, so the same bits, without a launch for each. */
 #ifndef LLMC_DECODER_H
 #define LLMC_DECODER_H
 
@@ -21,6 +24,7 @@ typedef struct DecoderPlan {
     int     rows;       /* open at a time */
     int64_t pages;      /* of the cache: what all rows may hold together */
     int64_t tokens;     /* of one call; a longer prompt comes in several */
+    bool    no_graphs;  /* each kernel is launched by itself: to tell whether a mistake is a recording's */
 } DecoderPlan;
 
 /* One row's part of a call: count >= 1 tokens; logits: whether those after the last are wanted. */
@@ -39,6 +43,7 @@ int64_t  decoder_length(const Decoder *d, int row);
 void     decoder_rewind(Decoder *d, int row, int64_t length);   /* forgets all but the first `length` steps */
 
 int64_t  decoder_pages_free(const Decoder *d);
+int64_t  decoder_replays(const Decoder *d);                     /* calls that replayed a graph */
 int64_t  decoder_pages_needed(const Decoder *d, int row, int64_t count);    /* to bring it so many tokens */
 
 /* logits (wanted,vocab_size), on the host, in the order of the inputs that want them. Each row comes at most once.

@@ -9,8 +9,9 @@ namespace {
 struct BoundDecoder {
     Decoder *decoder;
     int64_t vocab_size;
-    BoundDecoder(BoundModel &of, int rows, int64_t pages, int64_t tokens)
-        : decoder(decoder_create(of.model, { rows, pages, tokens })), vocab_size(model_config(of.model)->vocab_size) {}
+    BoundDecoder(BoundModel &of, int rows, int64_t pages, int64_t tokens, bool graphs)
+        : decoder(decoder_create(of.model, { rows, pages, tokens, !graphs })),
+          vocab_size(model_config(of.model)->vocab_size) {}
     BoundDecoder(const BoundDecoder &) = delete;
     ~BoundDecoder() { decoder_free(decoder); }
 };
@@ -40,8 +41,9 @@ void bind_decoder(py::module_ &m)
     using Release = py::call_guard<py::gil_scoped_release>;
     py::class_<BoundDecoder>(m, "Decoder",
         "Rows of tokens over a cache of keys and values, on a model's weights; see decoder.h. One thread may use it.")
-        .def(py::init<BoundModel &, int, int64_t, int64_t>(), "model"_a, "rows"_a, "pages"_a, "tokens"_a,
-             py::keep_alive<1, 2>(), Release())
+        .def(py::init<BoundModel &, int, int64_t, int64_t, bool>(), "model"_a, "rows"_a, "pages"_a, "tokens"_a,
+             "graphs"_a = true, py::keep_alive<1, 2>(), Release(),
+             "graphs: False launches each kernel by itself, to tell whether a mistake is a recording's.")
         .def("open", [](BoundDecoder &d) { return decoder_open(d.decoder); }, "An empty row.")
         .def("lend", [](BoundDecoder &d, int row, int64_t n) { return decoder_lend(d.decoder, row, n); },
              "row"_a, "length"_a, "A new row that begins with this row's first steps, which are not copied.")
@@ -50,8 +52,11 @@ void bind_decoder(py::module_ &m)
         .def("rewind", [](BoundDecoder &d, int row, int64_t n) { decoder_rewind(d.decoder, row, n); },
              "row"_a, "length"_a, "Forgets all but the first steps.")
         .def_property_readonly("pages_free", [](BoundDecoder &d) { return decoder_pages_free(d.decoder); })
+        .def_property_readonly("replays", [](BoundDecoder &d) { return decoder_replays(d.decoder); },
+             "Calls that replayed a graph.")
         .def("pages_needed",
-             [](BoundDecoder &d, int row, int64_t n) { return decoder_pages_needed(d.decoder, row, n); }, "row"_a, "count"_a, "Pages that the row would take for so many tokens more.")
+             [](BoundDecoder &d, int row, int64_t n) { return decoder_pages_needed(d.decoder, row, n); }, "row"_a,
+             "count"_a, "Pages that the row would take for so many tokens more.")
         .def("feed", feed, "inputs"_a,
              "(row, tokens, wants logits) each: logits (wanted, vocab_size) after the last token of those that do.");
     m.def("decoder_page_bytes", [](const Config &c, const std::string &dtype) {
