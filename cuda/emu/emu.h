@@ -146,7 +146,8 @@ struct Stream {
 /* Does work, or notes it; what it needs it must hold itself. */
 void enqueue(Stream *s, const std::function<void()> &work);
 
-/* Asynchronous: count pieces of `bytes` that begin `stride` bytes apart, side by side. One end is on the device. */
+/* Asynchronous: count pieces of `bytes` that begin `stride` bytes apart, side by side. One end or both are on the
+ * device. */
 void copy(Stream *s, void *to, const void *from, size_t bytes, size_t stride, size_t count);
 void wait(Stream *s, EMU_PLACE);
 

@@ -74,7 +74,7 @@ static void start(Stream *s, void *to, const void *from, size_t bytes, size_t st
     for (size_t i = 0; i < count; i++) memcpy(moved.data() + i * bytes, (const char *)from + i * stride, bytes);
     if (is_here(s, to)) {
         memcpy(to, moved.data(), moved.size());
-        s->transfers.push_back({ (void *)from, std::move(moved), false });
+        if (!is_here(s, from)) s->transfers.push_back({ (void *)from, std::move(moved), false });
     } else {
         memset(to, NOT_YET, moved.size());
         s->transfers.push_back({ to, std::move(moved), true });
@@ -84,8 +84,8 @@ static void start(Stream *s, void *to, const void *from, size_t bytes, size_t st
 void copy(Stream *s, void *to, const void *from, size_t bytes, size_t stride, size_t count)
 {
     if (!bytes || !count) return;
-    CHECK(is_here(s, to) != is_here(s, from), "cuda-emu: a copy of %zu bytes from %s, wanted one end on the device",
-          bytes * count, is_here(s, to) ? "the device to the device" : "the host to the host");
+    CHECK(is_here(s, to) || is_here(s, from), "cuda-emu: a copy of %zu bytes from the host to the host, wanted one end "
+          "on the device", bytes * count);
     enqueue(s, [=] { start(s, to, from, bytes, stride, count); });
 }
 
