@@ -82,10 +82,11 @@ typedef struct { float lr, beta1, beta2, eps, weight_decay, grad_scale; int64_t 
     /* dqkv =                                                 dqkv (B,T,P) A; dout (B,T,H*D) A */ \
     SCRATCH(attention_backward, (Device *d, Tensor dqkv, Tensor dout, Tensor out, Tensor lse, Tensor qkv, \
                                  Tensor first, int H, int G)) \
-    /* The same over a cache of keys and values. Row r brings tokens start[r] .. start[r+1]-1 of the batch, as its steps
-     * length[r] and on. Their k and v are written to the row's pages, step s to page table[r][s / CACHE_PAGE] of the
-     * cache; then each token sees its row's keys from 0 to its own. The caller has checked the numbers, and no page
-     * that is written to is another row's. A page holds the keys of each group, then the values of each.
+    /* The same over a cache of keys and values. Row r brings tokens start[r] .. start[r+1]-1 of the batch, one or more,
+     * as its steps length[r] and on. Their k and v are written to the row's pages, step s to page table[r][s /
+     * CACHE_PAGE] of the cache; then each token sees its row's keys from 0 to its own. The caller has checked the
+     * numbers, and no page that is written to is another row's. A page holds the keys of each group, then the values of
+     * each.
      *                                          out (N,H*D) A; cache (pages,2*G,CACHE_PAGE,D) A; qkv (N,P) A;
      *                                          table (R,most), start (R+1), length (R) i32 */ \
     SCRATCH(attention_cached, (Device *d, Tensor out, Tensor cache, Tensor qkv, Tensor table, Tensor start, \

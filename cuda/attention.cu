@@ -14,28 +14,6 @@ static Shape shape_of(Tensor qkv, int64_t T, int H, int G)
     return { (int)T, H, G, D, 1 / sqrtf((float)D) };
 }
 
-/* Keys and values of one head of one row, in the packed activation or in a cache's pages. */
-template <typename T> struct Packed {
-    const T *k, *v;
-    int64_t  width;
-    __device__ const T *key(int s) const { return k + s * width; }
-    __device__ const T *value(int s) const { return v + s * width; }
-    __device__ int64_t step() const { return width; }       /* from a key's value to the next one's */
-};
-
-template <typename T> struct Paged {
-    const T       *cache;
-    const int32_t *table;
-    int G, D, g;
-    __device__ const T *at(int s, int group) const
-    {
-        return cache + (((int64_t)table[s / CACHE_PAGE] * 2 * G + group) * CACHE_PAGE + s % CACHE_PAGE) * D;
-    }
-    __device__ const T *key(int s) const { return at(s, g); }
-    __device__ const T *value(int s) const { return at(s, g + G); }
-    __device__ int64_t step() const { return D; }           /* inside a page */
-};
-
 /* a in shared memory, b where it lies: 16 bytes at a time if rows allow it */
 template <typename T> __device__ float dot(const float *a, const T *b, int D)
 {
@@ -78,7 +56,7 @@ __device__ Softmax attend(const T *q, Keys keys, int first, int last, Shape z, f
         __syncwarp();
         soft = { top, soft.sum * fade + warp_sum(p[lane]) };
         const T *values = keys.value(begin);    /* of a cache they are one page's: begin is a multiple of WARP there */
-        const int64_t step = keys.step();
+        const int64_t step = keys.step;
         for (int i = lane; i < z.D; i += WARP) {
             float value = mean[i] * fade;
             UNROLL_SOME for (int j = 0; j < count; j++) value += p[j] * float(values[j * step + i]);
@@ -105,8 +83,7 @@ __global__ void attention_forward_kernel(T *out, float *lse, const T *qkv, const
     const int64_t b = blockIdx.x / (unsigned)z.H, n = b * z.T + t, P = packed_width(z);
     if (t >= z.T) return;
     const T *row = qkv + b * z.T * P;
-    const int g = h / (z.H / z.G);
-    const Packed<T> keys = { row + (z.H + g) * z.D, row + (z.H + z.G + g) * z.D, P };
+    const Packed<T> keys = { row + (z.H + h / (z.H / z.G)) * z.D, P, z.G * z.D };
     float *room = rooms + threadIdx.y * (unsigned)(2 * z.D + WARP);
     const Softmax soft = attend(row + t * P + h * z.D, keys, first[n], t, z, room);
     write_mean(out + (n * z.H + h) * z.D, room, soft.sum, z);
@@ -135,59 +112,45 @@ size_t cuda_attention_forward_scratch(Device *d, Tensor out, Tensor lse, Tensor 
 
 static_assert((int)CACHE_PAGE == WARP, "attend finds the values of 32 keys in one page");
 
-/* Which of R rows of the batch brings token n: the first that ends after it. Rows may bring none. */
-__device__ inline int row_of(int64_t n, const int32_t *start, int R)
+/* Which row brings token n: the first that ends after it. */
+__device__ inline int row_of(int64_t n, const CachedRows &rows)
 {
-    int low = 0, high = R - 1;
+    int low = 0, high = rows.R - 1;
     while (low < high) {
         const int middle = (low + high) / 2;
-        if (start[middle + 1] > n) high = middle;
-        else                       low = middle + 1;
+        if (rows.start[middle + 1] > n) high = middle;
+        else                            low = middle + 1;
     }
     return low;
 }
 
 /* A block owns a token: writes its k and v to their page. */
-template <typename T>
-__global__ void store_keys_kernel(T *cache, const T *qkv, const int32_t *table, int64_t most, const int32_t *start,
-                                  const int32_t *length, int R, Shape z)
+template <typename T> __global__ void store_keys_kernel(T *cache, const T *qkv, CachedRows rows, Shape z)
 {
-    const int64_t n = blockIdx.x, r = row_of(n, start, R), s = length[r] + n - start[r];
-    const int64_t page = table[r * most + s / CACHE_PAGE];
+    const int64_t n = blockIdx.x, r = row_of(n, rows), s = rows.last_seen(r, n);
+    const int64_t page = rows.table[r * rows.most + s / CACHE_PAGE];
     for (int i = (int)threadIdx.x; i < 2 * z.G * z.D; i += (int)blockDim.x)
         cache[((page * 2 * z.G + i / z.D) * CACHE_PAGE + s % CACHE_PAGE) * z.D + i % z.D] =
             qkv[n * packed_width(z) + z.H * z.D + i];
 }
 
-/* What a warp looks up of token n: its keys, and the last it sees. */
-template <typename T> struct Seen { Paged<T> keys; int last; };
-
+/* Rows that bring many tokens: a warp owns a query. */
 template <typename T>
-__device__ Seen<T> seen_by(int64_t n, const T *cache, const int32_t *table, int64_t most, const int32_t *start,
-                           const int32_t *length, int R, int h, Shape z)
-{
-    const int64_t r = row_of(n, start, R);
-    return { { cache, table + r * most, z.G, z.D, h / (z.H / z.G) }, (int)(length[r] + n - start[r]) };
-}
-
-/* Many tokens: a warp owns a query. */
-template <typename T>
-__global__ void attention_cached_kernel(T *out, const T *cache, const T *qkv, const int32_t *table, int64_t most,
-                                        const int32_t *start, const int32_t *length, int R, int64_t N, Shape z)
+__global__ void attention_cached_kernel(T *out, const T *cache, const T *qkv, CachedRows rows, int64_t N, Shape z)
 {
     SHARED_DYNAMIC(float, rooms);
-    const int64_t n = (int64_t)blockIdx.x * ROWS + threadIdx.y;
+    const int64_t n = (int64_t)blockIdx.x * ROWS + threadIdx.y, r = row_of(n, rows);
     const int h = (int)blockIdx.y;
-    if (n >= N) return;
-    const Seen<T> seen = seen_by(n, cache, table, most, start, length, R, h, z);
+    if (n >= N || rows.count(r) == 1) return;
     float *room = rooms + threadIdx.y * (unsigned)(2 * z.D + WARP);
-    const Softmax soft = attend(qkv + n * packed_width(z) + h * z.D, seen.keys, 0, seen.last, z, room);
+    const Softmax soft = attend(qkv + n * packed_width(z) + h * z.D, keys_of(cache, rows, r, h, z.D, z), 0,
+                                rows.last_seen(r, n), z, room);
     write_mean(out + (n * z.H + h) * z.D, room, soft.sum, z);
 }
 
-/* Few tokens, as when text is written: there are not queries enough for a GPU, so the keys of a query are cut into
- * parts, each one warp's, and a second kernel puts the parts together (T. Dao et al., "Flash-Decoding for long-context
- * inference", 2023). Of each part: D columns, top, sum. How keys are cut depends on their number alone. */
+/* Rows that bring one, as when text is written: there are not queries enough for a GPU, so the keys of a query are cut
+ * into parts, each one warp's, and a second kernel puts the parts together (T. Dao et al., "Flash-Decoding for
+ * long-context inference", 2023). Of each part: D columns, top, sum. How keys are cut depends on their number alone. */
 constexpr int LEAST_PART = 128, MOST_PARTS = 32;
 
 __device__ inline int part_keys(int64_t keys)
@@ -197,81 +160,76 @@ __device__ inline int part_keys(int64_t keys)
 }
 
 template <typename T>
-__global__ void attention_parts_kernel(float *parts, const T *cache, const T *qkv, const int32_t *table, int64_t most,
-                                       const int32_t *start, const int32_t *length, int R, Shape z)
+__global__ void attention_parts_kernel(float *parts, const T *cache, const T *qkv, CachedRows rows, Shape z)
 {
     SHARED_DYNAMIC(float, rooms);
-    const int64_t n = blockIdx.z;
+    const int64_t r = blockIdx.z;
     const int h = (int)blockIdx.y, part = (int)(blockIdx.x * ROWS + threadIdx.y), splits = (int)gridDim.x * ROWS;
-    const Seen<T> seen = seen_by(n, cache, table, most, start, length, R, h, z);
-    const int each = part_keys(seen.last + 1);
-    if ((int64_t)part * each > seen.last) return;
+    const int last = rows.length[r], each = part_keys((int64_t)last + 1);
+    if (rows.count(r) != 1 || (int64_t)part * each > last) return;
     float *room = rooms + threadIdx.y * (unsigned)(2 * z.D + WARP);
-    const Softmax soft = attend(qkv + n * packed_width(z) + h * z.D, seen.keys, part * each,
-                                at_most(seen.last, (part + 1) * each - 1), z, room);
-    float *to = parts + ((n * z.H + h) * splits + part) * (z.D + 2);
+    const Softmax soft = attend(qkv + rows.start[r] * packed_width(z) + h * z.D, keys_of(cache, rows, r, h, z.D, z),
+                                part * each, at_most(last, (part + 1) * each - 1), z, room);
+    float *to = parts + ((r * z.H + h) * splits + part) * (z.D + 2);
     for (int i = (int)threadIdx.x; i < z.D; i += WARP) to[i] = room[z.D + i];
     if (threadIdx.x == 0) to[z.D] = soft.top, to[z.D + 1] = soft.sum;
 }
 
 /* A warp owns a query's head. */
 template <typename T>
-__global__ void attention_join_kernel(T *out, const float *parts, int splits, const int32_t *start,
-                                      const int32_t *length, int R, Shape z)
+__global__ void attention_join_kernel(T *out, const float *parts, int splits, CachedRows rows, Shape z)
 {
-    const int64_t n = blockIdx.x, r = row_of(n, start, R), last = length[r] + n - start[r];
+    const int64_t r = blockIdx.x, last = rows.length[r];
     const int h = (int)(blockIdx.y * ROWS + threadIdx.y), count = (int)(last / part_keys(last + 1)) + 1;
-    if (h >= z.H) return;
-    const float *from = parts + (n * z.H + h) * splits * (z.D + 2);
+    if (h >= z.H || rows.count(r) != 1) return;
+    const float *from = parts + (r * z.H + h) * splits * (z.D + 2);
     float top = -INFINITY, sum = 0;
     for (int c = 0; c < count; c++) top = fmaxf(top, from[c * (z.D + 2) + z.D]);
     for (int c = 0; c < count; c++) sum += from[c * (z.D + 2) + z.D + 1] * expf(from[c * (z.D + 2) + z.D] - top);
     for (int i = (int)threadIdx.x; i < z.D; i += WARP) {
         float mean = 0;
         for (int c = 0; c < count; c++) mean += from[c * (z.D + 2) + i] * expf(from[c * (z.D + 2) + z.D] - top);
-        out[(n * z.H + h) * z.D + i] = T(mean / sum);
+        out[((int64_t)rows.start[r] * z.H + h) * z.D + i] = T(mean / sum);
     }
 }
 
-/* The most parts a row can have, in whole blocks; 1: a query is one warp's work anyway. */
+/* The most parts a row can have, in whole blocks */
 static int64_t most_parts(Tensor table)
 {
     const int64_t parts = at_most<int64_t>(ceil_div(last(table) * CACHE_PAGE, LEAST_PART), MOST_PARTS);
-    return parts > 1 ? ceil_div(parts, ROWS) * ROWS : 1;
+    return ceil_div(parts, ROWS) * ROWS;
 }
 
+/* What a row brings decides which way it takes, whatever the others bring. The host knows only that N == R is one token
+ * each. */
 void cuda_attention_cached(Device *d, Tensor out, Tensor cache, Tensor qkv, Tensor table, Tensor start, Tensor length,
                            int H, int G)
 {
-    const int64_t N = rows(qkv), most = last(table), splits = most_parts(table);
-    const int R = (int)numel(length);
+    const int64_t N = rows(qkv), R = numel(length), splits = most_parts(table);
     const Shape z = shape_of(qkv, 0, H, G);
-    const int32_t *starts = data_of<int32_t>(start), *lengths = data_of<int32_t>(length);
+    const CachedRows all = { data_of<int32_t>(table), data_of<int32_t>(start), data_of<int32_t>(length), last(table),
+                             (int)R };
     const dim3 block(WARP, ROWS);
     float *parts = (float *)d->workspace;
     FLOAT_SWITCH(qkv.dtype, T, {
-        launch(d, store_keys_kernel<T>, (unsigned)N, 128, 0, data_of<T>(cache), data_of<T>(qkv),
-               data_of<int32_t>(table), most, starts, lengths, R, z);
-        if (splits == 1 || N > R) {
+        launch(d, store_keys_kernel<T>, (unsigned)N, 128, 0, data_of<T>(cache), data_of<T>(qkv), all, z);
+        if (N > R && is_flash(z, { out, cache, qkv })) flash_cached(d, out, cache, qkv, all, z);
+        else if (N > R)
             launch(d, attention_cached_kernel<T>, dim3(blocks_for(N, ROWS), (unsigned)H), block, attend_bytes(z),
-                   data_of<T>(out), data_of<T>(cache), data_of<T>(qkv), data_of<int32_t>(table), most, starts, lengths,
-                   R, N, z);
-            return;
-        }
-        launch(d, attention_parts_kernel<T>, dim3((unsigned)(splits / ROWS), (unsigned)H, (unsigned)N), block,
-               attend_bytes(z), parts, data_of<T>(cache), data_of<T>(qkv), data_of<int32_t>(table), most, starts,
-               lengths, R, z);
-        launch(d, attention_join_kernel<T>, dim3((unsigned)N, blocks_for(H, ROWS)), block, 0, data_of<T>(out), parts,
-               (int)splits, starts, lengths, R, z);
+                   data_of<T>(out), data_of<T>(cache), data_of<T>(qkv), all, N, z);
+        if (R == 1 && N > 1) return;
+        launch(d, attention_parts_kernel<T>, dim3((unsigned)(splits / ROWS), (unsigned)H, (unsigned)R), block,
+               attend_bytes(z), parts, data_of<T>(cache), data_of<T>(qkv), all, z);
+        launch(d, attention_join_kernel<T>, dim3((unsigned)R, blocks_for(H, ROWS)), block, 0, data_of<T>(out), parts,
+               (int)splits, all, z);
     });
 }
 
-/* Room for as many tokens as can take that way: a plan measures with more. */
 size_t cuda_attention_cached_scratch(Device *d, Tensor out, Tensor cache, Tensor qkv, Tensor table, Tensor start,
                                      Tensor length, int H, int G)
 {
-    const int64_t D = last(qkv) / (H + 2 * G), few = at_most(rows(qkv), numel(length)), splits = most_parts(table);
-    return splits == 1 ? 0 : (size_t)(few * H * splits * (D + 2)) * sizeof(float);
+    const int64_t D = last(qkv) / (H + 2 * G);
+    return (size_t)(numel(length) * H * most_parts(table) * (D + 2)) * sizeof(float);
 }
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */

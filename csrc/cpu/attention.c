@@ -246,7 +246,6 @@ void CPU(attention_cached)(Device *d, Tensor out, Tensor cache, Tensor qkv, Tens
         const CachedRow row = cached_row(table, start, length, task / H);
         Shape own = z;
         own.T = row.length + row.count;
-        if (row.count == 0) continue;
         if (row.count == 1) {
             CPU(attend_one)(own, d, bytes, out, cache, qkv, &row, task % H);
             continue;

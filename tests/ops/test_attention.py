@@ -164,11 +164,18 @@ def test_bits_do_not_depend_on_threads(name, dtype, B, T, H, G, D):
 
 
 PAGE = 32
+# (H,G,D): those with kernels of their own on a GPU, in groups or not, and others
+HEADS = [(1, 1, 1), (4, 2, 20), (6, 1, 33), (4, 2, 32), (2, 2, 64), (2, 1, 80), (1, 1, 96), (2, 1, 128)]
 
 
-def through_a_cache(on, sequences, H, G, seed, pieces=(0, 1, 1, 2, 31, 40, 200)):
-    """Each sequence's out, (T,H*D): fed in pieces of random lengths, beside the others or not, its
-    pages where chance put them, and what no one wrote NaN."""
+def pages_for(lengths, table):
+    """The table as far as the lengths need it; the rest is no page."""
+    return np.where(np.arange(table.shape[1]) * PAGE < np.asarray(lengths)[:, None], table, -1).astype(I32)
+
+
+def through_a_cache(on, sequences, H, G, seed, pieces=(0, 1, 1, 2, 31, 40, 200), least=1):
+    """Each sequence's out, (T,H*D): fed in pieces of random lengths, `least` or more, beside the others
+    or not, its pages where chance put them, and what no one wrote NaN."""
     rng = np.random.default_rng(seed)
     width, dtype = sequences[0].shape[1], sequences[0].dtype
     D = width // (H + 2 * G)
@@ -177,26 +184,28 @@ def through_a_cache(on, sequences, H, G, seed, pieces=(0, 1, 1, 2, 31, 40, 200))
     cache = np.full((table.size, 2 * G, PAGE, D), np.nan).astype(dtype)
     outs, done = [[] for _ in sequences], np.zeros(len(sequences), I32)
     while any(done[r] < len(s) for r, s in enumerate(sequences)):
-        count = [min(rng.choice([0, 1, 1, 2, 31, 40, 200]), len(s) - done[r])
-                 for r, s in enumerate(sequences)]
-        if not any(count):
+        left = [len(s) - done[r] for r, s in enumerate(sequences)]
+        count = [n if n - piece < least else piece for n, piece in zip(left, rng.choice(pieces, len(left)))]
+        rows = [r for r, n in enumerate(count) if n]
+        if not rows:
             continue
-        start = np.r_[0, np.cumsum(count)].astype(I32)
-        batch = np.concatenate([s[done[r]:done[r] + count[r]] for r, s in enumerate(sequences)])
+        start = np.r_[0, np.cumsum([count[r] for r in rows])].astype(I32)
+        batch = np.concatenate([sequences[r][done[r]:done[r] + count[r]] for r in rows])
         out, kept = Out(len(batch), H * D, dtype=dtype), Out(*cache.shape, dtype=dtype, fill=cache)
-        run(on, "attention_cached", out, kept, batch, table, start, done, H, G)
+        pages = pages_for(done[rows] + np.diff(start), table[rows])
+        run(on, "attention_cached", out, kept, batch, pages, start, done[rows], H, G)
         cache = kept.array
-        done = (done + count).astype(I32)
-        for r, pieces in enumerate(outs):
-            pieces.append(out.array[start[r]:start[r + 1]])
-    return [np.concatenate(pieces) for pieces in outs]
+        for r, n, begin in zip(rows, np.diff(start), start):
+            outs[r].append(out.array[begin:begin + n])
+            done[r] += n
+    return [np.concatenate(out) for out in outs]
 
 
 @pytest.mark.parametrize("scale", [1, 1e-38])
-@pytest.mark.parametrize("H,G,D", [(1, 1, 1), (4, 2, 20), (2, 2, 64), (6, 1, 33)])
+@pytest.mark.parametrize("H,G,D", HEADS)
 def test_over_a_cache_it_is_the_same(on, dtype, H, G, D, scale):
-    """Whatever the pieces, the neighbours and the pages, and where sums become 0, of either sign: bit for bit on a CPU; on
-    a GPU, where tensor cores and other kernels round p at different places, to a rounding of p and of the output."""
+    """Whatever the pieces, the neighbours and the pages, and where sums become 0, of either sign: bit for bit on a CPU;
+    on a GPU, where tensor cores and other kernels round p at different places, to a rounding of p and of the output."""
     sequences = [numbers(T, (H + 2 * G) * D, dtype=dtype, seed=T, scale=scale) for T in (1, 31, 33, 97, 300)]
     for seed in range(3):
         for got, sequence in zip(through_a_cache(on, sequences, H, G, seed), sequences):
@@ -207,6 +216,65 @@ def test_over_a_cache_it_is_the_same(on, dtype, H, G, D, scale):
                 assert error <= 1.5 * float(ml_dtypes.finfo(dtype).eps) * np.abs(sequence.astype(F32)).max()
             else:
                 assert got.tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("H,G,D", HEADS)
+def test_pieces_of_two_tokens_or_more_give_the_bits_of_one_piece(on, dtype, H, G, D):
+    """On a GPU too: only a row that brings one token takes another way."""
+    sequences = [numbers(T, (H + 2 * G) * D, dtype=dtype, seed=T) for T in (2, 65, 130, 200)]
+    alone = [through_a_cache(on, [s], H, G, 0, pieces=(1000,))[0] for s in sequences]
+    for seed in range(2):
+        beside = through_a_cache(on, sequences, H, G, seed, pieces=(0, 2, 31, 63, 64, 67), least=2)
+        for one, other in zip(alone, beside):
+            assert one.tobytes() == other.tobytes()
+
+
+def ragged(H, G, D, dtype, lengths, counts, lent):
+    """The arguments of a call whose rows have lengths and bring counts; row r reads the first lent[r] pages of row 0,
+    which is as long. What no row sees is NaN. Then each row's sequence, and the cache as it must become."""
+    rng = np.random.default_rng(D)
+    whole = [numbers(n + c, (H + 2 * G) * D, dtype=dtype, seed=r) for r, (n, c) in enumerate(zip(lengths, counts))]
+    most = max(map(len, whole)) // PAGE + 1
+    table = rng.permutation(len(lengths) * most).astype(I32).reshape(-1, most)
+    for r, pages in enumerate(lent):
+        table[r, :pages] = table[0, :pages]
+        whole[r][:pages * PAGE] = whole[0][:pages * PAGE]
+    caches = np.full((2, table.size, 2 * G, PAGE, D), np.nan).astype(dtype)
+    for r, sequence in enumerate(whole):
+        for s, key in enumerate(sequence[:, H * D:].reshape(-1, 2 * G, D)):
+            caches[s >= lengths[r]:, table[r, s // PAGE], :, s % PAGE] = key
+    start = np.r_[0, np.cumsum(counts)].astype(I32)
+    batch = np.concatenate([s[n:] for s, n in zip(whole, lengths)])
+    out, kept = Out(len(batch), H * D, dtype=dtype), Out(*caches[0].shape, dtype=dtype, fill=caches[0])
+    pages = pages_for([len(s) for s in whole], table)
+    return (out, kept, batch, pages, start, np.array(lengths, I32), H, G), whole, caches[1]
+
+
+@pytest.mark.parametrize("H,G,D", HEADS)
+def test_ragged_rows_see_their_own_keys(on, dtype, H, G, D):
+    """Prompts that begin, go on, and end at any step of a page, beside texts that grow by a token; two rows read pages
+    of the first. Each token is the mean of its own row's values, and the cache holds what was brought and no more."""
+    lengths, counts, lent = [96, 0, 5, 31, 64, 100, 95, 131], [1, 70, 3, 33, 1, 65, 2, 64], [0, 0, 0, 0, 2, 3, 0, 0]
+    args, whole, cache = ragged(H, G, D, dtype, lengths, counts, lent)
+    out, kept = run(on, "attention_cached", *args)
+    assert kept.tobytes() == cache.tobytes()
+    for sequence, length, begin in zip(whole, lengths, args[4]):
+        within_budget(out[begin:begin + len(sequence) - length], lambda *a: attention(*a)[0][0, length:],
+                      sequence[None], np.zeros((1, len(sequence)), I32), H, G)
+
+
+@pytest.mark.parametrize("H,G,D", [(4, 2, 20), (4, 2, 64)])
+def test_a_row_has_the_bits_it_has_alone(on, dtype, H, G, D):
+    """Those that bring one token too, beside a long prompt or not."""
+    lengths, counts = [290, 31, 127, 0], [1, 70, 1, 1]
+    args, _, _ = ragged(H, G, D, dtype, lengths, counts, [0] * 4)
+    together = run(on, "attention_cached", *args)[0]
+    batch, table, start = args[2:5]
+    for r in range(4):
+        kept = Out(*args[1].array.shape, dtype=dtype, fill=args[1].array)
+        alone = run(on, "attention_cached", Out(counts[r], H * D, dtype=dtype), kept, batch[start[r]:start[r + 1]],
+                    table[r:r + 1], np.array([0, counts[r]], I32), args[5][r:r + 1], H, G)[0]
+        assert alone.tobytes() == together[start[r]:start[r + 1]].tobytes()
 
 
 def test_a_token_at_a_time_over_a_cache_is_the_same(on, dtype):
