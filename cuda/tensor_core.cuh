@@ -5,7 +5,9 @@
  *   a, 16 x 16:  (g, 2t)  (g+8, 2t)  (g, 2t+8)  (g+8, 2t+8)        four registers of two bf16
  *   b, 16 x 8:   (2t, g)  (2t+8, g)                                two registers of two bf16, down a column
  *   d, 16 x 8:   (g, 2t)  (g, 2t+1)  (g+8, 2t)  (g+8, 2t+1)        four f32
- * so the sums of two products side by side, rounded, are the a of the next one. */
+ * so the sums of two products side by side, rounded, are the a of the next one. Of int8 a register holds four:
+ *   a, 16 x 32:  (g, 4t)  (g+8, 4t)  (g, 4t+16)  (g+8, 4t+16)
+ *   b, 32 x 8:   (4t, g)  (4t+16, g)                               d as above, four i32 */
 #ifndef LLMC_CUDA_TENSOR_CORE_CUH
 #define LLMC_CUDA_TENSOR_CORE_CUH
 
@@ -21,6 +23,19 @@ __device__ __forceinline__ void multiply_add(float (&d)[4], const uint32_t (&a)[
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
         "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+/* The same of int8, exactly */
+__device__ __forceinline__ void multiply_add(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
+{
+#ifdef LLMC_CUDA_EMU
+    emu::multiply_add(d, a, b);
+#else
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+        "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
 }

@@ -104,6 +104,8 @@ template <typename T> T from_lane(unsigned mask, T value, int lane, const char *
 /* tensor_core.cuh's; d, a and b are this lane's registers. */
 void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const char *file = __builtin_FILE(),
                   int line = __builtin_LINE());
+void multiply_add(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const char *file = __builtin_FILE(),
+                  int line = __builtin_LINE());
 void load_matrices(uint32_t (&r)[4], const bf16 *row, bool turned, const char *file = __builtin_FILE(),
                    int line = __builtin_LINE());
 void copy_async(void *shared, const void *global, bool there);

@@ -11,7 +11,7 @@ from llmc._core import Activation
 GROUP = 64
 # (N,I,O): ones, whole groups and parts of one, no multiples of a tile, the rows that each way takes
 SHAPES = [(1, 1, 1), (1, 64, 16), (2, 128, 33), (4, 192, 48), (5, 65, 31), (13, 63, 97), (17, 200, 35),
-          (33, 320, 70), (67, 129, 32)]
+          (33, 320, 70), (67, 129, 32), (3, 1088, 20), (10, 1100, 18)]
 
 
 def groups(width: int) -> int:
@@ -46,6 +46,15 @@ def test_what_int8_holds_is_multiplied_exactly(on, dtype, N, I, O, bias):
     got = run(on, "linear_int8_forward", Out(N, O), x, w, scale, b, Activation.NONE)
     exact = x.astype(np.float64) @ (w * spread(scale, I)).T + (0 if b is None else b.astype(np.float64))
     np.testing.assert_array_equal(got, exact)
+
+
+def test_any_number_of_rows(on, dtype):
+    """Each has the bits that it has beside all others."""
+    x, (w, scale) = exact_rows(130, 192, dtype), weights(33, 192)
+    exact = x.astype(np.float64) @ (w * spread(scale, 192)).T
+    for N in range(1, 131):
+        got = run(on, "linear_int8_forward", Out(N, 33), x[:N], w, scale, None, Activation.NONE)
+        np.testing.assert_array_equal(got, exact[:N])
 
 
 @pytest.mark.parametrize("N,I,O", SHAPES)
