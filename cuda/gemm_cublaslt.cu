@@ -1,6 +1,6 @@
 /* gemm_cublaslt.cu -- products by cuBLASLt, a library of many kernels. Of those it proposes for a product that is new,
- * each is timed once and the fastest kept: in the run, so that equal calls give equal bits, and in a file
- * (gemm_choices.cuh).
+ * each is timed once and the fastest kept: in the run, so that equal calls give equal bits, and in a file for products
+ * about as large (gemm_choices.cuh).
  *
  * cuBLASLt counts along columns: a row-major (M,N) is its (N,M). So it is asked for  out^T = b^T a^T.
  *
@@ -128,12 +128,12 @@ static uint32_t alignment(const void *p)
     return (uint32_t)(((uintptr_t)p | ALIGNED) & -((uintptr_t)p | ALIGNED));
 }
 
-/* All that decides which kernels can run, and how fast they are */
-static std::string key_of(const Call &c)
+/* All that decides which kernels can run, and how fast they are. M: the product's own, or rounded */
+static std::string key_of(const Call &c, int64_t M)
 {
     const Product &p = c.p;
     char key[160];
-    snprintf(key, sizeof key, "%lld %lld %lld %s%s %s%s %s%s epilogue %d aligned %u %u %u %u", (long long)p.M,
+    snprintf(key, sizeof key, "%lld %lld %lld %s%s %s%s %s%s epilogue %d aligned %u %u %u %u", (long long)M,
              (long long)p.N, (long long)p.K, dtype_name(p.a.dtype), p.a_turned ? "^T" : "", dtype_name(p.b.dtype),
              p.b_turned ? "^T" : "", p.accumulate ? "+" : "=", dtype_name(p.out.dtype), (int)c.epilogue,
              alignment(p.a.data), alignment(p.b.data), alignment(p.out.data), alignment(p.bias.data));
@@ -202,12 +202,35 @@ static bool fastest(Device *d, Call *c, cublasLtMatmulAlgo_t *best)
     return least < INFINITY;
 }
 
-/* Does a kernel that was read from the file still fit? */
-static bool still_fits(Device *d, Call *c, const cublasLtMatmulAlgo_t &how)
+/* Does a kernel that was chosen for about such a product do for this one? */
+static bool fits(Device *d, Call *c, const cublasLtMatmulAlgo_t &how)
 {
     cublasLtMatmulHeuristicResult_t found = {};
     return cublasLtMatmulAlgoCheck(state_of(d)->products->handle, &c->what, &c->b, &c->a, &c->out, &c->out, &how,
                                    &found) == CUBLAS_STATUS_SUCCESS && found.workspaceSize <= WORKSPACE;
+}
+
+static cublasLtMatmulAlgo_t kernel_of(const Choice &choice)
+{
+    cublasLtMatmulAlgo_t how;
+    static_assert(sizeof how == sizeof choice.words, "what is kept is what cuBLASLt calls a kernel by");
+    memcpy(&how, choice.words, sizeof how);
+    return how;
+}
+
+/* For a product that is new to this run: the kernel that is kept for about such ones, or the fastest, kept then. */
+static Choice choose(Device *d, Call *c, Choices *all)
+{
+    Choice &kept = all->made[key_of(*c, rounded_rows(c->p.M))];
+    if (kept.usable && fits(d, c, kernel_of(kept))) return kept;
+    cublasLtMatmulAlgo_t how = {};
+    Choice found = { {}, fastest(d, c, &how) };
+    memcpy(found.words, &how, sizeof how);
+    if (found.usable) {
+        kept = found;
+        choices_write(*all);
+    }
+    return found;
 }
 
 /* False: cuBLASLt has no kernel for this product, and nothing was done. */
@@ -215,17 +238,11 @@ static bool multiply_lt(Device *d, const Product &p, cublasLtEpilogue_t epilogue
 {
     Call c(p, epilogue);
     Choices &all = state_of(d)->products->choices;
-    Choice &choice = all.made[key_of(c)];
-    cublasLtMatmulAlgo_t how;
-    static_assert(sizeof how == sizeof choice.words, "what is kept is what cuBLASLt calls a kernel by");
-    memcpy(&how, choice.words, sizeof how);
-    if (!choice.settled && !(choice.usable && still_fits(d, &c, how))) {
-        choice.usable = fastest(d, &c, &how);
-        memcpy(choice.words, &how, sizeof how);
-        if (choice.usable) choices_write(all);
-    }
-    choice.settled = true;
-    if (choice.usable) check(start(d, &c, how, p.out.data), "a product");
+    const std::string key = key_of(c, p.M);
+    auto found = all.of_run.find(key);
+    if (found == all.of_run.end()) found = all.of_run.emplace(key, choose(d, &c, &all)).first;
+    const Choice &choice = found->second;
+    if (choice.usable) check(start(d, &c, kernel_of(choice), p.out.data), "a product");
     return choice.usable;
 }
 

@@ -1,12 +1,15 @@
 /* products.cu -- gemm_cublaslt.cu over a stand-in for cuBLASLt, for test_products.py:  products WORDS...  multiplies in
- * all ways, holds each against our own kernel, and prints what was asked. Words: no_kernel no_epilogue no_memory. */
+ * all ways, holds each against our own kernel, and prints what was asked. Words: no_kernel no_epilogue, rows=M of the
+ * first products; last of all no_memory. */
 #include <cublasLt.h>
 
+#include <cinttypes>
 #include <cstdio>
 #include <string>
 #include <vector>
 
 #include "gemm.cuh"
+#include "gemm_choices.cuh"
 
 StandIn stand_in;
 
@@ -28,11 +31,17 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, const cublasLtMa
     return CUBLAS_STATUS_SUCCESS;
 }
 
+/* out has as many columns there as the product has rows */
+static bool runs(const cublasLtMatmulAlgo_t *how, const Layout *out)
+{
+    return how->data[0] == 3 || (how->data[0] == 2 && out->cols != 6);
+}
+
 cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, const cublasLtMatmulDescOpaque_t *,
-                                       const Layout *, const Layout *, const Layout *, const Layout *,
+                                       const Layout *, const Layout *, const Layout *, const Layout *out,
                                        const cublasLtMatmulAlgo_t *how, cublasLtMatmulHeuristicResult_t *to)
 {
-    return how->data[0] == 2 || how->data[0] == 3 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+    return runs(how, out) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
 static float read(const void *p, cudaDataType type, uint64_t i)
@@ -59,6 +68,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, const cublasLtMatmulDescOpaque_t
                               const Layout *lc, void *d, const Layout *ld,
                               const cublasLtMatmulAlgo_t *how, void *, size_t, cudaStream_t)
 {
+    if (!runs(how, ld)) return CUBLAS_STATUS_NOT_SUPPORTED;
     const uint64_t terms = what->trans[0] ? la->rows : la->cols;
     const bool gelu_first = what->epilogue & CUBLASLT_EPILOGUE_GELU, slope = what->epilogue == CUBLASLT_EPILOGUE_DGELU;
     CHECK(what->epilogue == CUBLASLT_EPILOGUE_DEFAULT || la->type == ld->type, "an epilogue between two types");
@@ -130,10 +140,16 @@ static void compare(Device *d, DType in, DType to, const int64_t (&size)[3], int
     *worst = fmaxf(*worst, difference(pre[0], pre[1]) / sqrtf((float)K));
 }
 
+static_assert(rounded_rows(1) == 1 && rounded_rows(3) == 4 && rounded_rows(33) == 64, "powers of two");
+static_assert(rounded_rows(65) == 128 && rounded_rows(129) == 192 && rounded_rows(512) == 512, "whole tiles");
+static_assert(rounded_rows(513) == 640 && rounded_rows(4097) == 5120 && rounded_rows(8192) == 8192, "eighths");
+
 int main(int argc, char **argv)
 {
+    int64_t sizes[][3] = { { 5, 8, 7 }, { 3, 7, 5 }, { 16, 24, 33 }, { 1, 1, 1 } };
     set_fail_handler(fail_and_exit);
     for (int i = 1; i < argc; i++) {
+        sscanf(argv[i], "rows=%" SCNd64, &sizes[0][0]);
         if (argv[i] == std::string("no_kernel")) stand_in.no_kernel = true;
         if (argv[i] == std::string("no_epilogue")) stand_in.no_epilogue = true;
     }
@@ -143,7 +159,6 @@ int main(int argc, char **argv)
     open_products(&state);
     stand_in.no_memory = argc > 1 && argv[argc - 1] == std::string("no_memory");
     const int finishes[] = { 0, ADD, BIAS, GELU, GELU | PRE, GELU | BIAS, GELU | BIAS | PRE, SLOPE, ADD | BIAS };
-    const int64_t sizes[][3] = { { 5, 8, 7 }, { 3, 7, 5 }, { 16, 24, 33 }, { 1, 1, 1 } };
     float exact = 0, half = 0;
     for (int round = 0; round < 2; round++)             /* the second time nothing is asked */
         for (const auto &size : sizes)

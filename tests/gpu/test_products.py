@@ -47,6 +47,18 @@ def test_a_kernel_is_chosen_once_and_kept(products, tmp_path):
     assert run(products, tmp_path / "not" / "there" / "yet") == (0, 0)
 
 
+def test_products_of_about_as_many_rows_share_a_kernel(products, tmp_path):
+    """5 to 8 rows do, but 6 need another kernel here, which is then kept in its place; it does for all of them."""
+    run(products, tmp_path)
+    for rows in (5, 7, 8):
+        assert run(products, tmp_path, f"rows={rows}") == (0, 0)
+    asked, timed = run(products, tmp_path, "rows=6")
+    assert asked == timed > 50
+    assert run(products, tmp_path, "rows=9")[0] == asked
+    for rows in (5, 6, 7):
+        assert run(products, tmp_path, f"rows={rows}") == (0, 0)
+
+
 def test_what_is_damaged_foreign_or_of_no_use_is_found_again(products, tmp_path):
     asked, _ = run(products, tmp_path)
     file = the_file(tmp_path)
