@@ -92,6 +92,8 @@ static void door_reserves(Device *d, size_t bytes)
 
 /* The scratch doors: what the backend says, for callers that plan memory themselves. */
 #define SCRATCH_DOOR(name, args, call) size_t name##_scratch args { return d->op->name##_scratch call; }
+SCRATCH_DOOR(embed_backward, (Device *d, Tensor dw, Tensor dout, Tensor index, bool accumulate),
+             (d, dw, dout, index, accumulate))
 SCRATCH_DOOR(norm_backward, (Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor dres, Tensor x, Tensor w,
                              Tensor mean, Tensor rstd, bool accumulate),
              (d, as_rows(dx), dw, db, as_rows(dout), as_rows(dres), as_rows(x), w, as_line(mean), as_line(rstd),
@@ -154,7 +156,7 @@ void embed_backward(Device *d, Tensor dw, Tensor dout, Tensor index, bool accumu
     CHECK(dw.ndim == 2, "embed_backward: dw has %d dimensions, wanted 2", dw.ndim);
     WANT(index, DT_I32, B, T);
     WANT(dw, DT_F32, dw.dim[0], C);
-    RUN(embed_backward, (double)numel(dout), bytes_of(dout) + bytes_of(dw), d, dw, dout, index, accumulate);
+    RUN_SCRATCH(embed_backward, (double)numel(dout), bytes_of(dout) + bytes_of(dw), d, dw, dout, index, accumulate);
 }
 
 /* ---------------------------------------------------------------------------------------------------------- norm */

@@ -43,7 +43,7 @@ typedef struct { float lr, beta1, beta2, eps, weight_decay, grad_scale; int64_t 
                               Tensor wpe)) \
     /* dw[index[n]] (+)= dout[n], summed in the order of n; "=" zeroes the rows nothing points to
      *                                                        dw (V,C) f32; dout (B,T,C); index (B,T) i32 */ \
-    PURE(embed_backward, (Device *d, Tensor dw, Tensor dout, Tensor index, bool accumulate)) \
+    SCRATCH(embed_backward, (Device *d, Tensor dw, Tensor dout, Tensor index, bool accumulate)) \
     /* sum = x + branch, rounded to A;  out = (sum - mean) * rstd * w + b, row by row. With mean? none it is RMSNorm:
      * out = sum * rstd * w. Without branch, the sum is x itself and sum is none.
      *                    x, branch?, sum?, out (N,C) A; mean?, rstd (N) f32; w, b? (C) A. sum may be x or branch. */ \

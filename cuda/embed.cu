@@ -48,47 +48,106 @@ void cuda_embed_int8_forward(Device *d, Tensor out, Tensor tokens, Tensor pos, T
                                       data_of<float>(scale), data_of<T>(wpe), N, (int)C));
 }
 
-/* Is there an n before this one with the same index? A warp looks at 32 at a time, the nearest first. */
-__device__ bool seen_before(const int32_t *index, int64_t n)
+/* ---- backward: the n of each row, brought together by a sort ----------------------------------------------------- */
+
+/* What is sorted: index[n], then n. No two are equal, so there is one order. */
+using Key = uint64_t;
+
+__device__ __forceinline__ int32_t row_of(Key key) { return (int32_t)(key >> 32); }
+__device__ __forceinline__ int64_t n_of(Key key) { return (int64_t)(key & 0xffffffffu); }
+
+/* One comparison of a bitonic sort whose runs all go up (K. Batcher, "Sorting networks and their applications", 1968):
+ * keys `width` apart, or to merge two runs of that width, each with its mirror image in the other. Beyond the last key
+ * are larger ones, which stay there. */
+__device__ __forceinline__ void sort_pair(Key *keys, int64_t count, int64_t pair, int64_t width, bool merge)
 {
-    const int lane = (int)threadIdx.x;
-    for (int64_t end = n; end > 0; end -= WARP) {
-        const int64_t at = end - 1 - lane;
-        if (__any_sync(ALL_LANES, at >= 0 && index[at >= 0 ? at : 0] == index[n])) return true;
-    }
-    return false;
+    const int64_t i = pair / width * 2 * width + pair % width, j = i ^ (merge ? 2 * width - 1 : width);
+    if (j >= count || keys[i] < keys[j]) return;
+    const Key larger = keys[i];
+    keys[i] = keys[j], keys[j] = larger;
 }
 
-/* A block owns the row that index[n] points to, if n is the first that does, and adds to it in the order of n: no
- * atomics. A warp owns 32 V columns, and finds the other n by looking at 32 of them at a time. */
-template <typename T, int V>
-__global__ void embed_backward_kernel(float *dw, const T *dout, const int32_t *index, int64_t N, int C)
+constexpr int SORTED = 1024;            /* keys that a block sorts in shared memory */
+
+/* A block owns SORTED keys: makes them, and sorts them; or without an index goes on with a merge, once it compares
+ * keys so near. */
+__global__ void sort_near_kernel(Key *keys, const int32_t *index, int64_t N)
 {
-    const int64_t first = blockIdx.x, row = index[first];
-    if (seen_before(index, first)) return;
-    const int lane = (int)threadIdx.x;
-    for (int base = (int)threadIdx.y * WARP * V; base < C; base += (int)blockDim.y * WARP * V) {
-        const int c = base + lane * V;
-        float sum[V];
-        for (int i = 0; i < V; i++) sum[i] = c < C ? dw[row * C + c + i] : 0;
-        for (int64_t from = first; from < N; from += WARP) {
-            const int64_t mine = from + lane;
-            unsigned found = __ballot_sync(ALL_LANES, mine < N && index[mine < N ? mine : first] == row);
-            for (int64_t n = from; found; n++, found >>= 1) {
-                if (!(found & 1) || c >= C) continue;
-                const Vec<T, V> v = load<V>(dout + n * C + c);
-                for (int i = 0; i < V; i++) sum[i] += float(v.at[i]);
-            }
+    SHARED(Key, near, [SORTED]);
+    const int64_t begin = (int64_t)blockIdx.x * SORTED;
+    const int count = (int)at_most<int64_t>(SORTED, N - begin);
+    for (int i = (int)threadIdx.x; i < count; i += THREADS)
+        near[i] = index ? (Key)index[begin + i] << 32 | (Key)(begin + i) : keys[begin + i];
+    for (int run = index ? 1 : SORTED / 2; run < SORTED; run *= 2)
+        for (int width = run; width; width /= 2) {
+            __syncthreads();
+            for (int pair = (int)threadIdx.x; pair < SORTED / 2; pair += THREADS)
+                sort_pair(near, count, pair, width, index && width == run);
         }
-        for (int i = 0; i < V && c < C; i++) dw[row * C + c + i] = sum[i];
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < count; i += THREADS) keys[begin + i] = near[i];
+}
+
+/* A thread owns a pair. */
+__global__ void sort_far_kernel(Key *keys, int64_t N, int64_t width, bool merge)
+{
+    sort_pair(keys, N, (int64_t)blockIdx.x * THREADS + threadIdx.x, width, merge);
+}
+
+static void sort_rows(Device *d, Key *keys, const int32_t *index, int64_t N)
+{
+    const unsigned blocks = blocks_for(N, SORTED);
+    launch(d, sort_near_kernel, blocks, THREADS, 0, keys, index, N);
+    for (int64_t run = SORTED; run < N; run *= 2) {
+        for (int64_t width = run; width >= SORTED; width /= 2)
+            launch(d, sort_far_kernel, blocks_for(ceil_div(N, 2 * width) * width, THREADS), THREADS, 0, keys, N, width,
+                   width == run);
+        launch(d, sort_near_kernel, blocks, THREADS, 0, keys, (const int32_t *)nullptr, N);
     }
+}
+
+/* The first key after those of `from`'s row */
+__device__ int64_t end_of_row(const Key *keys, int64_t from, int64_t N)
+{
+    int64_t low = from + 1, high = N;
+    while (low < high) {
+        const int64_t middle = (low + high) / 2;
+        if (row_of(keys[middle]) > row_of(keys[from])) high = middle;
+        else                                           low = middle + 1;
+    }
+    return low;
+}
+
+/* A block whose key is the first of a row owns that row's columns from blockIdx.y on, a thread V neighbours: it adds
+ * to them in the order of n, without atomics. */
+template <typename T, int V>
+__global__ void embed_backward_kernel(float *dw, const T *dout, const Key *keys, int64_t N, int C)
+{
+    const int64_t first = blockIdx.x;
+    const int c = (int)(blockIdx.y * blockDim.x + threadIdx.x) * V;
+    if (c >= C || (first && row_of(keys[first - 1]) == row_of(keys[first]))) return;
+    const int64_t end = end_of_row(keys, first, N);
+    float *to = dw + (int64_t)row_of(keys[first]) * C + c, sum[V];
+    for (int i = 0; i < V; i++) sum[i] = to[i];
+    UNROLL_SOME for (int64_t at = first; at < end; at++) {
+        const Vec<T, V> v = load<V>(dout + n_of(keys[at]) * C + c);
+        for (int i = 0; i < V; i++) sum[i] += float(v.at[i]);
+    }
+    for (int i = 0; i < V; i++) to[i] = sum[i];
 }
 
 void cuda_embed_backward(Device *d, Tensor dw, Tensor dout, Tensor index, bool accumulate)
 {
     const int64_t N = numel(index), C = last(dw);
+    Key *keys = (Key *)d->workspace;
     if (!accumulate) d->backend->zero(d, dw.data, tensor_bytes(dw));
+    sort_rows(d, keys, data_of<int32_t>(index), N);
     FLOAT_SWITCH(dout.dtype, T, WIDE_SWITCH(rows_are_wide(C, { dout }), T, V,
-        launch(d, embed_backward_kernel<T, V>, (unsigned)N, dim3(WARP, 4), 0, data_of<float>(dw), data_of<T>(dout),
-               data_of<int32_t>(index), N, (int)C)));
+        launch(d, embed_backward_kernel<T, V>, dim3((unsigned)N, blocks_for(C, 4 * WARP * V)), 4 * WARP, 0,
+               data_of<float>(dw), data_of<T>(dout), keys, N, (int)C)));
+}
+
+size_t cuda_embed_backward_scratch(Device *d, Tensor dw, Tensor dout, Tensor index, bool accumulate)
+{
+    return (size_t)numel(index) * sizeof(Key);
 }

@@ -49,6 +49,8 @@ void plain_embed_backward(Device *d, Tensor dw, Tensor dout, Tensor index, bool 
         for (int64_t c = 0; c < C; c++) put_sum(dw, index_at(index, n) * C + c, get(dout, n * C + c), true);
 }
 
+size_t plain_embed_backward_scratch(Device *d, Tensor dw, Tensor dout, Tensor index, bool accumulate) { return 0; }
+
 /* ---- norm ------------------------------------------------------------------------------------------------------- */
 
 void plain_norm_forward(Device *d, Tensor sum, Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor branch, Tensor w,

@@ -11,7 +11,7 @@ from building import ROOT
 from cuda_build import need_nvcc, plugin
 
 HOT = {"norm": "norm_", "optim": "adamw_", "loss": "logprob_", "gemm": "product_", "attention": "attention_",
-       "int8": "int8_product_"}         # file: its kernels begin so
+       "embed": "embed_", "int8": "int8_product_"}      # file: its kernels begin so
 
 
 def spills(file: str, kernels: str, architecture: str, folder: Path) -> dict[str, int]:

@@ -94,6 +94,16 @@ static void int8(Device *d, Call c, int64_t N, int64_t I, int64_t O)
     drop(d, &c);
 }
 
+static void embed(Device *d, Call c, int64_t N, int64_t V, int64_t C)
+{
+    const Tensor dw = tensor(&c, DT_F32, V, C), dout = RESHAPE(tensor(&c, c.A, N, C), 1, N, C);
+    Tensor index = tensor(&c, DT_F32, 1, N);
+    index.dtype = DT_I32;
+    for (int64_t n = 0; n < N; n++) ((int32_t *)index.data)[n] = (int32_t)(n * 7 % V);
+    EXACTLY(embed_backward, dw, dout, index, true);
+    drop(d, &c);
+}
+
 static void attention(Device *d, Call c, int64_t B, int64_t T, int H, int G, int64_t D)
 {
     const int64_t P = (H + 2 * G) * D;
@@ -184,6 +194,8 @@ static void every_op(Device *d, Call c)
     };
     for (size_t i = 0; i < COUNT_OF(turned); i++)
         rope(d, c, turned[i][0], turned[i][1], (int)turned[i][2], (int)turned[i][3], turned[i][4]);
+    embed(d, c, 1, 1, 1);
+    embed(d, c, 67, 29, 131);
     static const int64_t rows_cols[][2] = { { 1, 1 }, { 3, 5 }, { 133, 67 }, { 17, 1031 } };
     for (size_t i = 0; i < COUNT_OF(rows_cols); i++) norm(d, c, rows_cols[i][0], rows_cols[i][1]);
     static const int64_t shapes[][2] = { { 1, 1 }, { 1, 67 }, { 67, 1 }, { 33, 259 }, { 259, 33 }, { 130, 131 } };

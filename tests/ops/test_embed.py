@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from common import F32, I32, Out, gradient, numbers, run, same_bits_for_any_threads, within_budget
 
-SHAPES = [(1, 1, 1, 1), (2, 3, 5, 7), (3, 13, 17, 64), (1, 37, 4, 129), (2, 5, 11, 1031)]
+SHAPES = [(1, 1, 1, 1), (2, 3, 5, 7), (3, 13, 17, 64), (1, 37, 4, 129), (2, 5, 11, 1031),
+          (3, 701, 7, 3), (1, 1025, 1, 4)]
 
 
 def draw(B: int, T: int, V: int, seed: int = 0) -> np.ndarray:
@@ -47,6 +48,19 @@ def test_backward_sums_a_row_in_the_order_of_n(on):
     dout = np.array([1e8, 1, -1e8, 1e8, -1e8, 1], F32).reshape(1, 6, 1)
     got = run(on, "embed_backward", Out(2, 1), dout, np.array([[0, 0, 0, 1, 1, 1]], I32), False)
     assert got.tolist() == [[0], [1]]
+
+
+@pytest.mark.parametrize("V", [1, 5, 3000])
+@pytest.mark.parametrize("N", [1023, 1024, 3001])
+def test_backward_sums_many_tokens_in_the_order_of_n(on, N, V):
+    """Of numbers whose sum tells the order: rows that are named by all, by many and by few."""
+    rng = np.random.default_rng([N, V])
+    dout = rng.choice(np.array([1e8, -1e8, 1, 7], F32), (1, N, 2))
+    index = rng.integers(0, V, (1, N), dtype=I32)
+    wanted = np.zeros((V, 2), F32)
+    np.add.at(wanted, index[0], dout[0])
+    got = run(on, "embed_backward", Out(V, 2), dout, index, False)
+    assert got.tobytes() == wanted.tobytes()
 
 
 def test_bits_do_not_depend_on_threads(name, dtype):
