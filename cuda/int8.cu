@@ -66,8 +66,8 @@ template <int TILES> __device__ __forceinline__ Places<TILES> places_of(const Fa
     return to;
 }
 
-/* 16 numbers of a row of w from column c on; beyond its end any that are there, as q is 0, or the group is lost. WIDE:
- * rows and their ends are multiples of 16 bytes. */
+/* 16 numbers of a row of w from column c on; beyond its end any that are there, as q is 0, or its scale no number.
+ * WIDE: rows and their ends are multiples of 16 bytes. */
 template <bool WIDE> __device__ __forceinline__ Vec<uint32_t, 4> load_weights(const int8_t *row, int c, int width)
 {
     if (WIDE) return load<4>((const uint32_t *)(row + at_most(c, width - 16)));
