@@ -430,7 +430,7 @@ void sum_squares(Device *d, Tensor out, Tensor x)
     RUN_SCRATCH(sum_squares, 2.0 * (double)numel(x), bytes_of(x), d, out, x);
 }
 
-void adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, AdamW a)
+void adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor decay, AdamW a)
 {
     WANT_FLOAT(w, 1);
     w = as_line(w), master = as_line(master), m = as_line(m), v = as_line(v), grad = as_line(grad);
@@ -439,10 +439,11 @@ void adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, 
     WANT(m, DT_F32, n);
     WANT(v, DT_F32, n);
     WANT(grad, DT_F32, n);
+    WANT_OPT(decay, DT_U8, (n + DECAY_BLOCK - 1) / DECAY_BLOCK);
     CHECK(a.step >= 1, "adamw: step %lld, wanted 1 or more", (long long)a.step);
     CHECK(!is_none(master) || w.dtype == DT_F32, "adamw: %s weights need an f32 master", dtype_name(w.dtype));
     RUN(adamw, 12.0 * (double)n, 2 * bytes_of(w) + 2 * bytes_of(master) + 4 * bytes_of(m) + bytes_of(grad),
-        d, w, master, m, v, grad, a);
+        d, w, master, m, v, grad, decay, a);
 }
 
 void nesterov(Device *d, Tensor grad, Tensor m, float momentum, float grad_scale)

@@ -31,6 +31,7 @@ extern "C" {
 typedef enum { ACT_NONE, ACT_GELU } Activation;
 
 enum { CACHE_PAGE = 32 };       /* steps */
+enum { DECAY_BLOCK = 128 };     /* elements that weight decay tells apart from others */
 
 typedef struct { float lr, beta1, beta2, eps, weight_decay, grad_scale; int64_t step; } AdamW;
 
@@ -112,8 +113,9 @@ typedef struct { float lr, beta1, beta2, eps, weight_decay, grad_scale; int64_t 
      * m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;
      * w -= lr (m/(1-b1^step) / (sqrt(v/(1-b2^step)) + eps) + weight_decay w)
      * master? holds w in f32 when w is bf16: it is what is updated, and w is it rounded
-     *                                                    w any shape, A; master?, m, v, grad the same shape, f32 */ \
-    PURE(adamw, (Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, AdamW a)) \
+     * decay? is 0 for each DECAY_BLOCK elements of w where weight_decay counts as 0
+     *     w any shape, A; master?, m, v, grad the same shape, f32; decay? (ceil(numel(w) / DECAY_BLOCK)) u8 */ \
+    PURE(adamw, (Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor decay, AdamW a)) \
     /* Nesterov's momentum; g = grad * grad_scale:  m = momentum m + g;  grad = g + momentum m
      *                                                    grad, m any shape, f32 */ \
     PURE(nesterov, (Device *d, Tensor grad, Tensor m, float momentum, float grad_scale)) \

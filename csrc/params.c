@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ELEMENT_ALIGN = 128 };       /* 256 bytes of bf16, 512 of f32 */
-
 static int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
 static Param *add_param(Params *all, int bucket, const char *prefix, const char *name, const char *suffix,
@@ -96,9 +94,9 @@ static void lay_out_buckets(Params *all)
         for (int i = 0; i < all->count; i++) {
             if (all->list[i].bucket != b) continue;
             all->list[i].offset = at;
-            at += round_up(numel(all->list[i].value), ELEMENT_ALIGN);
+            at += round_up(numel(all->list[i].value), PARAM_ALIGN);
         }
-        all->bucket[b].length = round_up(at - all->bucket[b].offset, (int64_t)ELEMENT_ALIGN * all->ranks);
+        all->bucket[b].length = round_up(at - all->bucket[b].offset, (int64_t)PARAM_ALIGN * all->ranks);
         at = all->bucket[b].offset + all->bucket[b].length;
     }
     all->elements = at;

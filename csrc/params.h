@@ -16,6 +16,8 @@ extern "C" {
 typedef enum { INIT_ZERO, INIT_ONE, INIT_NORMAL, INIT_RESIDUAL } InitKind;
 
 enum { MOST_PACKED = 3 };    /* matrices in one weight: q, k and v */
+/* Elements; each parameter, and each rank's slice of a bucket, begins at a multiple: 256 bytes of bf16, 512 of f32 */
+enum { PARAM_ALIGN = 128 };
 
 typedef struct Param {
     Tensor   value, grad;       /* grad is f32; their data is NULL until params_allocate */

@@ -6,35 +6,54 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static void free_slot(Trainer **t) { trainer_free(*t); }
 
 /* ---------------------------------------------------------------------------------------------------------- state */
 
-static bool keeps(const Params *all, OptimizerKind optimizer, const Param *p, int kind)
-{
-    const bool muon = optimizer == OPTIMIZER_MUON && p->matrices;
-    return kind == STATE_MASTER ? all->dtype != DT_F32 : kind == STATE_MOMENTUM ? muon : !muon;
-}
+_Static_assert(PARAM_ALIGN % DECAY_BLOCK == 0, "no block that decays holds a parameter that does not");
 
-/* state may be NULL */
-static void lay_out_state(const Params *all, OptimizerKind optimizer, int rank, Arena *a, ParamState *state)
+/* A rank's spans, in a list that has room for one of each parameter. Returns how many. */
+static int list_spans(const Params *all, OptimizerKind optimizer, int rank, Span *span)
 {
-    for (int kind = 0; kind < STATE_KINDS; kind++)
+    int count = 0;
+    for (int b = 0; b < all->n_buckets; b++)
         for (int i = 0; i < all->count; i++) {
             const Param *p = &all->list[i];
             int64_t begin, end;
             params_owned(all, p, rank, &begin, &end);
-            if (begin == end || !keeps(all, optimizer, p, kind)) continue;
-            const Tensor t = TAKE(a, p->value.name, DT_F32, end - begin);
-            if (state) state[i].kind[kind] = t;
+            if (p->bucket != b || begin == end) continue;
+            const Span s = { .begin = p->offset + begin,
+                             .end = p->offset + (end + PARAM_ALIGN - 1) / PARAM_ALIGN * PARAM_ALIGN,
+                             .muon = optimizer == OPTIMIZER_MUON && p->matrices };
+            Span *before = count ? &span[count - 1] : NULL;
+            if (before && before->end == s.begin && before->muon == s.muon) before->end = s.end;
+            else span[count++] = s;
         }
+    return count;
+}
+
+static bool keeps(const Params *all, const Span *s, int kind)
+{
+    return kind == STATE_MASTER ? all->dtype != DT_F32 : kind == STATE_MOMENTUM ? s->muon : !s->muon;
+}
+
+/* Gives weight decay's table: of the flat blocks, whatever the rank. */
+static Tensor lay_out_state(const Params *all, Arena *a, Span *span, int spans)
+{
+    for (int kind = 0; kind < STATE_KINDS; kind++)
+        for (int i = 0; i < spans; i++)
+            if (keeps(all, &span[i], kind))
+                span[i].kind[kind] = TAKE(a, "optimizer state", DT_F32, span[i].end - span[i].begin);
+    return TAKE(a, "weight decay", DT_U8, all->elements / DECAY_BLOCK);
 }
 
 static size_t state_bytes(const Params *all, OptimizerKind optimizer, int rank)
 {
+    Span *span AUTO(auto_free) = xcalloc((size_t)all->count, sizeof *span, "optimizer state");
     Arena a = {0};
-    lay_out_state(all, optimizer, rank, &a, NULL);
+    lay_out_state(all, &a, span, list_spans(all, optimizer, rank, span));
     return a.used;
 }
 
@@ -83,18 +102,18 @@ size_t trainer_scratch(const Model *m, OptimizerKind kind)
     return most;
 }
 
-/* The part of a parameter that this rank owns, inside the flat block `base` of elements of `dtype`. */
-static Tensor owned(void *base, DType dtype, const Param *p, int64_t at, int64_t count)
+/* `count` elements of a flat block */
+static Tensor stretch(void *block, DType dtype, int64_t begin, int64_t count)
 {
-    return (Tensor){ (char *)base + (size_t)at * dtype_size(dtype), p->value.name, dtype, 1, { count } };
+    return (Tensor){ (char *)block + (size_t)begin * dtype_size(dtype), "parameters", dtype, 1, { count } };
 }
 
 Tensor trainer_owned_state(const Trainer *t, int kind, const Param *p, int64_t begin, int64_t end)
 {
-    const Tensor whole = t->state[p - t->params->list].kind[kind];
-    int64_t from, to;
-    params_owned(t->params, p, t->rank, &from, &to);
-    return is_none(whole) ? whole : owned(whole.data, DT_F32, p, begin - from, end - begin);
+    const int64_t at = p->offset + begin;
+    const Span *s = t->span;
+    while (s->end <= at) s++;
+    return is_none(s->kind[kind]) ? none() : slice_elements(s->kind[kind], at - s->begin, end - begin);
 }
 
 /* bf16 weights as they are now become the f32 masters: after weights were drawn or read without masters. */
@@ -107,10 +126,21 @@ static void masters_from_weights(Trainer *t)
         if (begin == end) continue;
         uint16_t *rounded AUTO(auto_free) = xcalloc((size_t)(end - begin), sizeof *rounded, "masters");
         float *exact AUTO(auto_free) = xcalloc((size_t)(end - begin), sizeof *exact, "masters");
-        device_download(t->device, rounded, owned(t->params->values, DT_BF16, p, p->offset + begin, end - begin));
+        device_download(t->device, rounded, slice_elements(p->value, begin, end - begin));
         for (int64_t j = 0; j < end - begin; j++) exact[j] = bf16_to_f32(rounded[j]);
         device_upload(t->device, trainer_owned_state(t, STATE_MASTER, p, begin, end), exact);
     }
+}
+
+static void upload_decay(Trainer *t)
+{
+    uint8_t *host AUTO(auto_free) = xcalloc((size_t)numel(t->decay), 1, "weight decay");
+    for (int i = 0; i < t->params->count; i++) {
+        const Param *p = &t->params->list[i];
+        const int64_t blocks = (numel(p->value) + DECAY_BLOCK - 1) / DECAY_BLOCK;
+        memset(host + p->offset / DECAY_BLOCK, p->decay, (size_t)blocks);
+    }
+    device_upload(t->device, t->decay, host);
 }
 
 Trainer *trainer_create(Model *m, Comm *comm, TrainerConfig c)
@@ -119,10 +149,12 @@ Trainer *trainer_create(Model *m, Comm *comm, TrainerConfig c)
     CHECK(p->ranks == comm_ranks(comm), "a model laid out for %d ranks, trained by %d", p->ranks, comm_ranks(comm));
     Trainer *t AUTO(free_slot) = xcalloc(1, sizeof *t, "a trainer");
     *t = (Trainer){ .model = m, .params = p, .device = p->device, .comm = comm, .config = c, .rank = comm_rank(comm),
-                    .state = xcalloc((size_t)p->count, sizeof *t->state, "optimizer state") };
+                    .span = xcalloc((size_t)p->count, sizeof *t->span, "optimizer state") };
+    t->spans = list_spans(p, c.optimizer, t->rank, t->span);
     Arena a = { .size = state_bytes(p, c.optimizer, t->rank) };
     a.block = t->memory = device_alloc(t->device, a.size, "optimizer state");
-    lay_out_state(p, c.optimizer, t->rank, &a, t->state);
+    t->decay = lay_out_state(p, &a, t->span, t->spans);
+    upload_decay(t);
     device_reserve(t->device, trainer_scratch(m, c.optimizer));
     t->squares = device_alloc(t->device, (size_t)p->count * sizeof(float), "the gradient norm");
     t->host_squares = xcalloc((size_t)p->count, sizeof(float), "the gradient norm");
@@ -143,7 +175,7 @@ void trainer_free(Trainer *t)
     device_free(t->device, t->memory);
     device_free(t->device, t->squares);
     free(t->host_squares);
-    free(t->state);
+    free(t->span);
     free(t->matrix);
     free(t->direction);
     free(t);
@@ -183,7 +215,7 @@ double trainer_reduce(Trainer *t)
         int64_t begin, end;
         params_owned(t->params, p, t->rank, &begin, &end);
         if (begin < end) sum_squares(t->device, slice_elements(all, i, 1),
-                                     owned(t->params->grads, DT_F32, p, p->offset + begin, end - begin));
+                                     slice_elements(p->grad, begin, end - begin));
     }
     device_download(t->device, t->host_squares, all);
     for (int i = 0; i < count; i++) squares += t->host_squares[i];
@@ -193,35 +225,21 @@ double trainer_reduce(Trainer *t)
     return t->grad_norm;
 }
 
-/* A part of a parameter in this rank's slice. */
-typedef struct { Tensor w, master, grad; } Part;
-
-static Part part_of(const Trainer *t, const Param *p, int64_t begin, int64_t end)
-{
-    return (Part){ owned(t->params->values, t->params->dtype, p, p->offset + begin, end - begin),
-                   trainer_owned_state(t, STATE_MASTER, p, begin, end),
-                   owned(t->params->grads, DT_F32, p, p->offset + begin, end - begin) };
-}
-
-static double decay(const Trainer *t, const Param *p) { return p->decay ? t->config.weight_decay : 0; }
-
 /* All that a slice can do by itself: AdamW's step, or the momentum that becomes Muon's direction. */
-static void apply_slices(Trainer *t, double lr, double grad_scale)
+static void apply_spans(Trainer *t, double lr, double grad_scale)
 {
     const TrainerConfig *c = &t->config;
-    for (int i = 0; i < t->params->count; i++) {
-        const Param *p = &t->params->list[i];
-        int64_t begin, end;
-        params_owned(t->params, p, t->rank, &begin, &end);
-        if (begin == end) continue;
-        const Part at = part_of(t, p, begin, end);
-        const ParamState *s = &t->state[i];
-        const AdamW a = { (float)lr, (float)c->beta1, (float)c->beta2, (float)c->eps, (float)decay(t, p),
-                          (float)grad_scale, t->updates };
-        if (is_none(s->kind[STATE_MOMENTUM]))
-            adamw(t->device, at.w, at.master, s->kind[STATE_EXP_AVG], s->kind[STATE_EXP_AVG_SQ], at.grad, a);
-        else
-            nesterov(t->device, at.grad, s->kind[STATE_MOMENTUM], (float)c->muon_momentum, (float)grad_scale);
+    const Params *all = t->params;
+    const AdamW a = { (float)lr, (float)c->beta1, (float)c->beta2, (float)c->eps, (float)c->weight_decay,
+                      (float)grad_scale, t->updates };
+    for (int i = 0; i < t->spans; i++) {
+        const Span *s = &t->span[i];
+        const int64_t n = s->end - s->begin;
+        const Tensor grad = stretch(all->grads, DT_F32, s->begin, n);
+        if (s->muon) nesterov(t->device, grad, s->kind[STATE_MOMENTUM], (float)c->muon_momentum, (float)grad_scale);
+        else adamw(t->device, stretch(all->values, all->dtype, s->begin, n), s->kind[STATE_MASTER],
+                   s->kind[STATE_EXP_AVG], s->kind[STATE_EXP_AVG_SQ], grad,
+                   slice_elements(t->decay, s->begin / DECAY_BLOCK, n / DECAY_BLOCK), a);
     }
 }
 
@@ -231,10 +249,11 @@ static void apply_matrices(Trainer *t, double lr)
     orthogonalize(t->device, (Tensors){ t->direction, t->matrices }, t->params->dtype == DT_BF16);
     for (int i = 0; i < t->matrices; i++) {
         const Matrix m = t->matrix[i];
-        const Part at = part_of(t, m.param, m.begin, m.end);
-        const int64_t R = t->direction[i].dim[0], C = t->direction[i].dim[1];
-        descend(t->device, at.w, at.master, at.grad, (float)lr, (float)(0.2 * sqrt((double)(R > C ? R : C))),
-                (float)decay(t, m.param));
+        const int64_t R = t->direction[i].dim[0], C = t->direction[i].dim[1], n = m.end - m.begin;
+        descend(t->device, slice_elements(m.param->value, m.begin, n),
+                trainer_owned_state(t, STATE_MASTER, m.param, m.begin, m.end),
+                slice_elements(m.param->grad, m.begin, n), (float)lr, (float)(0.2 * sqrt((double)(R > C ? R : C))),
+                m.param->decay ? (float)t->config.weight_decay : 0);
     }
 }
 
@@ -256,7 +275,7 @@ void trainer_apply(Trainer *t, double lr)
     CHECK(t->reduced, "trainer_apply without trainer_reduce before it");
     const double clip = t->config.grad_clip;
     t->updates++;
-    apply_slices(t, lr, clip > 0 && t->grad_norm > clip ? clip / t->grad_norm : 1);
+    apply_spans(t, lr, clip > 0 && t->grad_norm > clip ? clip / t->grad_norm : 1);
     if (t->config.optimizer == OPTIMIZER_MUON) {
         gather(t, t->params->grads, DT_F32);
         apply_matrices(t, lr);

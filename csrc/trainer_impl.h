@@ -6,7 +6,9 @@
 
 enum { STATE_EXP_AVG, STATE_EXP_AVG_SQ, STATE_MOMENTUM, STATE_MASTER, STATE_KINDS };
 
-typedef struct { Tensor kind[STATE_KINDS]; } ParamState;    /* of the part that this rank owns; none(): not kept */
+/* Elements [begin, end) of the flat blocks that this rank owns and that AdamW moves, or Muon, what pads them included;
+ * and their state, none() where it is not kept. A step is one op: on one rank, by AdamW, of the whole model. */
+typedef struct { int64_t begin, end; bool muon; Tensor kind[STATE_KINDS]; } Span;
 
 /* A matrix that Muon moves: the elements [begin, end) of a parameter are what this rank owns of it. */
 typedef struct { const Param *param; int64_t begin, end; } Matrix;
@@ -18,7 +20,9 @@ struct Trainer {
     Comm   *comm;
     TrainerConfig config;
     int     rank;
-    ParamState *state;          /* of each parameter */
+    int     spans;
+    Span   *span;               /* in the order of the flat blocks */
+    Tensor  decay;              /* of the flat blocks, for adamw */
     int     matrices;           /* of Muon: those that this rank's slices touch */
     Matrix *matrix;
     Tensor *direction;          /* of each: its gradient, in the end orthogonalized momentum */
@@ -29,7 +33,7 @@ struct Trainer {
     bool    reduced;
 };
 
-/* [begin, end) of a parameter, owned by this rank, in its state of one kind; none() if that is not kept */
+/* Elements [begin, end) of a parameter, all owned by this rank, in its state of one kind; none() if that is not kept */
 Tensor trainer_owned_state(const Trainer *t, int kind, const Param *p, int64_t begin, int64_t end);
 
 #endif

@@ -136,8 +136,9 @@ static int64_t list_state(const Trainer *t, Tensor *list)
             const Param *p = &t->params->list[i];
             int64_t begin, end;
             params_owned(t->params, p, t->rank, &begin, &end);
-            if (is_none(t->state[i].kind[kind])) continue;
-            list[n] = t->state[i].kind[kind];
+            if (begin == end) continue;
+            list[n] = trainer_owned_state(t, kind, p, begin, end);
+            if (is_none(list[n])) continue;
             list[n++].name = optimizer_name(state_group[kind], p->value.name, begin, end);
         }
     return n;
@@ -200,7 +201,7 @@ void trainer_load(Trainer *t, const char *folder, int64_t updates)
             const Param *p = &t->params->list[i];
             int64_t begin, end;
             params_owned(t->params, p, t->rank, &begin, &end);
-            if (is_none(t->state[i].kind[kind])) continue;
+            if (begin == end || is_none(trainer_owned_state(t, kind, p, begin, end))) continue;
             for (int64_t at = begin; at < end; at += CHUNK) {
                 const int64_t n = least(CHUNK, end - at);
                 optimizer_read(files, state_group[kind], p->value.name, at, at + n, host);

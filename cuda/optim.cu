@@ -45,11 +45,12 @@ static bool in_fours(int64_t n, std::initializer_list<Tensor> tensors)
 
 /* fade: 1 - beta^step */
 template <typename T, int V>
-__global__ void adamw_kernel(T *w, float *master, float *m, float *v, const float *grad, int64_t n, AdamW a,
-                             float fade1, float fade2)
+__global__ void adamw_kernel(T *w, float *master, float *m, float *v, const float *grad, const uint8_t *decay,
+                             int64_t n, AdamW a, float fade1, float fade2)
 {
     const int64_t at = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * V;
     if (at >= n) return;
+    const float weight_decay = decay && !decay[at / DECAY_BLOCK] ? 0 : a.weight_decay;
     Vec<float, V> first = load<V>(m + at), second = load<V>(v + at), truth;
     const Vec<float, V> slope = load<V>(grad + at);
     Vec<T, V> weight;
@@ -62,7 +63,7 @@ __global__ void adamw_kernel(T *w, float *master, float *m, float *v, const floa
         const float g = slope.at[i] * a.grad_scale, old = truth.at[i];
         first.at[i] = a.beta1 * first.at[i] + (1 - a.beta1) * g;
         second.at[i] = a.beta2 * second.at[i] + (1 - a.beta2) * g * g;
-        const float step = first.at[i] / fade1 / (sqrtf(second.at[i] / fade2) + a.eps) + a.weight_decay * old;
+        const float step = first.at[i] / fade1 / (sqrtf(second.at[i] / fade2) + a.eps) + weight_decay * old;
         truth.at[i] = old - a.lr * step;
         weight.at[i] = T(truth.at[i]);
     }
@@ -72,14 +73,15 @@ __global__ void adamw_kernel(T *w, float *master, float *m, float *v, const floa
     store<V>(w + at, weight);
 }
 
-void cuda_adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, AdamW a)
+void cuda_adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor decay, AdamW a)
 {
     const int64_t n = numel(w);
     const float fade1 = (float)(1 - pow(a.beta1, (double)a.step)), fade2 = (float)(1 - pow(a.beta2, (double)a.step));
     const bool wide = in_fours(n, { w, master, m, v, grad });
     FLOAT_SWITCH(w.dtype, T, WIDE_SWITCH(wide, float, V,
         launch(d, adamw_kernel<T, V>, blocks_for(n, THREADS * V), THREADS, 0, data_of<T>(w), data_of<float>(master),
-               data_of<float>(m), data_of<float>(v), data_of<float>(grad), n, a, fade1, fade2)));
+               data_of<float>(m), data_of<float>(v), data_of<float>(grad), data_of<uint8_t>(decay), n, a, fade1,
+               fade2)));
 }
 
 template <int V> __global__ void nesterov_kernel(float *grad, float *m, int64_t n, float momentum, float grad_scale)

@@ -31,8 +31,9 @@ size_t CPU(sum_squares_scratch)(Device *d, Tensor out, Tensor x)
 /* The step's numbers, bias corrections included: w -= lr (m fade1 / (sqrt(v fade2) + eps) + weight_decay w) */
 typedef struct { float lr, beta1, rest1, beta2, rest2, eps, weight_decay, grad_scale, fade1, fade2; } Step;
 
-INLINE void adamw_block(int A, Tensor w, float *truth, float *m, float *v, const float *grad, Step s, int64_t begin,
-                        int64_t end)
+/* begin is a multiple of DECAY_BLOCK and WIDTH divides it, so that no vector crosses the end of one. */
+INLINE void adamw_block(int A, Tensor w, float *truth, float *m, float *v, const float *grad, const uint8_t *decay,
+                        Step s, int64_t begin, int64_t end)
 {
     for (int64_t i = begin; i < end; i += WIDTH) {
         const int count = vec_left(end, i);
@@ -40,7 +41,8 @@ INLINE void adamw_block(int A, Tensor w, float *truth, float *m, float *v, const
         const Vec first = s.beta1 * vec_load(m, DT_F32, i, count) + s.rest1 * g;
         const Vec second = s.beta2 * vec_load(v, DT_F32, i, count) + s.rest2 * g * g;
         const Vec old = vec_load(truth, DT_F32, i, count);
-        const Vec step = first * s.fade1 / (vec_sqrt(second * s.fade2) + s.eps) + s.weight_decay * old;
+        const float weight_decay = decay && !decay[i / DECAY_BLOCK] ? 0 : s.weight_decay;
+        const Vec step = first * s.fade1 / (vec_sqrt(second * s.fade2) + s.eps) + weight_decay * old;
         const Vec new = old - s.lr * step;
         vec_store(m, DT_F32, i, count, first);
         vec_store(v, DT_F32, i, count, second);
@@ -49,7 +51,7 @@ INLINE void adamw_block(int A, Tensor w, float *truth, float *m, float *v, const
     }
 }
 
-void CPU(adamw)(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, AdamW a)
+void CPU(adamw)(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor decay, AdamW a)
 {
     const int64_t length = numel(w), blocks = blocks_of(length);
     const Step s = { .lr = a.lr, .beta1 = a.beta1, .rest1 = 1 - a.beta1, .beta2 = a.beta2, .rest2 = 1 - a.beta2,
@@ -60,7 +62,8 @@ void CPU(adamw)(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor g
     PARALLEL_FOR(d, length)
     for (int64_t b = 0; b < blocks; b++) {
         const int64_t end = (b + 1) * BLOCK < length ? (b + 1) * BLOCK : length;
-        FLOAT_SWITCH(w.dtype, A, adamw_block(A, w, truth, m.data, v.data, grad.data, s, b * BLOCK, end));
+        FLOAT_SWITCH(w.dtype, A,
+                     adamw_block(A, w, truth, m.data, v.data, grad.data, decay.data, s, b * BLOCK, end));
     }
 }
 

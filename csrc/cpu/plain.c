@@ -386,7 +386,7 @@ void plain_sum_squares(Device *d, Tensor out, Tensor x)
 
 size_t plain_sum_squares_scratch(Device *d, Tensor out, Tensor x) { return 0; }
 
-void plain_adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, AdamW a)
+void plain_adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor decay, AdamW a)
 {
     const double fade1 = 1 - pow(a.beta1, (double)a.step), fade2 = 1 - pow(a.beta2, (double)a.step);
     const Tensor truth = is_none(master) ? w : master;
@@ -394,7 +394,8 @@ void plain_adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor 
         const double g = (double)get(grad, i) * a.grad_scale, old = get(truth, i);
         const double first = a.beta1 * (double)get(m, i) + (1 - (double)a.beta1) * g;
         const double second = a.beta2 * (double)get(v, i) + (1 - (double)a.beta2) * g * g;
-        const double step = first / fade1 / (sqrt(second / fade2) + a.eps) + a.weight_decay * old;
+        const bool decays = is_none(decay) || ((const uint8_t *)decay.data)[i / DECAY_BLOCK];
+        const double step = first / fade1 / (sqrt(second / fade2) + a.eps) + (decays ? a.weight_decay : 0) * old;
         put(m, i, first);
         put(v, i, second);
         put(truth, i, old - a.lr * step);

@@ -231,7 +231,7 @@ def adamw(case: Case) -> Step:
     master = memory.random(N) if dtype == "bf16" else None
     how = _core.AdamW(lr=1e-4, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1, grad_scale=1,
                       step=9)
-    return partial(_core.adamw, memory.on, w, master, m, v, grad, how)
+    return partial(_core.adamw, memory.on, w, master, m, v, grad, None, how)
 
 
 def muon(case: Case) -> Step:

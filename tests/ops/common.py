@@ -68,11 +68,11 @@ class Out:
 
 
 class In:
-    """A copy with NaNs around it (-1 for indices): what an op reads beyond the ends will show."""
+    """A copy with NaNs around it (-1 for whole numbers): what an op reads beyond the ends will show."""
 
     def __init__(self, array: np.ndarray):
         self.original = array
-        self.whole = np.full(array.size + 2 * GUARD, -1 if array.dtype.kind == "i" else np.nan).astype(array.dtype)
+        self.whole = np.full(array.size + 2 * GUARD, -1 if array.dtype.kind in "iu" else np.nan).astype(array.dtype)
         self.begin, self.end = GUARD, GUARD + array.size
         self.array = self.whole[self.begin:self.end].reshape(array.shape)
         self.array[...] = array

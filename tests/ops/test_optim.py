@@ -61,9 +61,20 @@ def as_stored(**settings: float) -> list[float]:
 def test_adamw_is_the_formula(on, shape, step):
     w, m, v, grad = (numbers(*shape, seed=i, scale=s) for i, s in enumerate((1, 0.1, 0.1, 1)))
     v = np.abs(v)
-    got = run(on, "adamw", Out(*shape, fill=w), None, Out(*shape, fill=m), Out(*shape, fill=v), grad,
+    got = run(on, "adamw", Out(*shape, fill=w), None, Out(*shape, fill=m), Out(*shape, fill=v), grad, None,
               _core.AdamW(**SETTINGS, step=step))
     within_budget(got, adamw, w, m, v, grad, *as_stored(**SETTINGS), step)
+
+
+@pytest.mark.parametrize("count", [1, 128, 131, 1031])
+def test_adamw_decays_the_weights_of_blocks_that_the_table_names(on, count):
+    w, m, v, grad = (numbers(count, seed=i, scale=s) for i, s in enumerate((1, 0.1, 0.1, 1)))
+    v, table = np.abs(v), np.arange(-(-count // 128), dtype=np.uint8) % 3 % 2
+    got = run(on, "adamw", Out(count, fill=w), None, Out(count, fill=m), Out(count, fill=v), grad, table,
+              _core.AdamW(**SETTINGS, step=3))
+    settings = dict(zip(SETTINGS, as_stored(**SETTINGS)))
+    settings["weight_decay"] *= table.repeat(128)[:count]
+    within_budget(got, adamw, w, m, v, grad, *settings.values(), 3)
 
 
 def test_adamw_keeps_the_master_and_rounds_the_weight(on):
@@ -73,7 +84,7 @@ def test_adamw_keeps_the_master_and_rounds_the_weight(on):
     for step in range(1, 4):
         before = master.array.copy(), m.array.copy(), v.array.copy()
         grad, settings = numbers(131, seed=step), SETTINGS | dict(lr=1e-4)
-        run(on, "adamw", w, master, m, v, grad, _core.AdamW(**settings, step=step))
+        run(on, "adamw", w, master, m, v, grad, None, _core.AdamW(**settings, step=step))
         within_budget((master.array, m.array, v.array), adamw, *before, grad, *as_stored(**settings), step)
         assert np.array_equal(w.array, master.array.astype(BF16))
 
@@ -89,14 +100,14 @@ def test_adamw_follows_torch(on):
         grad = numbers(1031, seed=step)
         theirs.grad = torch.from_numpy(grad.astype(np.float64))
         optimizer.step()
-        run(on, "adamw", w, None, m, v, grad, _core.AdamW(**settings, step=step))
+        run(on, "adamw", w, None, m, v, grad, None, _core.AdamW(**settings, step=step))
     assert np.abs(w.array - theirs.detach().numpy()).max() < 2e-6
 
 
 def test_adamw_leaves_a_weight_without_gradient_alone(on):
     w = Out(17, fill=numbers(17))
     before = w.array.copy()
-    run(on, "adamw", w, None, Out(17, fill=0), Out(17, fill=0), np.zeros(17, F32),
+    run(on, "adamw", w, None, Out(17, fill=0), Out(17, fill=0), np.zeros(17, F32), None,
         _core.AdamW(**SETTINGS | dict(weight_decay=0.0), step=1))
     assert np.array_equal(w.array, before)
 
@@ -252,5 +263,5 @@ def test_bits_do_not_depend_on_threads(name, dtype):
     same_bits_for_any_threads(name, "descend", lambda: (Out(x.size, dtype=dtype, fill=x), Out(x.size, fill=x), x, 0.1, 2, 0.1))
     same_bits_for_any_threads(name, "sum_squares", lambda: (Out(1), x))
     same_bits_for_any_threads(name, "adamw", lambda: (
-        Out(x.size, dtype=dtype, fill=x), Out(x.size, fill=x), Out(x.size, fill=0), Out(x.size, fill=0), x,
+        Out(x.size, dtype=dtype, fill=x), Out(x.size, fill=x), Out(x.size, fill=0), Out(x.size, fill=0), x, None,
         _core.AdamW(**SETTINGS, step=3)))
