@@ -430,7 +430,14 @@ void sum_squares(Device *d, Tensor out, Tensor x)
     RUN_SCRATCH(sum_squares, 2.0 * (double)numel(x), bytes_of(x), d, out, x);
 }
 
-void adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor decay, AdamW a)
+static void want_rounding(const char *op, Tensor w, Rounding r)
+{
+    CHECK(!r.stochastic || w.dtype == DT_BF16, "%s: stochastic rounding is for weights of bf16, and these are %s", op,
+          dtype_name(w.dtype));
+    CHECK(r.first >= 0, "%s: the first weight has number %lld, wanted 0 or more", op, (long long)r.first);
+}
+
+void adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor decay, AdamW a, Rounding r)
 {
     WANT_FLOAT(w, 1);
     w = as_line(w), master = as_line(master), m = as_line(m), v = as_line(v), grad = as_line(grad);
@@ -441,9 +448,9 @@ void adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, 
     WANT(grad, DT_F32, n);
     WANT_OPT(decay, DT_U8, (n + DECAY_BLOCK - 1) / DECAY_BLOCK);
     CHECK(a.step >= 1, "adamw: step %lld, wanted 1 or more", (long long)a.step);
-    CHECK(!is_none(master) || w.dtype == DT_F32, "adamw: %s weights need an f32 master", dtype_name(w.dtype));
+    want_rounding(__func__, w, r);
     RUN(adamw, 12.0 * (double)n, 2 * bytes_of(w) + 2 * bytes_of(master) + 4 * bytes_of(m) + bytes_of(grad),
-        d, w, master, m, v, grad, decay, a);
+        d, w, master, m, v, grad, decay, a, r);
 }
 
 void nesterov(Device *d, Tensor grad, Tensor m, float momentum, float grad_scale)
@@ -471,13 +478,14 @@ void orthogonalize(Device *d, Tensors x, bool bf16)
     RUN_SCRATCH(orthogonalize, flops, bytes, d, x, bf16);
 }
 
-void descend(Device *d, Tensor w, Tensor master, Tensor direction, float lr, float scale, float weight_decay)
+void descend(Device *d, Tensor w, Tensor master, Tensor direction, float lr, float scale, float weight_decay,
+             Rounding r)
 {
     WANT_FLOAT(w, 1);
     w = as_line(w), master = as_line(master), direction = as_line(direction);
     WANT_OPT(master, DT_F32, numel(w));
     WANT(direction, DT_F32, numel(w));
-    CHECK(!is_none(master) || w.dtype == DT_F32, "descend: %s weights need an f32 master", dtype_name(w.dtype));
+    want_rounding(__func__, w, r);
     RUN(descend, 4.0 * (double)numel(w), 2 * bytes_of(w) + 2 * bytes_of(master) + bytes_of(direction),
-        d, w, master, direction, lr, scale, weight_decay);
+        d, w, master, direction, lr, scale, weight_decay, r);
 }

@@ -35,6 +35,12 @@ enum { DECAY_BLOCK = 128 };     /* elements that weight decay tells apart from o
 
 typedef struct { float lr, beta1, beta2, eps, weight_decay, grad_scale; int64_t step; } AdamW;
 
+/* How f32 becomes a weight of bf16: to the nearest, ties to even; or stochastic, to one of its two neighbours, so that
+ * the mean of many roundings is the number itself (S. Gupta et al., "Deep learning with limited numerical precision",
+ * 2015): 16 random bits are added to its last places, and these cut off. Element i takes half n % 8 of draw n / 8 of
+ * (seed, stream), n = first + i; see rng.h. */
+typedef struct { bool stochastic; uint64_t seed, stream; int64_t first; } Rounding;
+
 #define OPS(PURE, SCRATCH) \
     /* out[n] = wte[tokens[n]] (+ wpe[pos[n]])                tokens, pos (B,T) i32; wte (V,C); wpe? (S,C); out (B,T,C)
      * The caller has checked that every index is inside its table. */ \
@@ -112,10 +118,11 @@ typedef struct { float lr, beta1, beta2, eps, weight_decay, grad_scale; int64_t 
     /* AdamW, I. Loshchilov, F. Hutter, "Decoupled weight decay regularization", 2019; g = grad * grad_scale:
      * m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;
      * w -= lr (m/(1-b1^step) / (sqrt(v/(1-b2^step)) + eps) + weight_decay w)
-     * master? holds w in f32 when w is bf16: it is what is updated, and w is it rounded
+     * master? holds w in f32 when w is bf16: it is what is updated, and w is it, rounded by r. Without, w itself is
      * decay? is 0 for each DECAY_BLOCK elements of w where weight_decay counts as 0
      *     w any shape, A; master?, m, v, grad the same shape, f32; decay? (ceil(numel(w) / DECAY_BLOCK)) u8 */ \
-    PURE(adamw, (Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor decay, AdamW a)) \
+    PURE(adamw, (Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor decay, AdamW a, \
+                 Rounding r)) \
     /* Nesterov's momentum; g = grad * grad_scale:  m = momentum m + g;  grad = g + momentum m
      *                                                    grad, m any shape, f32 */ \
     PURE(nesterov, (Device *d, Tensor grad, Tensor m, float momentum, float grad_scale)) \
@@ -126,7 +133,8 @@ typedef struct { float lr, beta1, beta2, eps, weight_decay, grad_scale; int64_t 
     SCRATCH(orthogonalize, (Device *d, Tensors x, bool bf16)) \
     /* w -= lr (scale direction + weight_decay w)               w any shape, A; master? as for adamw;
      *                                                    master?, direction the same shape, f32 */ \
-    PURE(descend, (Device *d, Tensor w, Tensor master, Tensor direction, float lr, float scale, float weight_decay))
+    PURE(descend, (Device *d, Tensor w, Tensor master, Tensor direction, float lr, float scale, float weight_decay, \
+                   Rounding r))
 
 #define DECLARE_PURE(name, args)    void name args;
 #define DECLARE_SCRATCH(name, args) void name args; size_t name##_scratch args;

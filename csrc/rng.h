@@ -8,12 +8,17 @@
 #include <math.h>
 #include <stdint.h>
 
-/* What a stream is drawn for: two uses of one seed never share numbers. */
-enum { RNG_INIT = 1 << 20, RNG_SHUFFLE = 2 << 20, RNG_SAMPLE = 3 << 20 };
+/* What a stream is drawn for: two uses of one seed never share numbers. The last has one for each update. */
+enum { RNG_INIT = 1 << 20, RNG_SHUFFLE = 2 << 20, RNG_SAMPLE = 3 << 20, RNG_ROUND = 4 << 20 };
+
+/* What includes this for a machine whose functions are marked defines it first. */
+#ifndef RNG_FUNCTION
+#define RNG_FUNCTION static inline
+#endif
 
 typedef struct { uint32_t word[4]; } Philox;
 
-static inline Philox philox(uint64_t seed, uint64_t stream, uint64_t index)
+RNG_FUNCTION Philox philox(uint64_t seed, uint64_t stream, uint64_t index)
 {
     uint32_t c[4] = { (uint32_t)index, (uint32_t)(index >> 32), (uint32_t)stream, (uint32_t)(stream >> 32) };
     uint32_t k[2] = { (uint32_t)seed, (uint32_t)(seed >> 32) };
@@ -24,7 +29,16 @@ static inline Philox philox(uint64_t seed, uint64_t stream, uint64_t index)
         for (int i = 0; i < 4; i++) c[i] = next[i];
         k[0] += 0x9E3779B9u, k[1] += 0xBB67AE85u;
     }
-    return (Philox){ { c[0], c[1], c[2], c[3] } };
+    const Philox drawn = { { c[0], c[1], c[2], c[3] } };
+    return drawn;
+}
+
+/* Of the eight numbers of 16 bits in a draw, the one with this index: in turns the lower and the upper half of a word.
+ * Chosen by conditions, so that the words stay in registers where an array would not. */
+RNG_FUNCTION uint32_t rng_half(Philox p, int index)
+{
+    const uint32_t even = index & 4 ? p.word[2] : p.word[0], odd = index & 4 ? p.word[3] : p.word[1];
+    return (index & 2 ? odd : even) >> 16 * (index & 1) & 0xffff;
 }
 
 /* in [0, 1), 53 bits */

@@ -239,7 +239,7 @@ static void apply_spans(Trainer *t, double lr, double grad_scale)
         if (s->muon) nesterov(t->device, grad, s->kind[STATE_MOMENTUM], (float)c->muon_momentum, (float)grad_scale);
         else adamw(t->device, stretch(all->values, all->dtype, s->begin, n), s->kind[STATE_MASTER],
                    s->kind[STATE_EXP_AVG], s->kind[STATE_EXP_AVG_SQ], grad,
-                   slice_elements(t->decay, s->begin / DECAY_BLOCK, n / DECAY_BLOCK), a);
+                   slice_elements(t->decay, s->begin / DECAY_BLOCK, n / DECAY_BLOCK), a, (Rounding){0});
     }
 }
 
@@ -253,7 +253,7 @@ static void apply_matrices(Trainer *t, double lr)
         descend(t->device, slice_elements(m.param->value, m.begin, n),
                 trainer_owned_state(t, STATE_MASTER, m.param, m.begin, m.end),
                 slice_elements(m.param->grad, m.begin, n), (float)lr, (float)(0.2 * sqrt((double)(R > C ? R : C))),
-                m.param->decay ? (float)t->config.weight_decay : 0);
+                m.param->decay ? (float)t->config.weight_decay : 0, (Rounding){0});
     }
 }
 

@@ -2,6 +2,9 @@
  * reads and writes each tensor once. */
 #include "common.cuh"
 
+#define RNG_FUNCTION static inline __host__ __device__
+#include "rng.h"
+
 constexpr int THREADS = 256;
 constexpr int64_t BLOCK = 32768;        /* elements whose squares one block adds up, whatever the GPU */
 
@@ -43,20 +46,36 @@ static bool in_fours(int64_t n, std::initializer_list<Tensor> tensors)
     return true;
 }
 
+/* x, elements at .. at + V - 1 of a weight, in its type. V divides r.first + at. */
+template <typename T, int V> __device__ __forceinline__ Vec<T, V> rounded(Vec<float, V> x, int64_t at, Rounding r)
+{
+    Vec<T, V> y;
+    if (!r.stochastic) {
+        for (int i = 0; i < V; i++) y.at[i] = T(x.at[i]);
+        return y;
+    }
+    const uint64_t number = (uint64_t)(r.first + at);
+    const Philox draw = philox(r.seed, r.stream, number / 8);
+    for (int i = 0; i < V; i++) {
+        const unsigned larger = __float_as_uint(x.at[i]) + rng_half(draw, (int)(number % 8) + i);
+        y.at[i] = T(x.at[i] == x.at[i] ? __uint_as_float(larger & 0xffff0000u) : x.at[i]);
+    }
+    return y;
+}
+
 /* fade: 1 - beta^step */
 template <typename T, int V>
 __global__ void adamw_kernel(T *w, float *master, float *m, float *v, const float *grad, const uint8_t *decay,
-                             int64_t n, AdamW a, float fade1, float fade2)
+                             int64_t n, AdamW a, Rounding r, float fade1, float fade2)
 {
     const int64_t at = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * V;
     if (at >= n) return;
     const float weight_decay = decay && !decay[at / DECAY_BLOCK] ? 0 : a.weight_decay;
     Vec<float, V> first = load<V>(m + at), second = load<V>(v + at), truth;
     const Vec<float, V> slope = load<V>(grad + at);
-    Vec<T, V> weight;
     if (master) truth = load<V>(master + at);
     else {
-        weight = load<V>(w + at);
+        const Vec<T, V> weight = load<V>(w + at);
         for (int i = 0; i < V; i++) truth.at[i] = float(weight.at[i]);
     }
     for (int i = 0; i < V; i++) {
@@ -65,23 +84,23 @@ __global__ void adamw_kernel(T *w, float *master, float *m, float *v, const floa
         second.at[i] = a.beta2 * second.at[i] + (1 - a.beta2) * g * g;
         const float step = first.at[i] / fade1 / (sqrtf(second.at[i] / fade2) + a.eps) + weight_decay * old;
         truth.at[i] = old - a.lr * step;
-        weight.at[i] = T(truth.at[i]);
     }
     store<V>(m + at, first);
     store<V>(v + at, second);
     if (master) store<V>(master + at, truth);
-    store<V>(w + at, weight);
+    store<V>(w + at, rounded<T, V>(truth, at, r));
 }
 
-void cuda_adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor decay, AdamW a)
+void cuda_adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor decay, AdamW a,
+                Rounding r)
 {
     const int64_t n = numel(w);
     const float fade1 = (float)(1 - pow(a.beta1, (double)a.step)), fade2 = (float)(1 - pow(a.beta2, (double)a.step));
-    const bool wide = in_fours(n, { w, master, m, v, grad });
+    const bool wide = in_fours(n, { w, master, m, v, grad }) && r.first % 4 == 0;
     FLOAT_SWITCH(w.dtype, T, WIDE_SWITCH(wide, float, V,
         launch(d, adamw_kernel<T, V>, blocks_for(n, THREADS * V), THREADS, 0, data_of<T>(w), data_of<float>(master),
-               data_of<float>(m), data_of<float>(v), data_of<float>(grad), data_of<uint8_t>(decay), n, a, fade1,
-               fade2)));
+               data_of<float>(m), data_of<float>(v), data_of<float>(grad), data_of<uint8_t>(decay), n, a, r,
+               fade1, fade2)));
 }
 
 template <int V> __global__ void nesterov_kernel(float *grad, float *m, int64_t n, float momentum, float grad_scale)
@@ -108,19 +127,21 @@ void cuda_nesterov(Device *d, Tensor grad, Tensor m, float momentum, float grad_
 
 template <typename T>
 __global__ void descend_kernel(T *w, float *master, const float *direction, int64_t n, float lr, float scale,
-                               float weight_decay)
+                               float weight_decay, Rounding r)
 {
     const int64_t at = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= n) return;
     const float old = master ? master[at] : float(w[at]);
     const float truth = old - lr * (scale * direction[at] + weight_decay * old);
     if (master) master[at] = truth;
-    w[at] = T(truth);
+    store<1>(w + at, rounded<T, 1>({ { truth } }, at, r));
 }
 
-void cuda_descend(Device *d, Tensor w, Tensor master, Tensor direction, float lr, float scale, float weight_decay)
+void cuda_descend(Device *d, Tensor w, Tensor master, Tensor direction, float lr, float scale, float weight_decay,
+                  Rounding r)
 {
     const int64_t n = numel(w);
     FLOAT_SWITCH(w.dtype, T, launch(d, descend_kernel<T>, blocks_for(n, THREADS), THREADS, 0, data_of<T>(w),
-                                    data_of<float>(master), data_of<float>(direction), n, lr, scale, weight_decay));
+                                    data_of<float>(master), data_of<float>(direction), n, lr, scale, weight_decay,
+                                    r));
 }

@@ -116,6 +116,11 @@ void bind_ops(py::module_ &m)
                          int64_t step) { return AdamW{ lr, beta1, beta2, eps, weight_decay, grad_scale, step }; }),
              py::arg("lr"), py::arg("beta1"), py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"),
              py::arg("grad_scale"), py::arg("step"));
+    py::class_<Rounding>(m, "Rounding", "How weights of bf16 are rounded: to the nearest, or stochastically by numbers "
+                         "of a stream, the first weight by number `first`.")
+        .def(py::init([] { return Rounding{ false, 0, 0, 0 }; }))
+        .def(py::init([](uint64_t seed, uint64_t stream, int64_t first) {
+            return Rounding{ true, seed, stream, first }; }), py::arg("seed"), py::arg("stream"), py::arg("first") = 0);
 
 #define BIND_PURE(name, args)    define_op(m, #name, #args, name);
 #define BIND_SCRATCH(name, args) BIND_PURE(name, args) define_op(m, #name "_scratch", #args, name##_scratch);

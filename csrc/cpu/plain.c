@@ -4,8 +4,10 @@
  * right here; clever is wrong. Attention is in plain_attention.c. */
 #include "plain.h"
 #include "../quantize.h"
+#include "../rng.h"
 
 #include <math.h>
+#include <string.h>
 
 const OpTable plain_ops = {
 #define ENTRY_PURE(name, args)    .name = plain_##name,
@@ -386,7 +388,20 @@ void plain_sum_squares(Device *d, Tensor out, Tensor x)
 
 size_t plain_sum_squares_scratch(Device *d, Tensor out, Tensor x) { return 0; }
 
-void plain_adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor decay, AdamW a)
+static void put_weight(Tensor w, int64_t i, float value, Rounding r)
+{
+    const uint64_t number = (uint64_t)(r.first + i);
+    uint32_t bits;
+    if (!r.stochastic || isnan(value)) {
+        put(w, i, value);
+        return;
+    }
+    memcpy(&bits, &value, sizeof bits);
+    bits += rng_half(philox(r.seed, r.stream, number / 8), (int)(number % 8));
+    ((uint16_t *)w.data)[i] = (uint16_t)(bits >> 16);
+}
+
+void plain_adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor grad, Tensor decay, AdamW a, Rounding r)
 {
     const double fade1 = 1 - pow(a.beta1, (double)a.step), fade2 = 1 - pow(a.beta2, (double)a.step);
     const Tensor truth = is_none(master) ? w : master;
@@ -398,8 +413,9 @@ void plain_adamw(Device *d, Tensor w, Tensor master, Tensor m, Tensor v, Tensor 
         const double step = first / fade1 / (sqrt(second / fade2) + a.eps) + (decays ? a.weight_decay : 0) * old;
         put(m, i, first);
         put(v, i, second);
-        put(truth, i, old - a.lr * step);
-        if (!is_none(master)) put(w, i, get(master, i));
+        const float new = (float)(old - a.lr * step);
+        if (!is_none(master)) put(master, i, new);
+        put_weight(w, i, new, r);
     }
 }
 
@@ -412,12 +428,14 @@ void plain_nesterov(Device *d, Tensor grad, Tensor m, float momentum, float grad
     }
 }
 
-void plain_descend(Device *d, Tensor w, Tensor master, Tensor direction, float lr, float scale, float weight_decay)
+void plain_descend(Device *d, Tensor w, Tensor master, Tensor direction, float lr, float scale, float weight_decay,
+                   Rounding r)
 {
     const Tensor truth = is_none(master) ? w : master;
     for (int64_t i = 0; i < numel(w); i++) {
         const double old = get(truth, i);
-        put(truth, i, old - lr * ((double)scale * get(direction, i) + weight_decay * old));
-        if (!is_none(master)) put(w, i, get(master, i));
+        const float new = (float)(old - lr * ((double)scale * get(direction, i) + weight_decay * old));
+        if (!is_none(master)) put(master, i, new);
+        put_weight(w, i, new, r);
     }
 }

@@ -123,14 +123,20 @@ INLINE int vec_left(int64_t length, int64_t at) { return length - at < WIDTH ? (
 
 INLINE Vec vec_from_bf16(VecH h) { return (Vec)(vec_widen(h) << 16); }
 
-/* to nearest, ties to even; a NaN stays one. The processor's own instruction makes 0 of what is below 2^-126. */
+/* The upper halves, of v made larger by so many of the lower halves' last places; a NaN stays one. */
+INLINE VecH vec_cut_to_bf16(Vec v, VecU more)
+{
+    const VecU larger = (VecU)v + more, quiet = (VecU)v | 0x400000;
+    return vec_narrow((VecU)vec_where(v != v, (Vec)quiet, (Vec)larger) >> 16);
+}
+
+/* to nearest, ties to even. The processor's own instruction makes 0 of what is below 2^-126. */
 INLINE VecH vec_to_bf16(Vec v)
 {
 #ifdef __AVX512BF16__
     return (VecH)_mm512_cvtneps_pbh((__m512)v);
 #else
-    const VecU bits = (VecU)v, near = bits + 0x7fff + (bits >> 16 & 1), quiet = bits | 0x400000;
-    return vec_narrow((VecU)vec_where(v != v, (Vec)quiet, (Vec)near) >> 16);
+    return vec_cut_to_bf16(v, 0x7fff + ((VecU)v >> 16 & 1));
 #endif
 }
 
@@ -148,14 +154,16 @@ INLINE Vec vec_load(const void *from, int A, int64_t at, int count)
     return count == WIDTH ? vec_f32(p) : head(p, count);
 }
 
+INLINE void vec_store_bf16(uint16_t *p, int count, VecH h)
+{
+    if (count == WIDTH) memcpy(p, &h, sizeof h);
+    else put_head_bf16(p, count, h);
+}
+
 INLINE void vec_store(void *to, int A, int64_t at, int count, Vec v)
 {
-    if (A == DT_BF16) {
-        uint16_t *p = (uint16_t *)to + at;
-        const VecH h = vec_to_bf16(v);
-        if (count == WIDTH) memcpy(p, &h, sizeof h);
-        else put_head_bf16(p, count, h);
-    } else {
+    if (A == DT_BF16) vec_store_bf16((uint16_t *)to + at, count, vec_to_bf16(v));
+    else {
         float *p = (float *)to + at;
         if (count == WIDTH) memcpy(p, &v, sizeof v);
         else put_head(p, count, v);

@@ -224,4 +224,17 @@ inline int __dp4a(int a, int b, int sum)
 
 inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 
+inline unsigned __float_as_uint(float x)
+{
+    unsigned bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+inline float __uint_as_float(unsigned bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 #endif

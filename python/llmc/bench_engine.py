@@ -231,7 +231,7 @@ def adamw(case: Case) -> Step:
     master = memory.random(N) if dtype == "bf16" else None
     how = _core.AdamW(lr=1e-4, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1, grad_scale=1,
                       step=9)
-    return partial(_core.adamw, memory.on, w, master, m, v, grad, None, how)
+    return partial(_core.adamw, memory.on, w, master, m, v, grad, None, how, _core.Rounding())
 
 
 def muon(case: Case) -> Step:
@@ -243,7 +243,8 @@ def muon(case: Case) -> Step:
     def step() -> None:
         _core.nesterov(memory.on, grad, m, 0.95, 1)
         _core.orthogonalize(memory.on, [grad], dtype == "bf16")
-        _core.descend(memory.on, w, master, grad, 1e-4, 0.2 * max(R, C)**0.5, 0.1)
+        _core.descend(memory.on, w, master, grad, 1e-4, 0.2 * max(R, C)**0.5, 0.1,
+                      _core.Rounding())
 
     return step
 

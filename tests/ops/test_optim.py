@@ -40,6 +40,7 @@ def test_sum_squares_shows_a_nan_and_an_infinity(on):
         assert np.isnan(got) if np.isnan(bad) else got == np.inf
 
 
+NEAREST = _core.Rounding()
 SETTINGS = dict(lr=3e-3, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1, grad_scale=0.25)
 
 
@@ -62,7 +63,7 @@ def test_adamw_is_the_formula(on, shape, step):
     w, m, v, grad = (numbers(*shape, seed=i, scale=s) for i, s in enumerate((1, 0.1, 0.1, 1)))
     v = np.abs(v)
     got = run(on, "adamw", Out(*shape, fill=w), None, Out(*shape, fill=m), Out(*shape, fill=v), grad, None,
-              _core.AdamW(**SETTINGS, step=step))
+              _core.AdamW(**SETTINGS, step=step), NEAREST)
     within_budget(got, adamw, w, m, v, grad, *as_stored(**SETTINGS), step)
 
 
@@ -71,7 +72,7 @@ def test_adamw_decays_the_weights_of_blocks_that_the_table_names(on, count):
     w, m, v, grad = (numbers(count, seed=i, scale=s) for i, s in enumerate((1, 0.1, 0.1, 1)))
     v, table = np.abs(v), np.arange(-(-count // 128), dtype=np.uint8) % 3 % 2
     got = run(on, "adamw", Out(count, fill=w), None, Out(count, fill=m), Out(count, fill=v), grad, table,
-              _core.AdamW(**SETTINGS, step=3))
+              _core.AdamW(**SETTINGS, step=3), NEAREST)
     settings = dict(zip(SETTINGS, as_stored(**SETTINGS)))
     settings["weight_decay"] *= table.repeat(128)[:count]
     within_budget(got, adamw, w, m, v, grad, *settings.values(), 3)
@@ -84,9 +85,20 @@ def test_adamw_keeps_the_master_and_rounds_the_weight(on):
     for step in range(1, 4):
         before = master.array.copy(), m.array.copy(), v.array.copy()
         grad, settings = numbers(131, seed=step), SETTINGS | dict(lr=1e-4)
-        run(on, "adamw", w, master, m, v, grad, None, _core.AdamW(**settings, step=step))
+        run(on, "adamw", w, master, m, v, grad, None, _core.AdamW(**settings, step=step), NEAREST)
         within_budget((master.array, m.array, v.array), adamw, *before, grad, *as_stored(**settings), step)
         assert np.array_equal(w.array, master.array.astype(BF16))
+
+
+def test_weights_of_bf16_without_masters_are_the_formula_rounded(on):
+    w, m, v, grad = (numbers(131, seed=i, scale=s) for i, s in enumerate((1, 0.1, 0.1, 1)))
+    w, v = w.astype(BF16), np.abs(v)
+    got = run(on, "adamw", Out(131, dtype=BF16, fill=w), None, Out(131, fill=m), Out(131, fill=v), grad, None,
+              _core.AdamW(**SETTINGS, step=3), NEAREST)
+    within_budget(got, adamw, w, m, v, grad, *as_stored(**SETTINGS), 3)
+    settings = as_stored(lr=3e-2, scale=5.5, weight_decay=0.1)
+    got = run(on, "descend", Out(131, dtype=BF16, fill=w), None, grad, *settings, NEAREST)
+    within_budget(got, descend, w, grad, *settings)
 
 
 def test_adamw_follows_torch(on):
@@ -100,7 +112,7 @@ def test_adamw_follows_torch(on):
         grad = numbers(1031, seed=step)
         theirs.grad = torch.from_numpy(grad.astype(np.float64))
         optimizer.step()
-        run(on, "adamw", w, None, m, v, grad, None, _core.AdamW(**settings, step=step))
+        run(on, "adamw", w, None, m, v, grad, None, _core.AdamW(**settings, step=step), NEAREST)
     assert np.abs(w.array - theirs.detach().numpy()).max() < 2e-6
 
 
@@ -108,7 +120,7 @@ def test_adamw_leaves_a_weight_without_gradient_alone(on):
     w = Out(17, fill=numbers(17))
     before = w.array.copy()
     run(on, "adamw", w, None, Out(17, fill=0), Out(17, fill=0), np.zeros(17, F32), None,
-        _core.AdamW(**SETTINGS | dict(weight_decay=0.0), step=1))
+        _core.AdamW(**SETTINGS | dict(weight_decay=0.0), step=1), NEAREST)
     assert np.array_equal(w.array, before)
 
 
@@ -133,7 +145,8 @@ def descend(w, direction, lr, scale, weight_decay):
 def test_descend_is_the_formula(on, shape):
     w, direction = numbers(*shape, seed=1), numbers(*shape, seed=2)
     settings = as_stored(lr=3e-2, scale=5.5, weight_decay=0.1)
-    within_budget(run(on, "descend", Out(*shape, fill=w), None, direction, *settings), descend, w, direction, *settings)
+    got = run(on, "descend", Out(*shape, fill=w), None, direction, *settings, NEAREST)
+    within_budget(got, descend, w, direction, *settings)
 
 
 def test_descend_keeps_the_master_and_rounds_the_weight(on):
@@ -141,7 +154,7 @@ def test_descend_keeps_the_master_and_rounds_the_weight(on):
     w, master = Out(131, dtype=BF16, fill=start), Out(131, fill=start)
     for _ in range(3):
         before = master.array.copy()
-        run(on, "descend", w, master, direction, *settings)
+        run(on, "descend", w, master, direction, *settings, NEAREST)
         within_budget(master.array, descend, before, direction, *settings)
         assert np.array_equal(w.array, master.array.astype(BF16))
 
@@ -260,8 +273,9 @@ def test_bits_do_not_depend_on_threads(name, dtype):
     same_bits_for_any_threads(name, "orthogonalize", lambda: (
         [Out(*shape, fill=numbers(*shape, seed=i)) for i, shape in enumerate(shapes)], dtype == BF16))
     same_bits_for_any_threads(name, "nesterov", lambda: (Out(x.size, fill=x), Out(x.size, fill=x), 0.95, 0.5))
-    same_bits_for_any_threads(name, "descend", lambda: (Out(x.size, dtype=dtype, fill=x), Out(x.size, fill=x), x, 0.1, 2, 0.1))
+    same_bits_for_any_threads(name, "descend", lambda: (
+        Out(x.size, dtype=dtype, fill=x), Out(x.size, fill=x), x, 0.1, 2, 0.1, NEAREST))
     same_bits_for_any_threads(name, "sum_squares", lambda: (Out(1), x))
     same_bits_for_any_threads(name, "adamw", lambda: (
         Out(x.size, dtype=dtype, fill=x), Out(x.size, fill=x), Out(x.size, fill=0), Out(x.size, fill=0), x, None,
-        _core.AdamW(**SETTINGS, step=3)))
+        _core.AdamW(**SETTINGS, step=3), NEAREST))
