@@ -88,14 +88,15 @@ static void list_params(Params *all, const Config *c)
 
 static void lay_out_buckets(Params *all)
 {
-    int64_t at = 0;
+    int64_t at = 0, number = 0;
     for (int b = 0; b < all->n_buckets; b++) {
-        all->bucket[b].offset = at;
+        all->bucket[b].offset = at, all->bucket[b].number = number;
         for (int i = 0; i < all->count; i++) {
             if (all->list[i].bucket != b) continue;
             all->list[i].offset = at;
             at += round_up(numel(all->list[i].value), PARAM_ALIGN);
         }
+        number += at - all->bucket[b].offset;
         all->bucket[b].length = round_up(at - all->bucket[b].offset, (int64_t)PARAM_ALIGN * all->ranks);
         at = all->bucket[b].offset + all->bucket[b].length;
     }

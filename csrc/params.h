@@ -32,7 +32,7 @@ typedef struct Param {
 
 typedef struct { Param *w, *b; } Pair;      /* a weight and its bias; b is NULL where there is none */
 typedef struct { Pair ln_1, qkv, proj, ln_2, up, down; Param *q_norm, *k_norm; } LayerParams;
-typedef struct { int64_t offset, length; } Bucket;
+typedef struct { int64_t offset, length, number; } Bucket;  /* number: the offset that it has on one rank */
 
 static inline DType activation_type(DType weights) { return weights == DT_I8 ? DT_BF16 : weights; }
 

@@ -342,9 +342,13 @@ static void train(Train *t)
 
 /* --------------------------------------------------------------------------------------------------- start and end */
 
-static OptimizerKind optimizer_kind(const Settings *s)
+static TrainerConfig trainer_config(const Settings *s)
 {
-    return strcmp(s->optimizer, "muon") ? OPTIMIZER_ADAMW : OPTIMIZER_MUON;
+    return (TrainerConfig){
+        .beta1 = s->beta1, .beta2 = s->beta2, .eps = s->eps, .weight_decay = s->weight_decay, .grad_clip = s->grad_clip,
+        .optimizer = strcmp(s->optimizer, "muon") ? OPTIMIZER_ADAMW : OPTIMIZER_MUON, .muon_momentum = s->muon_momentum,
+        .master_weights = s->master_weights, .stochastic_rounding = s->stochastic_rounding, .seed = (uint64_t)s->seed,
+    };
 }
 
 static void start_or_resume(Train *t)
@@ -352,9 +356,7 @@ static void start_or_resume(Train *t)
     char *config AUTO(auto_free) = text_format("%s/config.json", t->s->run),
          *tokenizer AUTO(auto_free) = text_format("%s/tokenizer.json", t->s->run);
     params_init(model_params(t->model), (uint64_t)t->s->seed);
-    const TrainerConfig c = { t->s->beta1, t->s->beta2, t->s->eps, t->s->weight_decay, t->s->grad_clip,
-                              optimizer_kind(t->s), t->s->muon_momentum };
-    t->trainer = trainer_create(t->model, t->comm, c);
+    t->trainer = trainer_create(t->model, t->comm, trainer_config(t->s));
     t->progress.guard.z = t->s->spike_z;
     t->run = run_open(t->s, t->comm);                   /* last of what may fail: it may remove the run that is there */
     char *folder AUTO(auto_free) = t->s->resume ? checkpoint_latest(t->run->checkpoints) : NULL;
@@ -405,7 +407,8 @@ int main(int argc, char **argv)
     t.model = model_create(t.device, &t.config, strcmp(t.s->dtype, "bf16") ? DT_F32 : DT_BF16, comm_ranks(t.comm));
     const Plan plan = { t.s->batch_size, t.data.T, .train = true, .recompute = t.s->recompute };
     if (t.s->plan) {
-        if (root(&t)) print_plan(t.model, plan, optimizer_kind(t.s));
+        const TrainerConfig c = trainer_config(t.s);
+        if (root(&t)) print_plan(t.model, plan, &c);
         return 0;
     }
     model_plan(t.model, plan);

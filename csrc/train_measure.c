@@ -26,14 +26,14 @@ static void print_row(const char *name, int64_t count, size_t bytes)
     printf("  %-24s %6lld %16zu bytes %10.1f MB\n", name, (long long)count, bytes, (double)bytes / 1e6);
 }
 
-void print_plan(Model *m, Plan plan, OptimizerKind optimizer)
+void print_plan(Model *m, Plan plan, const TrainerConfig *c)
 {
     PlanTable table = {0};
     Params *p = model_params(m);
-    plan.scratch = trainer_scratch(m, optimizer);
+    plan.scratch = trainer_scratch(m, c->optimizer);
     const size_t activations = model_plan_bytes(m, plan, see_tensor, &table);
     const size_t weights = params_bytes(p), grads = (size_t)p->elements * 4;
-    const size_t state = trainer_state_bytes(m, optimizer);
+    const size_t state = trainer_state_bytes(m, c);
     printf("\n  %-24s %6s %22s\n", "parameters", "", "");
     for (int i = 0; i < p->count; i++) print_row(p->list[i].value.name, 1, tensor_bytes(p->list[i].value));
     printf("\n  %-24s %6s %22s\n", "activations", "number", "together");
@@ -41,7 +41,7 @@ void print_plan(Model *m, Plan plan, OptimizerKind optimizer)
     printf("\n  total, each process\n");
     print_row("parameters", p->count, weights);
     print_row("gradients", p->count, grads);
-    print_row("optimizer state", 2 + (weights < grads) + (optimizer == OPTIMIZER_MUON), state);
+    print_row("optimizer state", 2 + (weights < grads && c->master_weights) + (c->optimizer == OPTIMIZER_MUON), state);
     print_row("activations, workspace", 1, activations);
     print_row("all", 1, weights + grads + state + activations);
 }

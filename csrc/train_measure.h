@@ -5,7 +5,7 @@
 #include "trainer.h"
 
 /* Every tensor's bytes and the total of one process, on stdout; nothing is allocated. */
-void   print_plan(Model *m, Plan plan, OptimizerKind optimizer);
+void   print_plan(Model *m, Plan plan, const TrainerConfig *c);
 
 /* FLOP/s of one large product, the best of a few, summed over the ranks: what a step is measured against. */
 double measure_peak(Device *d, DType type, Comm *comm);

@@ -41,6 +41,12 @@ static const Flag train_table[] = {
     REAL_FLAG(S, eps, "1e-8", 0, 1, "optimizer", "AdamW: added to the root"),
     REAL_FLAG(S, muon_momentum, "0.95", 0, 0.999999, "optimizer", "Muon: memory of the gradient"),
     REAL_FLAG(S, weight_decay, "0.1", 0, 100, "optimizer", "decoupled, on matrices only"),
+    BOOL_FLAG(S, master_weights, "1", "optimizer",
+              "bf16: keep the weights in f32 as well; without (--no-master_weights) a parameter takes 4 bytes less, "
+              "and steps too small for bf16 are lost, but for stochastic_rounding"),
+    BOOL_FLAG(S, stochastic_rounding, "0", "optimizer",
+              "bf16: round weights up or down at random, right on average, so that small steps count without master "
+              "weights"),
     REAL_FLAG(S, grad_clip, "1", 0, 1e9, "optimizer", "largest gradient norm; 0: no clipping"),
     REAL_FLAG(S, spike_z, "8", 0, 1e9, "optimizer",
               "skip an update whose loss or gradient norm lies this many standard deviations above the mean of the "

@@ -26,6 +26,7 @@ typedef struct Settings {
     double  lr, final_lr, decay_fraction, beta1, beta2, eps, weight_decay, grad_clip, spike_z, muon_momentum;
     int64_t max_skips;
     const char *schedule, *optimizer;
+    bool    master_weights, stochastic_rounding;
     /* run */
     const char *run;
     bool    resume, overwrite;

@@ -3,6 +3,7 @@
 #include "trainer_impl.h"
 #include "arena.h"
 #include "ops.h"
+#include "rng.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -26,7 +27,7 @@ static int list_spans(const Params *all, OptimizerKind optimizer, int rank, Span
             if (p->bucket != b || begin == end) continue;
             const Span s = { .begin = p->offset + begin,
                              .end = p->offset + (end + PARAM_ALIGN - 1) / PARAM_ALIGN * PARAM_ALIGN,
-                             .muon = optimizer == OPTIMIZER_MUON && p->matrices };
+                             .bucket = b, .muon = optimizer == OPTIMIZER_MUON && p->matrices };
             Span *before = count ? &span[count - 1] : NULL;
             if (before && before->end == s.begin && before->muon == s.muon) before->end = s.end;
             else span[count++] = s;
@@ -34,35 +35,40 @@ static int list_spans(const Params *all, OptimizerKind optimizer, int rank, Span
     return count;
 }
 
-static bool keeps(const Params *all, const Span *s, int kind)
+bool trainer_keeps_masters(const Params *all, const TrainerConfig *c)
 {
-    return kind == STATE_MASTER ? all->dtype != DT_F32 : kind == STATE_MOMENTUM ? s->muon : !s->muon;
+    return all->dtype == DT_BF16 && c->master_weights;
+}
+
+static bool keeps(const Params *all, const TrainerConfig *c, const Span *s, int kind)
+{
+    return kind == STATE_MASTER ? trainer_keeps_masters(all, c) : kind == STATE_MOMENTUM ? s->muon : !s->muon;
 }
 
 /* Gives weight decay's table: of the flat blocks, whatever the rank. */
-static Tensor lay_out_state(const Params *all, Arena *a, Span *span, int spans)
+static Tensor lay_out_state(const Params *all, const TrainerConfig *c, Arena *a, Span *span, int spans)
 {
     for (int kind = 0; kind < STATE_KINDS; kind++)
         for (int i = 0; i < spans; i++)
-            if (keeps(all, &span[i], kind))
+            if (keeps(all, c, &span[i], kind))
                 span[i].kind[kind] = TAKE(a, "optimizer state", DT_F32, span[i].end - span[i].begin);
     return TAKE(a, "weight decay", DT_U8, all->elements / DECAY_BLOCK);
 }
 
-static size_t state_bytes(const Params *all, OptimizerKind optimizer, int rank)
+static size_t state_bytes(const Params *all, const TrainerConfig *c, int rank)
 {
     Span *span AUTO(auto_free) = xcalloc((size_t)all->count, sizeof *span, "optimizer state");
     Arena a = {0};
-    lay_out_state(all, &a, span, list_spans(all, optimizer, rank, span));
+    lay_out_state(all, c, &a, span, list_spans(all, c->optimizer, rank, span));
     return a.used;
 }
 
-size_t trainer_state_bytes(const Model *m, OptimizerKind kind)
+size_t trainer_state_bytes(const Model *m, const TrainerConfig *c)
 {
     const Params *all = model_params((Model *)m);
     size_t most = 0;
     for (int rank = 0; rank < all->ranks; rank++) {
-        const size_t bytes = state_bytes(all, kind, rank);
+        const size_t bytes = state_bytes(all, c, rank);
         most = bytes > most ? bytes : most;
     }
     return most;
@@ -147,20 +153,23 @@ Trainer *trainer_create(Model *m, Comm *comm, TrainerConfig c)
 {
     Params *p = model_params(m);
     CHECK(p->ranks == comm_ranks(comm), "a model laid out for %d ranks, trained by %d", p->ranks, comm_ranks(comm));
+    CHECK(p->dtype == DT_BF16 || (c.master_weights && !c.stochastic_rounding),
+          "%s is for weights of bf16, and these are %s; say --dtype bf16, or leave it out",
+          c.stochastic_rounding ? "--stochastic_rounding" : "--no-master_weights", dtype_name(p->dtype));
     Trainer *t AUTO(free_slot) = xcalloc(1, sizeof *t, "a trainer");
     *t = (Trainer){ .model = m, .params = p, .device = p->device, .comm = comm, .config = c, .rank = comm_rank(comm),
                     .span = xcalloc((size_t)p->count, sizeof *t->span, "optimizer state") };
     t->spans = list_spans(p, c.optimizer, t->rank, t->span);
-    Arena a = { .size = state_bytes(p, c.optimizer, t->rank) };
+    Arena a = { .size = state_bytes(p, &c, t->rank) };
     a.block = t->memory = device_alloc(t->device, a.size, "optimizer state");
-    t->decay = lay_out_state(p, &a, t->span, t->spans);
+    t->decay = lay_out_state(p, &c, &a, t->span, t->spans);
     upload_decay(t);
     device_reserve(t->device, trainer_scratch(m, c.optimizer));
     t->squares = device_alloc(t->device, (size_t)p->count * sizeof(float), "the gradient norm");
     t->host_squares = xcalloc((size_t)p->count, sizeof(float), "the gradient norm");
     params_allocate(p, true);
     if (p->ranks > 1) t->device->backend->join(t->device, comm);
-    if (p->dtype != DT_F32) masters_from_weights(t);
+    if (trainer_keeps_masters(p, &c)) masters_from_weights(t);
     t->matrix = xcalloc((size_t)p->count * MOST_PACKED, sizeof *t->matrix, "matrices");
     t->direction = xcalloc((size_t)p->count * MOST_PACKED, sizeof *t->direction, "matrices");
     if (c.optimizer == OPTIMIZER_MUON) t->matrices = list_matrices(p, t->rank, t->matrix, t->direction);
@@ -225,6 +234,14 @@ double trainer_reduce(Trainer *t)
     return t->grad_norm;
 }
 
+/* Of weights that begin at this place in the flat blocks: by numbers that are the same whatever the ranks. */
+static Rounding rounding(const Trainer *t, int bucket, int64_t at)
+{
+    const Bucket b = t->params->bucket[bucket];
+    return (Rounding){ t->config.stochastic_rounding, t->config.seed, (uint64_t)RNG_ROUND + (uint64_t)t->updates,
+                       b.number + at - b.offset };
+}
+
 /* All that a slice can do by itself: AdamW's step, or the momentum that becomes Muon's direction. */
 static void apply_spans(Trainer *t, double lr, double grad_scale)
 {
@@ -239,7 +256,8 @@ static void apply_spans(Trainer *t, double lr, double grad_scale)
         if (s->muon) nesterov(t->device, grad, s->kind[STATE_MOMENTUM], (float)c->muon_momentum, (float)grad_scale);
         else adamw(t->device, stretch(all->values, all->dtype, s->begin, n), s->kind[STATE_MASTER],
                    s->kind[STATE_EXP_AVG], s->kind[STATE_EXP_AVG_SQ], grad,
-                   slice_elements(t->decay, s->begin / DECAY_BLOCK, n / DECAY_BLOCK), a, (Rounding){0});
+                   slice_elements(t->decay, s->begin / DECAY_BLOCK, n / DECAY_BLOCK), a,
+                   rounding(t, s->bucket, s->begin));
     }
 }
 
@@ -253,7 +271,8 @@ static void apply_matrices(Trainer *t, double lr)
         descend(t->device, slice_elements(m.param->value, m.begin, n),
                 trainer_owned_state(t, STATE_MASTER, m.param, m.begin, m.end),
                 slice_elements(m.param->grad, m.begin, n), (float)lr, (float)(0.2 * sqrt((double)(R > C ? R : C))),
-                m.param->decay ? (float)t->config.weight_decay : 0, (Rounding){0});
+                m.param->decay ? (float)t->config.weight_decay : 0,
+                rounding(t, m.param->bucket, m.param->offset + m.begin));
     }
 }
 

@@ -32,13 +32,17 @@ typedef struct TrainerConfig {
     double grad_clip;                           /* largest gradient norm; 0: no clipping */
     OptimizerKind optimizer;
     double muon_momentum;
+    /* Of bf16 weights: whether f32 masters are kept, and whether weights are rounded stochastically, by this seed. bf16
+     * is too coarse for small steps; a weight that has no master but is rounded so makes them on average. */
+    bool     master_weights, stochastic_rounding;
+    uint64_t seed;
 } TrainerConfig;
 
 typedef struct Trainer Trainer;
 
 Trainer *trainer_create(Model *m, Comm *comm, TrainerConfig c);     /* after the model's weights were set */
 void     trainer_free(Trainer *t);
-size_t   trainer_state_bytes(const Model *m, OptimizerKind kind);   /* the most that any rank keeps */
+size_t   trainer_state_bytes(const Model *m, const TrainerConfig *c);    /* the most that any rank keeps */
 size_t   trainer_scratch(const Model *m, OptimizerKind kind);       /* workspace that a step takes */
 
 bool     trainer_micro_batch(Trainer *t, int64_t index, int64_t count);     /* whether this one accumulates */
@@ -56,7 +60,7 @@ void     trainer_save(Trainer *t, const char *folder);
 void     trainer_load(Trainer *t, const char *folder, int64_t updates);      /* after trainer_check, below */
 
 /* How a checkpoint was trained. Another trainer may start from its weights, but not go on exactly: check, then load. */
-typedef struct TrainedAs { DType dtype; OptimizerKind optimizer; } TrainedAs;
+typedef struct TrainedAs { DType dtype; OptimizerKind optimizer; bool masters; } TrainedAs;
 TrainedAs trainer_trained_as(const char *folder);
 void      trainer_check(const Trainer *t, const char *folder, TrainedAs was);
 

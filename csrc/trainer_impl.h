@@ -8,7 +8,7 @@ enum { STATE_EXP_AVG, STATE_EXP_AVG_SQ, STATE_MOMENTUM, STATE_MASTER, STATE_KIND
 
 /* Elements [begin, end) of the flat blocks that this rank owns and that AdamW moves, or Muon, what pads them included;
  * and their state, none() where it is not kept. A step is one op: on one rank, by AdamW, of the whole model. */
-typedef struct { int64_t begin, end; bool muon; Tensor kind[STATE_KINDS]; } Span;
+typedef struct { int64_t begin, end; int bucket; bool muon; Tensor kind[STATE_KINDS]; } Span;
 
 /* A matrix that Muon moves: the elements [begin, end) of a parameter are what this rank owns of it. */
 typedef struct { const Param *param; int64_t begin, end; } Matrix;
@@ -32,6 +32,8 @@ struct Trainer {
     double  grad_norm;
     bool    reduced;
 };
+
+bool trainer_keeps_masters(const Params *all, const TrainerConfig *c);
 
 /* Elements [begin, end) of a parameter, all owned by this rank, in its state of one kind; none() if that is not kept */
 Tensor trainer_owned_state(const Trainer *t, int kind, const Param *p, int64_t begin, int64_t end);

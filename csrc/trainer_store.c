@@ -161,8 +161,9 @@ void trainer_save(Trainer *t, const char *folder)
         { xcalloc((size_t)(STATE_KINDS * t->params->count), sizeof(Tensor), "a list of tensors"), 0 };
     if (t->rank == 0) params_save(t->params, weights);
     state.n = list_state(t, state.list);
-    const char *const kind[] = { "optimizer", optimizer_names[t->config.optimizer], NULL };
-    SafetensorsWriter *w AUTO(safetensors_discard) = safetensors_create(path, state.list, state.n, kind);
+    const char *const about[] = { "optimizer", optimizer_names[t->config.optimizer], "masters",
+                                  trainer_keeps_masters(t->params, &t->config) ? "f32" : "none", NULL };
+    SafetensorsWriter *w AUTO(safetensors_discard) = safetensors_create(path, state.list, state.n, about);
     for (int64_t i = 0; i < state.n; i++) put_tensor(w, i, t->device, state.list[i], host);
     safetensors_finish(&w);
 }
@@ -172,12 +173,14 @@ TrainedAs trainer_trained_as(const char *folder)
     char *weights AUTO(auto_free) = text_format("%s/model.safetensors", folder);
     Safetensors *model AUTO(safetensors_close) = safetensors_open(weights);
     OptimizerFiles *files AUTO(optimizer_close) = optimizer_open(folder);
-    const char *written = optimizer_metadata(files, "optimizer");
+    const char *written = optimizer_metadata(files, "optimizer"), *masters = optimizer_metadata(files, "masters");
     const bool adamw = !written || !strcmp(written, optimizer_names[OPTIMIZER_ADAMW]);
     CHECK(adamw || !strcmp(written, optimizer_names[OPTIMIZER_MUON]), "%s: trained with %s; wanted adamw or muon",
           folder, written);
     CHECK(safetensors_count(model), "%s: holds no weights", weights);
-    return (TrainedAs){ safetensors_tensor(model, 0).dtype, adamw ? OPTIMIZER_ADAMW : OPTIMIZER_MUON };
+    const DType dtype = safetensors_tensor(model, 0).dtype;
+    return (TrainedAs){ dtype, adamw ? OPTIMIZER_ADAMW : OPTIMIZER_MUON,
+                        masters ? !strcmp(masters, "f32") : dtype == DT_BF16 };     /* older files do not say */
 }
 
 void trainer_check(const Trainer *t, const char *folder, TrainedAs was)
@@ -188,6 +191,9 @@ void trainer_check(const Trainer *t, const char *folder, TrainedAs was)
           dtype_name(was.dtype), dtype_name(dtype));
     CHECK(was.optimizer == optimizer, "%s: trained with %s, but --optimizer is %s; leave --optimizer out when resuming",
           folder, optimizer_names[was.optimizer], optimizer_names[optimizer]);
+    CHECK(was.masters == trainer_keeps_masters(t->params, &t->config),
+          "%s: trained with%s f32 masters of its weights, but --%smaster_weights is given; leave it out when resuming",
+          folder, was.masters ? "" : "out", was.masters ? "no-" : "");
 }
 
 void trainer_load(Trainer *t, const char *folder, int64_t updates)

@@ -14,10 +14,10 @@ from llmc import _core
 RECIPE = Recipe(steps=10, lr=3e-3, warmup_steps=3, weight_decay=0.1, grad_clip=0.7)
 
 
-def trainer(model, recipe=RECIPE):
+def trainer(model, recipe=RECIPE, **how):
     fields = asdict(recipe)
     wanted = "beta1", "beta2", "eps", "weight_decay", "grad_clip", "optimizer", "muon_momentum"
-    return llmc.Trainer(model, **{name: fields[name] for name in wanted})
+    return llmc.Trainer(model, **{name: fields[name] for name in wanted}, **how)
 
 
 def learning_rate(step, recipe=RECIPE):
@@ -94,20 +94,51 @@ def test_bf16_weights_learn_like_f32_weights(recipe):
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, MUON], ids=lambda recipe: recipe.optimizer)
-def test_resuming_is_bit_identical_to_not_stopping(tmp_path, recipe):
+def test_without_masters_small_steps_count_if_rounded_stochastically(recipe):
+    config = tiny("gpt2")
+    params = {name: as_dtype(array, "bf16") for name, array in weights(config).items()}
+    same = data(config, updates=1)[0]
+    learned = []
+    for how in (
+        dict(),
+        dict(stochastic_rounding=True),
+        dict(master_weights=False, stochastic_rounding=True),
+        dict(master_weights=False),
+    ):
+        model = engine(config, params, 3, 17, dtype="bf16")
+        optimizer = trainer(model, recipe, **how)
+        losses = [update(model, optimizer, same, 2e-4)[0] for _ in range(30)]
+        learned.append(losses[0] - losses[-1])
+    masters, rounded_masters, stochastic, nearest = learned
+    assert rounded_masters == pytest.approx(masters, rel=0.1)
+    assert stochastic == pytest.approx(masters, rel=0.2)
+    assert nearest < 0.5 * masters
+
+
+WAYS = [
+    ("f32", dict()),
+    ("bf16", dict(stochastic_rounding=True, seed=5)),
+    ("bf16", dict(master_weights=False, stochastic_rounding=True, seed=5)),
+]
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, MUON], ids=lambda recipe: recipe.optimizer)
+@pytest.mark.parametrize("dtype, how", WAYS, ids=str)
+def test_resuming_is_bit_identical_to_not_stopping(tmp_path, recipe, dtype, how):
     config = tiny("llama, grouped")
-    model = engine(config, weights(config), 3, 17)
-    optimizer = trainer(model, recipe)
+    params = {name: as_dtype(array, dtype) for name, array in weights(config).items()}
+    model = engine(config, params, 3, 17, dtype=dtype)
+    optimizer = trainer(model, recipe, **how)
     updates = data(config)
     for step in range(5):
         update(model, optimizer, updates[step], learning_rate(step))
     optimizer.save(str(tmp_path))
     through = [update(model, optimizer, updates[s], learning_rate(s)) for s in range(5, 10)]
 
-    again = llmc.Model(llmc.Device("cpu", 2), config)
+    again = llmc.Model(llmc.Device("cpu", 2), config, dtype)
     again.load(str(tmp_path / "model.safetensors"))
     again.plan(3, 17)
-    optimizer = trainer(again, recipe)
+    optimizer = trainer(again, recipe, **how)
     optimizer.load(str(tmp_path), 5)
     assert through == [update(again, optimizer, updates[s], learning_rate(s)) for s in range(5, 10)]
     for name in model.names:
