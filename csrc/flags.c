@@ -106,10 +106,12 @@ static bool in_range(const Flag *flag, double value)
 
 static void format_range(const Flag *flag, char range[80])
 {
-    if (flag->max == INFINITY) snprintf(range, 80, "%g or more", flag->min);
-    else if (flag->min == -INFINITY) snprintf(range, 80, "%g or less", flag->max);
-    else if (flag->type == FLAG_INT) snprintf(range, 80, "%.0f to %.0f", flag->min, flag->max);
-    else snprintf(range, 80, "%.15g to %.15g", flag->min, flag->max);
+    const int used =
+        flag->max == INFINITY ? snprintf(range, 80, "%g or more", flag->min) :
+        flag->min == -INFINITY ? snprintf(range, 80, "%g or less", flag->max) :
+        flag->type == FLAG_INT ? snprintf(range, 80, "%.0f to %.0f", flag->min, flag->max)
+                               : snprintf(range, 80, "%.15g to %.15g", flag->min, flag->max);
+    if (flag->word) snprintf(range + used, 80 - (size_t)used, ", or %s", flag->word);
 }
 
 static bool has_word(const char *words, const char *word)
@@ -131,11 +133,16 @@ static void set_number(const Flag *flag, void *field, const char *text, const ch
 {
     char *end = NULL, range[80];
     double value;
+    if (flag->word && !strcmp(text, flag->word)) {
+        *(int64_t *)field = FLAG_WORD;
+        return;
+    }
     errno = 0;
     if (flag->type == FLAG_INT) {
         const long long whole = strtoll(text, &end, 10);
-        CHECK(*text && !isspace((unsigned char)*text) && !*end && errno == 0, "%s is '%s'; wanted a whole number%s",
-              name, text, errno == ERANGE ? " of at most 64 bits" : "");
+        CHECK(*text && !isspace((unsigned char)*text) && !*end && errno == 0, "%s is '%s'; wanted a whole number%s%s%s",
+              name, text, errno == ERANGE ? " of at most 64 bits" : "", flag->word ? ", or " : "",
+              flag->word ? flag->word : "");
         *(int64_t *)field = whole;
         value = (double)whole;
     } else {
@@ -218,9 +225,10 @@ static void read_lines(Flags *f, const char *path, char *text)
 }
 
 /* As one would type it. Kinds that do not fit the flag fail with the place and what was wanted there. */
-static char *typed_from_json(Json v, FlagType type)
+static char *typed_from_json(Json v, const Flag *flag)
 {
-    switch (type) {
+    if (flag->word && json_kind(v) == JSON_STRING) return text_format("%s", json_string(v));
+    switch (flag->type) {
     case FLAG_INT:  return text_format("%lld", (long long)json_int(v));
     case FLAG_REAL: return text_format("%.17g", json_double(v));
     case FLAG_BOOL: return text_format("%d", json_bool(v));
@@ -236,7 +244,7 @@ static void read_json(Flags *f, const char *path, const char *text, size_t size)
     for (JsonEach each = json_each(json_root(file)); json_next(&each); ) {
         const int i = row_of_config(f, where, each.key);
         if (json_kind(each.value) == JSON_NULL) continue;
-        char *value AUTO(auto_free) = typed_from_json(each.value, f->table[i].type);
+        char *value AUTO(auto_free) = typed_from_json(each.value, &f->table[i]);
         set_from_config(f, where, i, value);
     }
 }
@@ -385,7 +393,10 @@ char *flags_json(const Flags *f, bool only_set, const char *without)
         const void *field = f->settings + f->table[i].offset;
         json_key(&out, f->table[i].name);
         switch (f->table[i].type) {
-        case FLAG_INT:  json_put_int(&out, *(const int64_t *)field); break;
+        case FLAG_INT:
+            if (f->table[i].word && *(const int64_t *)field == FLAG_WORD) json_put_string(&out, f->table[i].word);
+            else json_put_int(&out, *(const int64_t *)field);
+            break;
         case FLAG_REAL: json_put_double(&out, *(const double *)field); break;
         case FLAG_BOOL: json_put_bool(&out, *(const bool *)field); break;
         default:
@@ -426,6 +437,13 @@ void flags_close(Flags *f)
     free(f->text);
     free(f->source);
     free(f);
+}
+
+void flags_set(Flags *f, const char *name, const char *value)
+{
+    const int i = row_of(f, name);
+    CHECK(i >= 0, "flags_set: the table has no flag %s", name);
+    set_value(f, i, value, name, SET_BY_COMMAND_LINE);
 }
 
 FlagSource flags_source(const Flags *f, const char *name)

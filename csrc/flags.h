@@ -31,13 +31,19 @@ typedef struct Flag {
     const char *otherwise;      /* what --help says instead of the default; NULL: the default */
     double      min, max;       /* of numbers, both included; 0, 0: any */
     const char *choices;        /* of FLAG_CHOICE: words separated by spaces */
+    const char *word;           /* of FLAG_INT: may be given instead of a number, and makes it FLAG_WORD */
 } Flag;
+
+#define FLAG_WORD INT64_MIN
 
 /* Rows whose field has the flag's name; another type does not compile. No limit: -INFINITY, INFINITY. */
 #define FLAG_ROW(S, field, c_type, kind, ...) \
     { .name = #field, .type = _Generic(((S *)0)->field, c_type: kind), .offset = offsetof(S, field), __VA_ARGS__ }
 #define INT_FLAG(S, field, value, least, most, in_group, text) \
     FLAG_ROW(S, field, int64_t, FLAG_INT, .fallback = value, .min = least, .max = most, .group = in_group, .help = text)
+#define INT_OR_WORD_FLAG(S, field, value, least, most, or_word, in_group, text) \
+    FLAG_ROW(S, field, int64_t, FLAG_INT, .fallback = value, .min = least, .max = most, .word = or_word, \
+             .group = in_group, .help = text)
 #define REAL_FLAG(S, field, value, least, most, in_group, text) \
     FLAG_ROW(S, field, double, FLAG_REAL, .fallback = value, .min = least, .max = most, .group = in_group, .help = text)
 #define BOOL_FLAG(S, field, value, in_group, text) \
@@ -56,6 +62,7 @@ Flags *flags_open(const char *program, const char *about, const Flag *table, siz
 void   flags_close(Flags *f);                           /* NULL is fine */
 
 bool   flags_parse(Flags *f, int argc, char **argv);    /* false: --help was asked for, and printed on stdout */
+void   flags_set(Flags *f, const char *name, const char *value);        /* as if the command line had said so */
 char  *flags_help(const Flags *f);                      /* at most 100 columns wide; a new string, free it */
 
 FlagSource flags_source(const Flags *f, const char *name);      /* who set it; fails for a name not in the table */

@@ -6,18 +6,19 @@
 #include "flags.h"
 
 struct FlagSettings {
-    int64_t     batch_size, seed;
+    int64_t     batch_size, seed, threads;
     double      lr, z_loss;
     bool        resume, shuffle;
     const char *data, *run, *schedule;
 };
 
 static Flag row(const char *name, FlagType type, size_t offset, const char *fallback, const char *group,
-                const char *help, double min = 0, double max = 0, const char *choices = nullptr)
+                const char *help, double min = 0, double max = 0, const char *choices = nullptr, const char *word = nullptr)
 {
     Flag flag = {};
     flag.name = name, flag.type = type, flag.offset = offset, flag.fallback = fallback;
     flag.help = help, flag.group = group, flag.min = min, flag.max = max, flag.choices = choices;
+    flag.word = word;
     return flag;
 }
 
@@ -33,6 +34,7 @@ static const Flag flag_table[] = {
         "cosine linear constant"),
     row("run", FLAG_TEXT, offsetof(FlagSettings, run), "runs/new", "run", "where it goes"),
     row("resume", FLAG_BOOL, offsetof(FlagSettings, resume), "0", "run", "go on from the newest checkpoint"),
+    row("threads", FLAG_INT, offsetof(FlagSettings, threads), "2", "run", "at work", 1, 64, nullptr, "auto"),
 };
 
 struct CloseFlags {
@@ -58,6 +60,7 @@ SECTION(flags)
         values["resume"] = settings.resume, values["shuffle"] = settings.shuffle;
         values["data"] = settings.data ? py::object(py::str(settings.data)) : py::none();
         values["run"] = settings.run, values["schedule"] = settings.schedule;
+        values["threads"] = settings.threads == FLAG_WORD ? py::object(py::str("auto")) : py::int_(settings.threads);
         return py::make_tuple(values, std::string(all), std::string(set), sources);
     }, py::arg("arguments"), py::arg("without") = "");
     m.def("flags_help", [] {

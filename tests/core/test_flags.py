@@ -16,6 +16,7 @@ DEFAULTS = {
     "schedule": "cosine",
     "run": "runs/new",
     "resume": False,
+    "threads": 2,
 }
 DEFAULT, CONFIG, COMMAND_LINE = range(3)
 LISTS = "and trial --help lists them all"
@@ -46,6 +47,8 @@ def test_no_arguments_give_the_defaults(core):
         (["--batch-size", "3"], {"batch_size": 3}),
         (["--batch-size=3"], {"batch_size": 3}),
         (["--batch_size=3", "--batch_size=4"], {"batch_size": 4}),
+        (["--threads", "auto"], {"threads": "auto"}),
+        (["--threads", "auto", "--threads", "3"], {"threads": 3}),
         (["--seed", "-9223372036854775808"], {"seed": -(2**63)}),
         (["--seed", "9223372036854775807"], {"seed": 2**63 - 1}),
         (["--lr", "1e-3"], {"lr": 1e-3}),
@@ -83,6 +86,10 @@ def test_arguments_set_their_field_and_no_other(core, arguments, expected):
          "cosine linear constant"),
         (["--batch_size", "0"], "--batch_size is 0; wanted 1 to 4096"),
         (["--batch_size", "4097"], "--batch_size is 4097; wanted 1 to 4096"),
+        (["--threads", "0"], "--threads is 0; wanted 1 to 64, or auto"),
+        (["--threads", "Auto"], "--threads is 'Auto'; wanted a whole number, or auto"),
+        (["--threads", "-9223372036854775808"], "--threads is -9223372036854775808; wanted 1 to 64, or auto"),
+        (["--batch_size", "auto"], "--batch_size is 'auto'; wanted a whole number"),
         (["--batch_size", "1e3"], "--batch_size is '1e3'; wanted a whole number"),
         (["--batch_size", " 3"], "--batch_size is ' 3'; wanted a whole number"),
         (["--batch_size", ""], "--batch_size is ''; wanted a whole number"),
