@@ -83,6 +83,14 @@ long comm_local_rank(void)
     return rank > 0 ? rank : 0;
 }
 
+long comm_local_ranks(void)
+{
+    const char *said = LAUNCHER_SAYS("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS",
+                                     "PMI_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE");
+    const long ranks = said ? strtol(said, NULL, 10) : 1;       /* Slurm's may go on: 2(x3) */
+    return ranks > 1 ? ranks : 1;
+}
+
 /* How many processes of MPI were started as this one was; 0: the launcher does not say, but it is one of MPI's. */
 static long mpi_ranks(void)
 {

@@ -38,6 +38,7 @@ typedef const CommTable *CommPlugin(int version);
 /* Which of the processes on this machine this one is, as its launcher says: LOCAL_RANK, or what mpirun and srun set; 0
  * without one. It needs no group. */
 long comm_local_rank(void);
+long comm_local_ranks(void);                            /* and how many there are; 1 without one */
 
 /* kind:
  *   "single"  this process alone;

@@ -4,6 +4,7 @@
 #include "ops.h"
 #include "plugin.h"
 #include "profile.h"
+#include "system_memory.h"
 
 #include <dlfcn.h>
 #include <sched.h>
@@ -50,6 +51,12 @@ static void cpu_free(Device *d, void *block)
     free(start);
 }
 
+static Memory cpu_memory(Device *d)
+{
+    (void)d;
+    return system_memory("");
+}
+
 static void cpu_zero(Device *d, void *block, size_t bytes) { memset(block, 0, bytes); }
 static void cpu_upload(Device *d, void *to, const void *host, size_t bytes) { memcpy(to, host, bytes); }
 static void cpu_download(Device *d, void *host, const void *from, size_t bytes, size_t stride, size_t count)
@@ -79,8 +86,8 @@ extern const OpTable plain_ops, cpu_ops_generic, cpu_ops_avx2, cpu_ops_avx512, c
                      cpu_ops_amx;
 
 #define CPU_BACKEND(name, table) \
-    { (name), &(table), cpu_open, cpu_close, cpu_alloc, cpu_free, cpu_zero, cpu_upload, cpu_download, cpu_upload, \
-      cpu_synchronize, cpu_place, cpu_join, cpu_reduce_scatter, cpu_all_gather, cpu_meet, NULL, NULL, NULL }
+    { (name), &(table), cpu_open, cpu_close, cpu_alloc, cpu_free, cpu_memory, cpu_zero, cpu_upload, cpu_download, \
+      cpu_upload, cpu_synchronize, cpu_place, cpu_join, cpu_reduce_scatter, cpu_all_gather, cpu_meet, NULL, NULL, NULL }
 
 /* Widest first: "cpu" is the first of them that this processor can run. */
 static const Backend cpu_backends[] = {
@@ -246,18 +253,42 @@ void device_close(Device *d)
     device_free(d, d->workspace);
     d->backend->close(d);
     free(d->profile);
+    free(d->blocks);
     free(d);
+}
+
+typedef struct Taken { void *block; size_t bytes; } Taken;
+
+__attribute__((noreturn)) static void fail_full(Device *d, size_t bytes, const char *what)
+{
+    const Memory m = d->backend->memory(d);
+    FAIL("out of memory on %s: no room for %.3f GB of %s; %.3f GB are taken, and %.3f GB of %.3f GB are free%s%s",
+         d->backend->name, (double)bytes / 1e9, what, (double)d->taken / 1e9, (double)m.free / 1e9,
+         (double)m.total / 1e9, d->when_full ? "; " : "", d->when_full ? d->when_full : "");
 }
 
 void *device_alloc(Device *d, size_t bytes, const char *what)
 {
+    Taken *blocks = realloc(d->blocks, (size_t)(d->block_count + 1) * sizeof *blocks);
+    CHECK(blocks, "out of memory for a list of blocks");
+    d->blocks = blocks;
     void *block = d->backend->alloc(d, bytes);
-    CHECK(block, "out of memory on %s: no room for %.2f GB of %s%s%s", d->backend->name, (double)bytes / 1e9, what,
-          d->when_full ? "; " : "", d->when_full ? d->when_full : "");
+    if (!block) fail_full(d, bytes, what);
+    blocks[d->block_count++] = (Taken){ block, bytes };
+    d->taken += bytes;
     return block;
 }
 
-void device_free(Device *d, void *block) { if (block) d->backend->free(d, block); }
+void device_free(Device *d, void *block)
+{
+    if (!block) return;
+    int i = 0;
+    while (d->blocks[i].block != block) i++;
+    d->taken -= d->blocks[i].bytes;
+    d->blocks[i] = d->blocks[--d->block_count];
+    d->backend->free(d, block);
+}
+
 void device_zero(Device *d, Tensor t)    { d->backend->zero(d, t.data, tensor_bytes(t)); }
 
 void device_upload(Device *d, Tensor t, const void *host)   { d->backend->upload(d, t.data, host, tensor_bytes(t)); }

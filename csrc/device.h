@@ -17,6 +17,10 @@ struct Comm;
 enum { PLACE_CPU = 1, PLACE_CUDA = 2, PLACE_PINNED = 3, PLACE_EMULATED = 12 };
 typedef struct Place { int kind, number; void *stream; } Place;
 
+/* Bytes of a device's memory: all it has; what this process can still take of it; and the part of that which should be
+ * left for what the machine itself takes later, where there is a choice. */
+typedef struct Memory { size_t total, free, reserve; } Memory;
+
 /* What a backend fills in. open sets d->self for the machine's part with that number, or fails; -1 - r stands for the
  * part that the r-th of this machine's processes should take. close gives back what open took. alloc gives zeroed
  * memory aligned to 256 bytes, or NULL. Ops and copy may still run when their call returns, and uploads, though not out
@@ -28,6 +32,7 @@ typedef struct Backend {
     void  (*close)(Device *d);
     void *(*alloc)(Device *d, size_t bytes);
     void  (*free)(Device *d, void *block);
+    Memory (*memory)(Device *d);
     void  (*zero)(Device *d, void *block, size_t bytes);
     void  (*upload)(Device *d, void *to, const void *host, size_t bytes);
     /* count pieces of so many bytes, which begin `stride` bytes apart, side by side */
@@ -58,6 +63,9 @@ struct Device {
     size_t workspace_size;
     bool   measuring;           /* doors check shapes and note the scratch they would need, and run nothing */
     size_t scratch_needed;      /* the most any op asked for while measuring */
+    struct Taken *blocks;       /* of device_alloc, those that were not given back */
+    int    block_count;
+    size_t taken;               /* their bytes */
     const char *when_full;      /* what takes less memory, for the sentence that says there is none; NULL: nothing */
     struct Profile *profile;    /* NULL, or where the doors add up calls, seconds, FLOP and bytes */
 };
@@ -76,7 +84,8 @@ void    device_close(Device *d);
 const char *device_list(void);  /* names that would open here, separated by spaces */
 int     device_openmp(void);    /* the version of OpenMP this was built with, 201511 or so; 0: one thread computes */
 
-void *device_alloc(Device *d, size_t bytes, const char *what);      /* zeroed; fails when there is no room */
+/* Zeroed. When there is no room it fails with what was asked for, what there is, and what when_full says. */
+void *device_alloc(Device *d, size_t bytes, const char *what);
 void  device_free(Device *d, void *block);                          /* NULL is fine */
 void  device_zero(Device *d, Tensor t);
 void  device_upload(Device *d, Tensor t, const void *host);

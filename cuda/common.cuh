@@ -49,6 +49,7 @@ constexpr size_t OPT_IN_BYTES = 32 << 10;
 #ifdef LLMC_CUDA_EMU
 struct CudaState {
     emu::Stream   stream;
+    size_t        memory;                   /* bytes that it has */
     struct Group *group;
     char         *stage;                    /* as below */
     size_t        staged;

@@ -6,6 +6,8 @@
 #include <cstring>
 #ifdef LLMC_CUDA_EMU
 #include <atomic>
+
+#include "system_memory.h"
 #endif
 
 #include "gemm.cuh"
@@ -26,12 +28,27 @@ constexpr size_t STAGE = 16 << 20, STAGE_ALIGN = 256;
 
 constexpr char NAME[] = "cuda-emu";
 
+/* $LLMC_EMU_MEMORY bytes; or as much as the machine can give, since it is the machine's in truth. */
+static size_t memory_size()
+{
+    const char *said = getenv("LLMC_EMU_MEMORY");
+    const Memory machine = system_memory("");
+    if (!said) return machine.free - machine.reserve;
+    char *end;
+    const double bytes = strtod(said, &end);
+    CHECK(end > said && !*end && bytes >= 1 && bytes <= 1e18, "LLMC_EMU_MEMORY is '%s'; wanted the bytes of the device "
+          "cuda-emu, such as 16e9", said);
+    return (size_t)bytes;
+}
+
 /* One opens no other's memory, so they are counted. */
 static void device_begin(Device *d, long number)
 {
     static std::atomic<int> opened;
+    const size_t memory = memory_size();
     CudaState *s = new CudaState{};
     s->index = opened++;
+    s->memory = memory;
     d->self = s;
     s->stream.seed = (uint64_t)number;
     s->stage = (char *)xcalloc(1, STAGE, "copies to cuda-emu");
@@ -44,7 +61,17 @@ static void device_end(Device *d)
     delete state_of(d);
 }
 
-static void *memory_alloc(Device *d, size_t bytes) { return emu::take_memory(stream_of(d), bytes); }
+static Memory memory_look(Device *d)
+{
+    const size_t total = state_of(d)->memory;
+    return { total, total - d->taken, 0 };
+}
+
+static void *memory_alloc(Device *d, size_t bytes)
+{
+    return bytes > memory_look(d).free ? nullptr : emu::take_memory(stream_of(d), bytes);
+}
+
 static void memory_free(Device *d, void *block) { emu::give_memory(stream_of(d), block); }
 
 static void memory_zero(Device *d, void *block, size_t bytes)
@@ -155,6 +182,17 @@ static void memory_free(Device *d, void *block)
     cudaStreamSynchronize(state_of(d)->stream);
     cudaFree(block);
     cudaGetLastError();
+}
+
+/* What CUDA has taken is not free. It takes more as it goes: kernels when they first run, cuBLASLt's among them, NCCL's
+ * buffers, and blocks in steps of 2 MB. */
+static Memory memory_look(Device *d)
+{
+    Memory m = {};
+    stream_of(d);                               /* chooses the GPU */
+    cuda_check(cudaMemGetInfo(&m.free, &m.total), "a look at the GPU's memory");
+    m.reserve = m.total / 32;
+    return m;
 }
 
 static void memory_zero(Device *d, void *block, size_t bytes)
@@ -276,7 +314,7 @@ static void *graph_record(Device *d, void (*run)(void *), void *context)
     return capture.end();
 }
 
-static const Backend backend = { NAME, &cuda_ops, device_begin, device_end, memory_alloc, memory_free,
+static const Backend backend = { NAME, &cuda_ops, device_begin, device_end, memory_alloc, memory_free, memory_look,
                                  memory_zero, memory_upload, memory_download, memory_copy, wait_for_all, place_of,
                                  join_group, group_reduce_scatter, group_all_gather, group_meet, graph_record,
                                  graph_replay, graph_forget };
