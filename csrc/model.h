@@ -28,12 +28,16 @@ typedef struct { float *logp, *lse, *entropy, *value; } Numbers;
 /* The loss's slope by each number, host arrays (B,T); NULL means 0. */
 typedef struct { const float *logp, *lse, *entropy, *value; } Slopes;
 
+#define MOST_TOKENS (INT64_C(1) << 31)      /* of a batch */
+
 typedef struct Plan {
     int64_t B, T;               /* the largest batch */
     bool train;                 /* room for gradients; otherwise only model_score and model_logits */
     bool recompute;             /* keep only each block's input and compute the rest again on the way back */
     size_t scratch;             /* workspace that the caller's own ops need */
 } Plan;
+
+typedef struct PlanBytes { size_t activations, workspace; } PlanBytes;
 
 typedef void SeenTensor(void *context, Tensor t, size_t bytes);
 
@@ -43,9 +47,9 @@ const Config *model_config(const Model *m);
 Params *model_params(Model *m);
 Device *model_device(const Model *m);
 
-/* Bytes of activations and workspace the plan takes, found without allocating them; seen (may be NULL) is told of each
- * tensor. model_plan takes them. Smaller batches use the same memory. */
-size_t  model_plan_bytes(Model *m, Plan plan, SeenTensor *seen, void *context);
+/* What the plan takes, found without allocating it; seen (may be NULL) is told of each activation. model_plan takes
+ * just that, besides the parameters and their gradients. Smaller batches use the same memory. */
+PlanBytes model_plan_bytes(Model *m, Plan plan, SeenTensor *seen, void *context);
 void    model_plan(Model *m, Plan plan);
 
 /* Logits are divided by the temperature first; 1 for the model's own distribution. */

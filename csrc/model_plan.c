@@ -160,18 +160,19 @@ static void measure_scratch(Model *m)
     if (m->train) model_trunk_backward(m, false);
 }
 
-static size_t measure(Model *m, bool train, SeenTensor *seen, void *context)
+static PlanBytes measure(Model *m, bool train, SeenTensor *seen, void *context)
 {
     m->B = m->plan.B, m->T = m->plan.T, m->train = train;
     Arena a = { .seen = seen, .context = context };
     lay_out(m, &a);
     measure_scratch(m);
-    return a.used;
+    m->B = m->T = 0;                                    /* no layout: the tensors lie nowhere */
+    return (PlanBytes){ a.used, m->dev->scratch_needed };
 }
 
-static void forget_layout(Model *m) { m->B = m->T = 0; }
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
-size_t model_plan_bytes(Model *m, Plan plan, SeenTensor *seen, void *context)
+PlanBytes model_plan_bytes(Model *m, Plan plan, SeenTensor *seen, void *context)
 {
     const Plan kept = m->plan;
     CHECK(!plan.train || m->params->dtype != DT_I8, "int8 weights are not trained; open the model as f32 or bf16");
@@ -179,33 +180,29 @@ size_t model_plan_bytes(Model *m, Plan plan, SeenTensor *seen, void *context)
           (long long)plan.B, (long long)plan.T);
     CHECK(plan.T <= m->cfg.max_seq_len, "a batch of %lld tokens a row, but the model's max_seq_len is %d",
           (long long)plan.T, m->cfg.max_seq_len);
-    CHECK(plan.B <= (INT64_C(1) << 31) / plan.T, "a batch of %lld x %lld tokens; at most 2^31 fit",
+    CHECK(plan.B <= MOST_TOKENS / plan.T, "a batch of %lld x %lld tokens; at most 2^31 fit",
           (long long)plan.B, (long long)plan.T);
     m->plan = plan;
-    const size_t bytes = measure(m, plan.train, seen, context), scratch = m->dev->scratch_needed;
-    if (seen) seen(context, (Tensor){ NULL, "workspace", DT_U8, 1, { (int64_t)scratch } }, scratch);
+    PlanBytes bytes = measure(m, plan.train, seen, context);
+    if (plan.train) {                                   /* it scores too */
+        const PlanBytes score = measure(m, false, NULL, NULL);
+        bytes.activations = larger(bytes.activations, score.activations);
+        bytes.workspace = larger(bytes.workspace, score.workspace);
+    }
     m->plan = kept;
-    forget_layout(m);
-    return bytes + scratch;
+    return bytes;
 }
 
 void model_plan(Model *m, Plan plan)
 {
-    model_plan_bytes(m, plan, NULL, NULL);
+    const PlanBytes bytes = model_plan_bytes(m, plan, NULL, NULL);
     device_free(m->dev, m->memory);
     m->memory = NULL;
     m->plan = plan;
-    size_t bytes = measure(m, false, NULL, NULL), scratch = m->dev->scratch_needed;
-    if (plan.train) {
-        const size_t more = measure(m, true, NULL, NULL);
-        bytes = more > bytes ? more : bytes;
-        scratch = m->dev->scratch_needed > scratch ? m->dev->scratch_needed : scratch;
-    }
-    forget_layout(m);
     params_allocate(m->params, plan.train);
-    m->memory_size = bytes;
-    m->memory = device_alloc(m->dev, bytes, "activations");
-    device_reserve(m->dev, scratch);
+    m->memory_size = bytes.activations;
+    m->memory = device_alloc(m->dev, bytes.activations, "activations");
+    device_reserve(m->dev, bytes.workspace);
     free(m->host_index);
     free(m->host_value);
     m->host_index = NULL, m->host_value = NULL;

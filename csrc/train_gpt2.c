@@ -405,7 +405,8 @@ int main(int argc, char **argv)
     t.device = device_open(t.s->device, (int)t.s->threads);
     t.device->when_full = "a smaller --batch_size, or --recompute, takes less";
     t.model = model_create(t.device, &t.config, strcmp(t.s->dtype, "bf16") ? DT_F32 : DT_BF16, comm_ranks(t.comm));
-    const Plan plan = { t.s->batch_size, t.data.T, .train = true, .recompute = t.s->recompute };
+    const Plan plan = { t.s->batch_size, t.data.T, .train = true, .recompute = t.s->recompute,
+                        .scratch = trainer_scratch(t.model, optimizer_kind(t.s)) };
     if (t.s->plan) {
         const TrainerConfig c = trainer_config(t.s);
         if (root(&t)) print_plan(t.model, plan, &c);

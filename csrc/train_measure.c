@@ -30,20 +30,19 @@ void print_plan(Model *m, Plan plan, const TrainerConfig *c)
 {
     PlanTable table = {0};
     Params *p = model_params(m);
-    plan.scratch = trainer_scratch(m, c->optimizer);
-    const size_t activations = model_plan_bytes(m, plan, see_tensor, &table);
-    const size_t weights = params_bytes(p), grads = (size_t)p->elements * 4;
-    const size_t state = trainer_state_bytes(m, c);
+    const TrainBytes b = trainer_plan_bytes(m, plan, c, see_tensor, &table);
     printf("\n  %-24s %6s %22s\n", "parameters", "", "");
     for (int i = 0; i < p->count; i++) print_row(p->list[i].value.name, 1, tensor_bytes(p->list[i].value));
     printf("\n  %-24s %6s %22s\n", "activations", "number", "together");
     for (int i = 0; i < table.n; i++) print_row(table.name[i], table.count[i], table.bytes[i]);
     printf("\n  total, each process\n");
-    print_row("parameters", p->count, weights);
-    print_row("gradients", p->count, grads);
-    print_row("optimizer state", 2 + (weights < grads && c->master_weights) + (c->optimizer == OPTIMIZER_MUON), state);
-    print_row("activations, workspace", 1, activations);
-    print_row("all", 1, weights + grads + state + activations);
+    print_row("parameters", p->count, b.parameters);
+    print_row("gradients", p->count, b.gradients);
+    const bool masters = p->dtype == DT_BF16 && c->master_weights;
+    print_row("optimizer state", 2 + masters + (c->optimizer == OPTIMIZER_MUON), b.optimizer);
+    print_row("activations", 1, b.activations);
+    print_row("workspace", 1, b.workspace);
+    print_row("all", 1, b.all);
 }
 
 /* ----------------------------------------------------------------------------------------------------- the machine */

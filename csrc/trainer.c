@@ -45,13 +45,15 @@ static bool keeps(const Params *all, const TrainerConfig *c, const Span *s, int 
     return kind == STATE_MASTER ? trainer_keeps_masters(all, c) : kind == STATE_MOMENTUM ? s->muon : !s->muon;
 }
 
-/* Gives weight decay's table: of the flat blocks, whatever the rank. */
-static Tensor lay_out_state(const Params *all, const TrainerConfig *c, Arena *a, Span *span, int spans)
+/* Gives weight decay's table: of the flat blocks, whatever the rank; and room for the sum of squares of each parameter's
+ * gradient. */
+static Tensor lay_out_state(const Params *all, const TrainerConfig *c, Arena *a, Span *span, int spans, Tensor *squares)
 {
     for (int kind = 0; kind < STATE_KINDS; kind++)
         for (int i = 0; i < spans; i++)
             if (keeps(all, c, &span[i], kind))
                 span[i].kind[kind] = TAKE(a, "optimizer state", DT_F32, span[i].end - span[i].begin);
+    *squares = TAKE(a, "squares", DT_F32, all->count);
     return TAKE(a, "weight decay", DT_U8, all->elements / DECAY_BLOCK);
 }
 
@@ -59,19 +61,9 @@ static size_t state_bytes(const Params *all, const TrainerConfig *c, int rank)
 {
     Span *span AUTO(auto_free) = xcalloc((size_t)all->count, sizeof *span, "optimizer state");
     Arena a = {0};
-    lay_out_state(all, c, &a, span, list_spans(all, c->optimizer, rank, span));
+    Tensor squares;
+    lay_out_state(all, c, &a, span, list_spans(all, c->optimizer, rank, span), &squares);
     return a.used;
-}
-
-size_t trainer_state_bytes(const Model *m, const TrainerConfig *c)
-{
-    const Params *all = model_params((Model *)m);
-    size_t most = 0;
-    for (int rank = 0; rank < all->ranks; rank++) {
-        const size_t bytes = state_bytes(all, c, rank);
-        most = bytes > most ? bytes : most;
-    }
-    return most;
 }
 
 /* The matrices of Muon that a rank's slices touch, and their gradients, in lists that have room for MOST_PACKED of each
@@ -94,18 +86,45 @@ static int list_matrices(const Params *all, int rank, Matrix *matrix, Tensor *gr
     return count;
 }
 
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+static size_t norm_scratch(const Model *m, int rank)
+{
+    const Params *all = model_params((Model *)m);
+    size_t most = 0;
+    for (int i = 0; i < all->count; i++) {
+        int64_t begin, end;
+        params_owned(all, &all->list[i], rank, &begin, &end);
+        const Tensor part = { NULL, "a gradient", DT_F32, 1, { end - begin } };
+        if (begin < end) most = larger(most, sum_squares_scratch(model_device(m), none(), part));
+    }
+    return most;
+}
+
 size_t trainer_scratch(const Model *m, OptimizerKind kind)
 {
     const Params *all = model_params((Model *)m);
     Matrix *matrix AUTO(auto_free) = xcalloc((size_t)all->count * MOST_PACKED, sizeof *matrix, "matrices");
     Tensor *grad AUTO(auto_free) = xcalloc((size_t)all->count * MOST_PACKED, sizeof *grad, "matrices");
     size_t most = 0;
-    for (int rank = 0; rank < all->ranks && kind == OPTIMIZER_MUON; rank++) {
+    for (int rank = 0; rank < all->ranks; rank++) {
+        most = larger(most, norm_scratch(m, rank));
+        if (kind != OPTIMIZER_MUON) continue;
         const Tensors x = { grad, list_matrices(all, rank, matrix, grad) };
-        const size_t bytes = orthogonalize_scratch(model_device(m), x, all->dtype == DT_BF16);
-        most = bytes > most ? bytes : most;
+        most = larger(most, orthogonalize_scratch(model_device(m), x, all->dtype == DT_BF16));
     }
     return most;
+}
+
+TrainBytes trainer_plan_bytes(Model *m, Plan plan, const TrainerConfig *c, SeenTensor *seen, void *context)
+{
+    const Params *p = model_params(m);
+    const PlanBytes model = model_plan_bytes(m, plan, seen, context);
+    TrainBytes b = { .parameters = params_bytes(p), .gradients = (size_t)p->elements * sizeof(float),
+                     .activations = model.activations, .workspace = model.workspace };
+    for (int rank = 0; rank < p->ranks; rank++) b.optimizer = larger(b.optimizer, state_bytes(p, c, rank));
+    b.all = b.parameters + b.gradients + b.optimizer + b.activations + b.workspace;
+    return b;
 }
 
 /* `count` elements of a flat block */
@@ -162,10 +181,9 @@ Trainer *trainer_create(Model *m, Comm *comm, TrainerConfig c)
     t->spans = list_spans(p, c.optimizer, t->rank, t->span);
     Arena a = { .size = state_bytes(p, &c, t->rank) };
     a.block = t->memory = device_alloc(t->device, a.size, "optimizer state");
-    t->decay = lay_out_state(p, &c, &a, t->span, t->spans);
+    t->decay = lay_out_state(p, &c, &a, t->span, t->spans, &t->squares);
     upload_decay(t);
     device_reserve(t->device, trainer_scratch(m, c.optimizer));
-    t->squares = device_alloc(t->device, (size_t)p->count * sizeof(float), "the gradient norm");
     t->host_squares = xcalloc((size_t)p->count, sizeof(float), "the gradient norm");
     params_allocate(p, true);
     if (p->ranks > 1) t->device->backend->join(t->device, comm);
@@ -182,7 +200,6 @@ void trainer_free(Trainer *t)
 {
     if (!t) return;
     device_free(t->device, t->memory);
-    device_free(t->device, t->squares);
     free(t->host_squares);
     free(t->span);
     free(t->matrix);
@@ -215,18 +232,17 @@ bool trainer_micro_batch(Trainer *t, int64_t index, int64_t count)
 double trainer_reduce(Trainer *t)
 {
     const int count = t->params->count;
-    const Tensor all = { t->squares, "squares", DT_F32, 1, { count } };
     double squares = 0;
     if (t->params->ranks > 1) t->device->backend->meet(t->device);
-    device_zero(t->device, all);
+    device_zero(t->device, t->squares);
     for (int i = 0; i < count; i++) {
         const Param *p = &t->params->list[i];
         int64_t begin, end;
         params_owned(t->params, p, t->rank, &begin, &end);
-        if (begin < end) sum_squares(t->device, slice_elements(all, i, 1),
+        if (begin < end) sum_squares(t->device, slice_elements(t->squares, i, 1),
                                      slice_elements(p->grad, begin, end - begin));
     }
-    device_download(t->device, t->host_squares, all);
+    device_download(t->device, t->host_squares, t->squares);
     for (int i = 0; i < count; i++) squares += t->host_squares[i];
     comm_all_reduce_double(t->comm, &squares, 1);
     t->grad_norm = sqrt(squares);

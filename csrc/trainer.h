@@ -42,8 +42,12 @@ typedef struct Trainer Trainer;
 
 Trainer *trainer_create(Model *m, Comm *comm, TrainerConfig c);     /* after the model's weights were set */
 void     trainer_free(Trainer *t);
-size_t   trainer_state_bytes(const Model *m, const TrainerConfig *c);    /* the most that any rank keeps */
 size_t   trainer_scratch(const Model *m, OptimizerKind kind);       /* workspace that a step takes */
+
+/* All that model_plan and trainer_create take of a process's device, the optimizer's part on the rank that keeps most;
+ * plan.scratch is trainer_scratch. Nothing is allocated; seen as in model_plan_bytes. */
+typedef struct TrainBytes { size_t parameters, gradients, optimizer, activations, workspace, all; } TrainBytes;
+TrainBytes trainer_plan_bytes(Model *m, Plan plan, const TrainerConfig *c, SeenTensor *seen, void *context);
 
 bool     trainer_micro_batch(Trainer *t, int64_t index, int64_t count);     /* whether this one accumulates */
 double   trainer_reduce(Trainer *t);                /* the sum's global norm; the same on all ranks */

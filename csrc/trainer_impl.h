@@ -26,7 +26,8 @@ struct Trainer {
     int     matrices;           /* of Muon: those that this rank's slices touch */
     Matrix *matrix;
     Tensor *direction;          /* of each: its gradient, in the end orthogonalized momentum */
-    void   *memory, *squares;   /* on the device: all state; of each parameter's gradient the sum of squares, f32 */
+    void   *memory;             /* on the device: all state */
+    Tensor  squares;            /* there too: of each parameter's gradient */
     float  *host_squares;
     int64_t updates;
     double  grad_norm;

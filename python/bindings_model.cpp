@@ -187,7 +187,8 @@ static void plan_model(BoundModel &self, int64_t B, int64_t T, bool train, bool 
 
 static size_t plan_bytes(BoundModel &self, int64_t B, int64_t T, bool train, bool recompute)
 {
-    return model_plan_bytes(self.model, { B, T, train, recompute, 0 }, nullptr, nullptr);
+    const PlanBytes bytes = model_plan_bytes(self.model, { B, T, train, recompute, 0 }, nullptr, nullptr);
+    return bytes.activations + bytes.workspace;
 }
 
 static Batch batch_of(py::handle tokens, py::handle targets, py::handle pos, py::handle first)

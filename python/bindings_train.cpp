@@ -31,11 +31,11 @@ static OptimizerKind optimizer_kind(const std::string &name)
 // As train_gpt2 --plan adds them up: weights, gradients, optimizer state, activations and workspace
 static size_t training_bytes(BoundModel &model, int64_t B, int64_t T, bool recompute, const std::string &optimizer)
 {
-    const OptimizerKind kind = optimizer_kind(optimizer);
-    const Params *p = model_params(model.model);
-    const Plan plan = { B, T, true, recompute, trainer_scratch(model.model, kind) };
-    return params_bytes(p) + (size_t)p->elements * sizeof(float) + trainer_state_bytes(model.model, kind)
-         + model_plan_bytes(model.model, plan, nullptr, nullptr);
+    TrainerConfig c{};
+    c.optimizer = optimizer_kind(optimizer);
+    c.master_weights = true;
+    const Plan plan = { B, T, true, recompute, trainer_scratch(model.model, c.optimizer) };
+    return trainer_plan_bytes(model.model, plan, &c, nullptr, nullptr).all;
 }
 
 static std::unique_ptr<BoundTrainer> create_trainer(BoundModel &model, double beta1, double beta2, double eps,
