@@ -259,12 +259,16 @@ void device_close(Device *d)
 
 typedef struct Taken { void *block; size_t bytes; } Taken;
 
+/* A device that says it has that much, and does not give it, has it in pieces, or someone was faster. */
 __attribute__((noreturn)) static void fail_full(Device *d, size_t bytes, const char *what)
 {
     const Memory m = d->backend->memory(d);
+    const size_t most = bytes ? bytes - 1 : 0, free = m.free < most ? m.free : most,
+                 left = d->taken + free > m.reserve ? d->taken + free - m.reserve : 0;
+    char *advice AUTO(auto_free) = d->when_full ? d->when_full(d->when_full_context, left) : NULL;
     FAIL("out of memory on %s: no room for %.3f GB of %s; %.3f GB are taken, and %.3f GB of %.3f GB are free%s%s",
          d->backend->name, (double)bytes / 1e9, what, (double)d->taken / 1e9, (double)m.free / 1e9,
-         (double)m.total / 1e9, d->when_full ? "; " : "", d->when_full ? d->when_full : "");
+         (double)m.total / 1e9, advice ? "; " : "", advice ? advice : "");
 }
 
 void *device_alloc(Device *d, size_t bytes, const char *what)

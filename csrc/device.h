@@ -66,7 +66,9 @@ struct Device {
     struct Taken *blocks;       /* of device_alloc, those that were not given back */
     int    block_count;
     size_t taken;               /* their bytes */
-    const char *when_full;      /* what takes less memory, for the sentence that says there is none; NULL: nothing */
+    /* NULL, or what would run in so many bytes, for the sentence that says there are no more: a new string */
+    char *(*when_full)(void *context, size_t bytes);
+    void  *when_full_context;
     struct Profile *profile;    /* NULL, or where the doors add up calls, seconds, FLOP and bytes */
 };
 

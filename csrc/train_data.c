@@ -81,17 +81,22 @@ static int64_t resumed_batch(const Settings *s)
 }
 
 /* Rows an update: all the ranks' micro-batches of `batch_size`, as many as make up its tokens. */
-static int64_t update_windows(const TrainData *d, const Settings *s, int ranks)
+static int64_t update_windows(TrainData *d, const Settings *s, int ranks)
 {
-    const int64_t least = s->batch_size * ranks * d->T, resumed = s->total_batch_size ? 0 : resumed_batch(s);
+    const bool fits = s->batch_size == FLAG_WORD;
+    const int64_t rows = fits ? 1 : s->batch_size, least = rows * ranks * d->T;
+    const int64_t resumed = s->total_batch_size ? 0 : resumed_batch(s);
     const int64_t total = s->total_batch_size ? s->total_batch_size : resumed ? resumed : least;
+    d->windows_follow = !s->total_batch_size && !resumed;
+    CHECK(!fits || !d->windows_follow, "--batch_size auto wants --total_batch_size, the tokens of an update: how a "
+          "model learns is not to depend on a machine's memory");
     CHECK(total % least == 0, "%s is %lld tokens, wanted a multiple of seq_len x batch_size x processes = "
           "%lld x %lld x %d = %lld", resumed ? "an update of the run's checkpoint" : "total_batch_size",
-          (long long)total, (long long)d->T, (long long)s->batch_size, ranks, (long long)least);
+          (long long)total, (long long)d->T, (long long)rows, ranks, (long long)least);
     return total / d->T;
 }
 
-Config train_data_open(TrainData *d, const TrainFlags *flags, const Comm *comm)
+Config train_data_config(TrainData *d, const TrainFlags *flags, const Comm *comm)
 {
     const Settings *s = &flags->settings;
     d->train = loader_open(&(LoaderConfig){ .data = s->data, .split = "train", .B = 1, .T = 1 });   /* its header */
@@ -102,6 +107,12 @@ Config train_data_open(TrainData *d, const TrainFlags *flags, const Comm *comm)
           "seq_len is %lld, but the model's max_seq_len is %d; lower one or raise the other",
           (long long)d->T, config.max_seq_len);
     d->windows = update_windows(d, s, comm_ranks(comm));
+    return config;
+}
+
+void train_data_open(TrainData *d, const TrainFlags *flags, const Comm *comm)
+{
+    const Settings *s = &flags->settings;
     loader_close(d->train);
     d->train = NULL;
     d->train = loader_open(&(LoaderConfig){
@@ -110,7 +121,6 @@ Config train_data_open(TrainData *d, const TrainFlags *flags, const Comm *comm)
         .document_mask = s->document_mask, .prefetch = 2 });
     open_tokenizer(d, s->data);
     open_val(d, s);
-    return config;
 }
 
 void train_data_close(TrainData *d)

@@ -12,11 +12,14 @@ typedef struct TrainData {
     Detokenizer *words;             /* NULL without a tokenizer.json */
     char        *tokenizer;         /* its path */
     int64_t      T, windows;        /* tokens a row; rows an update, over all ranks */
+    bool         windows_follow;    /* from the batch_size: nothing else said how many */
 } TrainData;
 
-/* Opens what --data names, and returns the model that the flags describe for it. A run that is resumed goes on with as
- * many tokens an update as it had, whatever the number of processes. */
-Config train_data_open(TrainData *d, const TrainFlags *flags, const Comm *comm);
+/* The model that the flags describe for what --data names, and the size of an update. A run that is resumed goes on
+ * with as many tokens an update as it had, whatever the number of processes. */
+Config train_data_config(TrainData *d, const TrainFlags *flags, const Comm *comm);
+/* Opens it all, once batch_size is a number. */
+void   train_data_open(TrainData *d, const TrainFlags *flags, const Comm *comm);
 void   train_data_close(TrainData *d);
 
 #endif

@@ -10,8 +10,8 @@
 #include "train_data.h"
 #include "train_eval.h"
 #include "train_measure.h"
+#include "train_plan.h"
 #include "train_run.h"
-#include "trainer.h"
 
 #include <fcntl.h>
 #include <math.h>
@@ -28,6 +28,8 @@ typedef struct Train {
     Device  *device;
     Config   config;
     Model   *model;
+    RunPlan  plan;
+    bool     chosen;            /* the batch, by --batch_size auto */
     Trainer *trainer;
     TrainData data;
     Sampler *sampler;
@@ -91,6 +93,10 @@ static void print_start(const Train *t)
            comm_ranks(t->comm) == 1 ? "process" : "processes");
     printf("machine    %s, %d threads, %s; one large product runs at %.1f GFLOP/s\n", t->device->backend->name,
            t->device->threads, t->s->dtype, t->peak / 1e9);
+    printf("memory     %.3f GB of %.3f GB taken: micro-batches of %lld rows, %lld an update, %s%s\n",
+           (double)t->device->taken / 1e9, (double)t->plan.memory.total / 1e9, (long long)t->s->batch_size,
+           (long long)loader_micro_batches(t->data.train), t->s->recompute ? "recomputing" : "nothing recomputed",
+           t->chosen ? " (--batch_size auto)" : "");
     printf("run        %s, step %lld of %lld\n\n", t->s->run, (long long)t->progress.step, (long long)t->s->steps);
     fflush(stdout);
 }
@@ -388,6 +394,57 @@ static void stop_train(Train *t)
     comm_close(t->comm);
 }
 
+/* What the flags ask for, and what the device has for it. */
+static void plan_run(Train *t)
+{
+    const Settings *s = t->s;
+    const TrainerConfig trainer = trainer_config(s);
+    t->chosen = s->batch_size == FLAG_WORD;
+    t->plan = (RunPlan){
+        .model = t->model, .trainer = trainer,
+        .plan = { t->chosen ? 0 : s->batch_size, t->data.T, .train = true, .recompute = s->recompute,
+                  .scratch = trainer_scratch(t->model, trainer.optimizer) },
+        .recompute_said = flags_source(t->flags->flags, "recompute") != SET_BY_DEFAULT,
+        .rows = t->data.windows / comm_ranks(t->comm),
+        .total = t->data.windows_follow ? t->data.windows * t->data.T : 0 };
+    run_plan_look(&t->plan, t->comm);
+    run_plan_choose(&t->plan, t->comm);
+}
+
+/* From here on what was chosen is what the flags say, and what a run that is resumed goes on with. */
+static void take_memory(Train *t)
+{
+    const Plan *p = &t->plan.plan;
+    char *rows AUTO(auto_free) = text_format("%lld", (long long)p->B);
+    run_plan_check(&t->plan);
+    if (t->chosen) flags_set(t->flags->flags, "batch_size", rows);
+    if (t->chosen && p->recompute) flags_set(t->flags->flags, "recompute", "1");
+    train_data_open(&t->data, t->flags, t->comm);
+    t->peak = measure_peak(t->device, model_params(t->model)->dtype, t->comm);
+    t->device->when_full = run_plan_advice, t->device->when_full_context = &t->plan;
+    model_plan(t->model, *p);
+    t->slope = xcalloc((size_t)(p->B * p->T), sizeof(float), "a batch");
+    t->logp = xcalloc((size_t)(p->B * p->T), sizeof(float), "a batch");
+}
+
+static Schedule schedule_of(const Settings *s)
+{
+    const char *const kinds[] = { "cosine", "linear", "wsd", "constant" };
+    Schedule schedule = { .lr = s->lr, .final = s->final_lr, .decay = s->decay_fraction, .warmup = s->warmup_steps,
+                          .steps = s->steps };
+    while (strcmp(kinds[schedule.kind], s->schedule)) schedule.kind++;
+    return schedule;
+}
+
+static void catch_signals(void)
+{
+    signal(SIGINT, ask_stop);
+    signal(SIGTERM, ask_stop);
+    if (signal(SIGHUP, ask_stop) == SIG_IGN) signal(SIGHUP, SIG_IGN);   /* the terminal is gone; nohup: so what */
+    signal(SIGPIPE, lost_reader);
+    signal(SIGUSR1, ask_stop);      /* how llmc.launch says it: mpirun passes this one on, and kills on the others */
+}
+
 int main(int argc, char **argv)
 {
     open_standard_streams();
@@ -396,32 +453,19 @@ int main(int argc, char **argv)
     if (!(t.flags = train_flags_read(argc, argv))) return 0;
     t.s = &t.flags->settings;
     failing_comm = t.comm = comm_open(t.s->comm, t.s->rendezvous, (double)t.s->rendezvous_timeout);
-    signal(SIGINT, ask_stop);
-    signal(SIGTERM, ask_stop);
-    if (signal(SIGHUP, ask_stop) == SIG_IGN) signal(SIGHUP, SIG_IGN);   /* the terminal is gone; nohup: so what */
-    signal(SIGPIPE, lost_reader);
-    signal(SIGUSR1, ask_stop);      /* how llmc.launch says it: mpirun passes this one on, and kills on the others */
-    t.config = train_data_open(&t.data, t.flags, t.comm);
+    catch_signals();
+    t.config = train_data_config(&t.data, t.flags, t.comm);
     t.device = device_open(t.s->device, (int)t.s->threads);
-    t.device->when_full = "a smaller --batch_size, or --recompute, takes less";
     t.model = model_create(t.device, &t.config, strcmp(t.s->dtype, "bf16") ? DT_F32 : DT_BF16, comm_ranks(t.comm));
-    const Plan plan = { t.s->batch_size, t.data.T, .train = true, .recompute = t.s->recompute,
-                        .scratch = trainer_scratch(t.model, optimizer_kind(t.s)) };
+    plan_run(&t);
     if (t.s->plan) {
-        const TrainerConfig c = trainer_config(t.s);
-        if (root(&t)) print_plan(t.model, plan, &c);
+        if (root(&t)) run_plan_print(&t.plan);
         return 0;
     }
-    model_plan(t.model, plan);
+    take_memory(&t);
     t.sampler = sampler_open(t.config.vocab_size);
-    t.slope = xcalloc((size_t)(plan.B * plan.T), sizeof(float), "a batch");
-    t.logp = xcalloc((size_t)(plan.B * plan.T), sizeof(float), "a batch");
-    t.schedule = (Schedule){ .lr = t.s->lr, .final = t.s->final_lr, .decay = t.s->decay_fraction,
-                             .warmup = t.s->warmup_steps, .steps = t.s->steps };
-    const char *const kinds[] = { "cosine", "linear", "wsd", "constant" };
-    while (strcmp(kinds[t.schedule.kind], t.s->schedule)) t.schedule.kind++;
+    t.schedule = schedule_of(t.s);
     start_or_resume(&t);
-    t.peak = measure_peak(t.device, model_params(t.model)->dtype, t.comm);
     if (t.s->profile) profile_start(t.device);
     print_start(&t);
     train(&t);

@@ -1,13 +1,12 @@
-/* train_measure.h -- what a run will take, and what the machine can give. */
+/* train_measure.h -- how fast the machine is. */
 #ifndef LLMC_TRAIN_MEASURE_H
 #define LLMC_TRAIN_MEASURE_H
 
-#include "trainer.h"
+#include "comm.h"
+#include "device.h"
 
-/* Every tensor's bytes and the total of one process, on stdout; nothing is allocated. */
-void   print_plan(Model *m, Plan plan, const TrainerConfig *c);
-
-/* FLOP/s of one large product, the best of a few, summed over the ranks: what a step is measured against. */
+/* FLOP/s of one large product, the best of a few, summed over the ranks: what a step is measured against. It takes
+ * memory, half of what is free at most, and gives it back: measure before a plan takes it. */
 double measure_peak(Device *d, DType type, Comm *comm);
 
 #endif

@@ -19,7 +19,9 @@ static const Flag train_table[] = {
               "gpt2 gpt2-medium gpt2-large gpt2-xl gpt2-tiny llama-tiny llama-small llama-110m"),
     CHOICE_FLAG(S, dtype, "f32", "f32 bf16", "model", "type of weights and activations"),
 
-    INT_FLAG(S, batch_size, "4", 1, 1 << 20, "batch", "rows of a micro-batch, in each process"),
+    INT_OR_WORD_FLAG(S, batch_size, "4", 1, MOST_ROWS, "auto", "batch",
+                     "rows of a micro-batch, in each process; auto: as many as fit the device's memory, of an update "
+                     "of total_batch_size tokens, recomputing if not even one row fits otherwise"),
     INT_FLAG(S, seq_len, "0", 0, 1 << 24, "batch", "tokens a row; 0: the model's max_seq_len"),
     INT_FLAG(S, total_batch_size, "0", 0, 1LL << 40, "batch",
              "tokens an update, over micro-batches and processes; 0: one micro-batch in each process"),
@@ -79,7 +81,9 @@ static const Flag train_table[] = {
               "LOCAL_RANK or SLURM_LOCALID. MASTER_ADDR and MASTER_PORT are the same as the flag: torchrun sets them "
               "all (it has a server at MASTER_PORT, so there llmc takes the next port)"),
     INT_FLAG(S, rendezvous_timeout, "600", 1, 1 << 20, "machine", "seconds to wait there for the others"),
-    BOOL_FLAG(S, plan, "0", "machine", "print what every tensor takes, and stop before allocating"),
+    BOOL_FLAG(S, plan, "0", "machine",
+              "print what every tensor takes, what the device has, and which batch_size and recompute fit, and stop "
+              "before allocating"),
     BOOL_FLAG(S, profile, "0", "machine", "time every op; a table at the end"),
 };
 #undef S

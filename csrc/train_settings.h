@@ -5,7 +5,7 @@
 #include "config.h"
 #include "flags.h"
 
-enum { CONFIG_FIELDS_MOST = 32 };
+enum { CONFIG_FIELDS_MOST = 32, MOST_ROWS = 1 << 20 };
 
 typedef struct Settings {
     /* data */
@@ -19,7 +19,8 @@ typedef struct Settings {
     bool    config_bool[CONFIG_FIELDS_MOST];
     const char *config_choice[CONFIG_FIELDS_MOST];
     /* batch */
-    int64_t batch_size, seq_len, total_batch_size;
+    int64_t batch_size;                             /* FLAG_WORD: as many rows as fit */
+    int64_t seq_len, total_batch_size;
     bool    recompute;
     /* optimizer */
     int64_t steps, warmup_steps;

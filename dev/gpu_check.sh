@@ -37,6 +37,8 @@ for dtype in f32 bf16; do
     say "Training, $dtype" ./train_gpt2cu --data data/gpu_check --run runs/gpu_check --overwrite --preset gpt2 \
         --seq_len 1024 --batch_size 4 --dtype "$dtype" --steps 20 --val_every 0 --sample_tokens 0 --profile
 done
+say "Training, as many rows as fit" ./train_gpt2cu --data data/gpu_check --run runs/gpu_check --overwrite --preset gpt2 \
+    --seq_len 1024 --batch_size auto --total_batch_size 1048576 --dtype bf16 --steps 2 --val_every 0 --sample_tokens 0
 lines=200 say "Speed, beside PyTorch" .venv/bin/llmc bench --device cuda --against torch --json "${note%.md}.json" \
     --png "${note%.md}.png"
 printf '\nwritten: %s, and the figures of its last table beside it\n' "$note"

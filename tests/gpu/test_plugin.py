@@ -43,13 +43,6 @@ def test_without_a_driver_a_sentence_says_so(trainer, tmp_path):
     assert sentence == "llmc: device cuda: there is no NVIDIA driver here; install it, or use --device cpu"
 
 
-def test_a_device_that_is_full_says_what_takes_less(trainer):
-    limited = ["sh", "-c", 'ulimit -v 8000000; exec "$@"', "sh", *trainer, "--batch_size", "1000000",
-               "--total_batch_size", "0"]
-    sentence = refusal(limited)
-    assert "out of memory" in sentence and "--batch_size" in sentence and "--recompute" in sentence
-
-
 def test_the_name_of_the_program_decides_where_it_trains(tmp_path):
     for name, device in (("train_gpt2", "cpu"), ("train_gpt2cu", "cuda"), ("cu", "cuda"), ("cu2", "cpu")):
         (tmp_path / name).symlink_to(BUILD / "train_gpt2")

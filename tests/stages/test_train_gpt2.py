@@ -288,7 +288,7 @@ def test_help_lists_the_flags(data, tmp_path, asked):
     (("--seq_len", 64), ("64", "max_seq_len is 32")),
     (("--vocab_size", 12), ("12", "61 symbols")),
     (("--total_batch_size", 100), ("100", "multiple of")),
-    (("--batch_size", 0), ("batch_size", "0")),
+    (("--batch_size", 0), ("batch_size", "0", "or auto")),
     (("--lr", "fast"), ("lr", "fast")),
     (("--preset", "gpt5"), ("gpt5", "gpt2-xl")),
     (("--device", "tpu"), ("tpu", "cpu")),
