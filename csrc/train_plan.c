@@ -115,7 +115,8 @@ static void print_row(const char *name, int64_t count, size_t bytes)
 static void print_parts(const RunPlan *r, TrainBytes b)
 {
     const Params *p = model_params(r->model);
-    const bool masters = p->dtype == DT_BF16 && r->trainer.master_weights, muon = r->trainer.optimizer == OPTIMIZER_MUON;
+    const bool masters = p->dtype == DT_BF16 && r->trainer.master_weights;
+    const bool muon = r->trainer.optimizer == OPTIMIZER_MUON;
     printf("\n  total, each process\n");
     print_row("parameters", p->count, b.parameters);
     print_row("gradients", p->count, b.gradients);

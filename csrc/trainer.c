@@ -45,8 +45,8 @@ static bool keeps(const Params *all, const TrainerConfig *c, const Span *s, int 
     return kind == STATE_MASTER ? trainer_keeps_masters(all, c) : kind == STATE_MOMENTUM ? s->muon : !s->muon;
 }
 
-/* Gives weight decay's table: of the flat blocks, whatever the rank; and room for the sum of squares of each parameter's
- * gradient. */
+/* Gives weight decay's table: of the flat blocks, whatever the rank; and room for the sum of squares of each
+ * parameter's gradient. */
 static Tensor lay_out_state(const Params *all, const TrainerConfig *c, Arena *a, Span *span, int spans, Tensor *squares)
 {
     for (int kind = 0; kind < STATE_KINDS; kind++)

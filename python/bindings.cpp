@@ -87,7 +87,8 @@ static void bind_device(py::module_ &m)
              py::arg("name") = "cpu", py::arg("threads") = 0)
         .def_property_readonly("name", [](const Device &d) { return d.backend->name; })
         .def_readonly("threads", &Device::threads)
-        .def_readonly("taken", &Device::taken, "Bytes of its memory that models and all that trains or decodes them hold.")
+        .def_readonly("taken", &Device::taken,
+                      "Bytes of its memory that models and all that trains or decodes them hold.")
         .def("reserve", [](Device &d, size_t bytes) { device_reserve(&d, bytes); }, py::arg("bytes"),
              "The workspace holds at least this many bytes from now on.")
         .def("synchronize", [](Device &d) { d.backend->synchronize(&d); }, py::call_guard<py::gil_scoped_release>(),

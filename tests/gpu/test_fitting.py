@@ -81,8 +81,8 @@ def test_an_emulated_gpu_gives_what_it_has_and_no_more(monkeypatch):
     for size in (5000, 123_456_789):                # a workspace that grows is given back before
         device.reserve(size)
         assert device.taken == size
-    with pytest.raises(LlmcError, match=r"^out of memory on cuda-emu: no room for 0\.123 GB of workspace; 0\.000 GB are taken, "
-                                        r"and 0\.123 GB of 0\.123 GB are free$"):
+    with pytest.raises(LlmcError, match=r"^out of memory on cuda-emu: no room for 0\.123 GB of workspace; 0\.000 GB "
+                                        r"are taken, and 0\.123 GB of 0\.123 GB are free$"):
         device.reserve(123_456_790)
 
 
@@ -115,7 +115,8 @@ def test_training_is_the_same_but_for_rounding(data, tmp_path, needs):
     train(on_emu(data, tmp_path / "whole", "--batch_size", ROWS))
     out, _ = train(on_emu(data, tmp_path / "parts", "--batch_size", "auto"), **memory(needs[2, False]))
     assert chosen(out) == (2, 4, False)
-    losses = [np.array([line["loss"] for line in metrics(tmp_path / run) if "loss" in line]) for run in ("whole", "parts")]
+    losses = [np.array([line["loss"] for line in metrics(tmp_path / run) if "loss" in line])
+              for run in ("whole", "parts")]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
@@ -149,7 +150,8 @@ def test_the_sentence_names_recomputation_where_it_alone_fits(data, tmp_path, ne
     sentence = refusal_with(on_emu(data, tmp_path / "less", "--batch_size", 1), size - 1)
     assert "nothing would fit: --batch_size 1 --recompute, the least, takes" in sentence
     for batch_size in ("auto", 1):
-        assert "nothing would fit" in refusal_with(on_emu(data, tmp_path / "less", "--batch_size", batch_size), size - 1)
+        flags = on_emu(data, tmp_path / "less", "--batch_size", batch_size)
+        assert "nothing would fit" in refusal_with(flags, size - 1)
 
 
 def test_memory_that_ends_in_spite_of_the_plan_is_one_sentence(data, tmp_path):
@@ -196,8 +198,8 @@ def test_the_rank_with_the_least_memory_decides(data, tmp_path):
     asked = "--batch_size", "auto"
 
     def argv(run: str, *flags: object, sizes: tuple[int, int]) -> list[str]:
-        one = f"if [ $OMPI_COMM_WORLD_RANK = 1 ]; then LLMC_EMU_MEMORY={sizes[1]}; else LLMC_EMU_MEMORY={sizes[0]}; fi; "
-        return ["sh", "-c", one + 'export LLMC_EMU_MEMORY; exec "$@"', "sh", *on_emu(data, tmp_path / run, *flags)]
+        one = f"if [ $OMPI_COMM_WORLD_RANK = 1 ]; then LLMC_EMU_MEMORY={sizes[1]}; else LLMC_EMU_MEMORY={sizes[0]}; fi"
+        return ["sh", "-c", one + '; export LLMC_EMU_MEMORY; exec "$@"', "sh", *on_emu(data, tmp_path / run, *flags)]
 
     def ranks(run: str, *flags: object, sizes: tuple[int, int], status: int = 0) -> tuple[str, str]:
         wrapped, environment = launch.mpirun(argv(run, *flags, sizes=sizes), 2)
