@@ -17,8 +17,8 @@ struct Comm;
 enum { PLACE_CPU = 1, PLACE_CUDA = 2, PLACE_PINNED = 3, PLACE_EMULATED = 12 };
 typedef struct Place { int kind, number; void *stream; } Place;
 
-/* Bytes of a device's memory: all it has; what this process can still take of it; and the part of that which should be
- * left for what the machine itself takes later, where there is a choice. */
+/* Bytes of a device's memory: all it has; what this process can still take of it; and the part of that, no more, which
+ * should be left for what the machine itself takes later, where there is a choice. */
 typedef struct Memory { size_t total, free, reserve; } Memory;
 
 /* What a backend fills in. open sets d->self for the machine's part with that number, or fails; -1 - r stands for the

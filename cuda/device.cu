@@ -191,7 +191,7 @@ static Memory memory_look(Device *d)
     Memory m = {};
     stream_of(d);                               /* chooses the GPU */
     cuda_check(cudaMemGetInfo(&m.free, &m.total), "a look at the GPU's memory");
-    m.reserve = m.total / 32;
+    m.reserve = at_most(m.total / 32, m.free);
     return m;
 }
 

@@ -1,8 +1,8 @@
 /* gemm_few.c -- products of a few rows with a weight, x w^T, as when text is written token by token.
  *
  * What takes time is reading w. It is read where it lies, once for 32 rows of x: a register of terms from each of some
- * rows, turned so that its lanes are rows, or given to a tile of AMX, f32 in three parts. That rows are read side by
- * side keeps many lines of memory on their way; those a little further on are asked for, or they would come too late.
+ * rows, turned so that its lanes are rows, or given to a tile of AMX, f32 in three parts. Memory is asked for before it
+ * is read, or it would come too late: by vectors as gemm.h's Ahead says, for tiles a little further on in each row.
  * Sums are gemm.h's, to the bit. */
 #include "gemm_bf16.h"
 

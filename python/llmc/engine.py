@@ -149,10 +149,11 @@ class Engine:
 
     def cancel(self, text: Text) -> None:
         """End a text now; what it has stays."""
-        if text.group not in self.queue and text.group not in self.running and not text.finish:
+        if text.finish:
+            return
+        if text.group not in self.queue and text.group not in self.running:
             raise ValueError("the text is another engine's; cancel it there")
-        if not text.finish:
-            self._end(text, "cancelled")
+        self._end(text, "cancelled")
 
     def room(self, text: Text) -> int:
         """How many tokens more a text may get."""

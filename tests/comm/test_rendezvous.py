@@ -63,7 +63,7 @@ def knows(host: str) -> bool:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", socket.gethostname()])
 def test_ranks_meet_at_an_address_of_any_kind(tmp_path, host):
-    if not knows(host):
+    if host not in ("127.0.0.1", "localhost") and not knows(host):
         pytest.skip(f"skipped: this machine has no address {host}")
     place = f"[{host}]" if ":" in host else host
     assert meet(tmp_path, 3, RENDEZVOUS=f"{place}:{free_port()}", MASTER_ADDR="") == ranks_of(3)

@@ -90,6 +90,15 @@ class Pair:
         if chosen:
             self.feed([(row, self.tokens(1), bool(self.rng.integers(3))) for row in chosen])
 
+    def replays_of(self, *counts: int) -> list[int]:
+        """By each of some writes, of so many rows."""
+        found = []
+        for count in counts:
+            before = self.replays
+            self.write(count)
+            found.append(self.replays - before)
+        return found
+
     def change(self) -> None:
         """A row ends or goes back, or some read several tokens; a parameter changes; the workspace moves."""
         act, row = self.rng.choice(["close", "rewind", "read", "set", "reserve"]), int(self.rng.choice(self.rows))
@@ -138,22 +147,12 @@ def test_a_number_of_rows_is_recorded_once(gpu):
     pair = Pair(device, model_on(device, "llama, grouped", "f32", **LONGER), 3, 40, 3)
     while len(pair.rows) < 3:
         pair.open()
-    found = []
-    for rows in (2, 2, 2, 3, 2, 3, 3, 1, 1):
-        before = pair.replays
-        pair.write(rows)
-        found.append(pair.replays - before)
-    assert found == [0, 1, 1, 0, 1, 1, 1, 0, 1]
+    assert pair.replays_of(2, 2, 2, 3, 2, 3, 3, 1, 1) == [0, 1, 1, 0, 1, 1, 1, 0, 1]
     before = pair.replays
     pair.feed([(row, pair.tokens(2), True) for row in pair.rows])
     assert pair.replays == before
     device.reserve(1 << 24)
-    found = []
-    for rows in (3, 3, 2, 2):
-        before = pair.replays
-        pair.write(rows)
-        found.append(pair.replays - before)
-    assert found == [0, 1, 0, 1]
+    assert pair.replays_of(3, 3, 2, 2) == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("gpu", GPUS)
@@ -163,12 +162,7 @@ def test_graphs_are_few_however_many_rows_there_are(gpu):
     pair = Pair(device, model_on(device, "gpt2", "f32", max_seq_len=100), 17, 80, 4)
     for _ in range(17):
         pair.open()
-    found = []
-    for rows in (1, 17, 1, 1, 17, 17, 1, 16, 16):
-        before = pair.replays
-        pair.write(rows)
-        found.append(pair.replays - before)
-    assert found == [0, 0, 0, 1, 0, 1, 0, 0, 1]
+    assert pair.replays_of(1, 17, 1, 1, 17, 17, 1, 16, 16) == [0, 0, 0, 1, 0, 1, 0, 0, 1]
 
 
 def test_a_device_without_graphs_replays_none():

@@ -10,7 +10,7 @@ import pytest
 from building import need_mpi
 from llmc import launch
 from safetensors import safe_open
-from training import command, everything, latest, metrics, refusal, train, write_data
+from training import command, everything, latest, metrics, refusal, resumes_bit_for_bit, train, write_data
 
 STOCHASTIC = "--dtype", "bf16", "--stochastic_rounding"
 ALONE = *STOCHASTIC, "--no-master_weights"
@@ -38,13 +38,7 @@ def test_stochastic_rounding_makes_up_for_masters(data, tmp_path, optimizer):
 
 @pytest.mark.parametrize("flags", [STOCHASTIC, ALONE, (*ALONE, "--optimizer", "muon")], ids=" ".join)
 def test_resuming_leaves_no_trace_with_any_threads(data, tmp_path, flags):
-    flags = *flags, "--checkpoint_every", 5
-    train(command(data, tmp_path / "whole", "--steps", 10, *flags))
-    train(command(data, tmp_path / "part", "--steps", 10, *flags, "--threads", 3))
-    assert everything(tmp_path / "part") == everything(tmp_path / "whole")
-    shutil.rmtree(tmp_path / "part" / "checkpoints" / "step_00000010")
-    train([command(data, tmp_path)[0], "--run", str(tmp_path / "part"), "--resume"])
-    assert everything(tmp_path / "part") == everything(tmp_path / "whole")
+    resumes_bit_for_bit(data, tmp_path, 10, *flags)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from training import command, everything, latest, metrics, refusal, start, train, write_data
+from training import command, everything, latest, metrics, refusal, resumes_bit_for_bit, start, train, write_data
 
 
 @pytest.fixture(scope="module")
@@ -155,14 +155,8 @@ def test_bf16_resumes_bit_for_bit(data, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 def test_muon_learns_and_resumes_bit_for_bit_with_any_threads(data, tmp_path, dtype):
-    flags = "--optimizer", "muon", "--dtype", dtype, "--checkpoint_every", 30
-    train(command(data, tmp_path / "whole", "--steps", 60, *flags))
-    train(command(data, tmp_path / "part", "--steps", 60, *flags, "--threads", 3))
-    assert everything(tmp_path / "part") == everything(tmp_path / "whole")
-    shutil.rmtree(tmp_path / "part" / "checkpoints" / "step_00000060")
-    train([command(data, tmp_path)[0], "--run", str(tmp_path / "part"), "--resume"])
-    assert everything(tmp_path / "part") == everything(tmp_path / "whole")
-    steps = [line["loss"] for line in metrics(tmp_path / "whole") if "loss" in line]
+    whole = resumes_bit_for_bit(data, tmp_path, 60, "--optimizer", "muon", "--dtype", dtype)
+    steps = [line["loss"] for line in metrics(whole) if "loss" in line]
     assert steps[-1] < 0.6 * steps[0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -65,3 +66,15 @@ def everything(run: Path) -> dict[str, bytes | list]:
     """All of a run that must not depend on how it was made."""
     parts: dict[str, bytes | list] = {p.name: p.read_bytes() for p in sorted(latest(run).glob("*.safetensors"))}
     return parts | {"metrics": metrics(run), "samples": (run / "samples.md").read_bytes(), "step": latest(run).name}
+
+
+def resumes_bit_for_bit(data: Path, folder: Path, steps: int, *flags: object) -> Path:
+    """Other threads leave the same run, and so does going back to the checkpoint before the last. The run."""
+    whole, part = folder / "whole", folder / "part"
+    train(command(data, whole, "--steps", steps, "--checkpoint_every", steps // 2, *flags))
+    train(command(data, part, "--steps", steps, "--checkpoint_every", steps // 2, *flags, "--threads", 3))
+    assert everything(part) == everything(whole)
+    shutil.rmtree(latest(part))
+    train([command(data, part)[0], "--run", str(part), "--resume"])
+    assert everything(part) == everything(whole)
+    return whole
