@@ -29,8 +29,8 @@ static const void *element(Tensor t, int64_t i, int64_t j)
 static void pack_a(const Product *p, void *panel, int64_t m, int64_t k, int64_t rows, int64_t depth)
 {
     const Tensor a = p->a;
-    if (p->a_turned) CPU(pack_rows)(panel, TILE_ROWS, element(a, k, m), a.dtype, last(a), depth, rows);
-    else             CPU(pack_columns)(panel, TILE_ROWS, element(a, m, k), a.dtype, last(a), depth, rows);
+    if (p->a_turned) CPU(pack_rows)(panel, TILE_STEP, element(a, k, m), a.dtype, last(a), depth, rows);
+    else             CPU(pack_columns)(panel, TILE_STEP, element(a, m, k), a.dtype, last(a), depth, rows);
 }
 
 static void pack_b(const Product *p, void *panel, int64_t n, int64_t k, int64_t cols, int64_t depth)
@@ -45,12 +45,12 @@ static void multiply(const void *a, const void *b, int64_t rows, int64_t depth, 
 {
     const float *next = next_a;
     for (int64_t k = 0; k < depth; k += DEPTH)
-        CPU(tile_steps)(rows, at_most(depth - k, DEPTH), (const float *)a + k * TILE_ROWS, TILE_ROWS,
+        CPU(tile_steps)(rows, at_most(depth - k, DEPTH), (const float *)a + k * TILE_STEP, TILE_STEP,
                         (const float *)b + k * TILE_COLS, sums, TILE_COLS, add || k,
-                        next ? next + k * TILE_ROWS : NULL);
+                        next ? next + k * TILE_STEP : NULL);
 }
 
-static const Kind tile_kind = { TILE_ROWS, TILE_ROWS * sizeof(float), TILE_COLS * sizeof(float), pack_a, pack_b,
+static const Kind tile_kind = { TILE_ROWS, TILE_STEP * sizeof(float), TILE_COLS * sizeof(float), pack_a, pack_b,
                                 multiply, NULL, NULL };
 
 #endif

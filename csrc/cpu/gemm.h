@@ -8,7 +8,7 @@
  *
  * The smallest piece of work in vector registers is a tile of TILE_ROWS x TILE_COLS sums that stay there while k runs.
  * Its operands are f32 and laid out for it: b as a panel (k, TILE_COLS), a either as rows of LINE floats or as
- * (k, step). */
+ * (k, step): TILE_STEP where it is packed, so that a term is whole registers, stored and read in one line. */
 #ifndef LLMC_CPU_GEMM_H
 #define LLMC_CPU_GEMM_H
 
@@ -23,6 +23,7 @@ enum { TILE_ROWS = 6 };         /* of 16 registers: 6 x 2 sums, 2 of b, 1 of a *
 #define EACH_ROWS(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6)
 #endif
 enum { TILE_VECS = 2, TILE_COLS = TILE_VECS * WIDTH };
+enum { TILE_STEP = (TILE_ROWS + WIDTH - 1) / WIDTH * WIDTH };  /* numbers a panel of a has for each term */
 enum { DEPTH = 256 };           /* a panel of b then fills most of a first-level cache */
 enum { LINE = DEPTH + 16 };     /* not a power of two, or all rows of a tile would meet in few sets of that cache */
 
@@ -40,13 +41,13 @@ INLINE int64_t whole(int64_t length, int64_t unit) { return (length + unit - 1) 
 
 /* out[r * out_step + c] (+)= sum over K terms of a(r,k) b[k * TILE_COLS + c], for r < rows <= TILE_ROWS and all
  * TILE_COLS columns. tile_lines: a(r,k) = a[r * LINE + k]; tile_steps: a(r,k) = a[k * a_step + r]. ahead, if not NULL:
- * what is read next, TILE_ROWS floats a term, and asked for from memory meanwhile. */
+ * what is read next, TILE_STEP floats a term, and asked for from memory meanwhile. */
 void CPU(tile_lines)(int64_t rows, int64_t K, const float *a, const float *b, float *out, int64_t out_step, bool add);
 void CPU(tile_steps)(int64_t rows, int64_t K, const float *a, int64_t a_step, const float *b, float *out,
                      int64_t out_step, bool add, const float *ahead);
 
 /* Panels (k, width) out of a matrix of type A, element (i,j) at from[i * stride + j], for a width of TILE_COLS or
- * TILE_ROWS. Both fill the panel's first K rows, with 0 in columns from `cols` on.
+ * TILE_STEP. Both fill the panel's first K rows, with 0 in columns from `cols` on.
  * pack_rows: panel[k][c] = (k,c);   pack_columns: panel[k][c] = (c,k) */
 void CPU(pack_rows)(float *panel, int64_t width, const void *from, DType A, int64_t stride, int64_t K, int64_t cols);
 void CPU(pack_columns)(float *panel, int64_t width, const void *from, DType A, int64_t stride, int64_t K, int64_t cols);

@@ -13,7 +13,7 @@
 #endif
 
 /* rows and a_row are constants where this is inlined, so that all sums live in registers. ahead: what is asked for from
- * memory meanwhile, rows floats a term, or NULL. */
+ * memory meanwhile, TILE_STEP floats a term, or NULL. */
 INLINE void tile(const int rows, const int64_t a_row, int64_t K, const float *a, int64_t a_step, const float *b,
                  float *out, int64_t out_step, bool add, const float *ahead)
 {
@@ -22,7 +22,7 @@ INLINE void tile(const int rows, const int64_t a_row, int64_t K, const float *a,
     __asm__("" : "+r"(again));          /* the same numbers, but the compiler does not know and loads them twice */
     for (int64_t k = 0; k < K; k++, a += a_step, again += a_step, b += TILE_COLS) {
         Vec of_b[TILE_VECS];
-        if (ahead) __builtin_prefetch(ahead + k * TILE_ROWS, 0, 2);
+        if (ahead) __builtin_prefetch(ahead + k * TILE_STEP, 0, 2);
         for (int j = 0; j < TILE_VECS; j++) of_b[j] = vec_f32(b + j * WIDTH);
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++)
@@ -76,7 +76,7 @@ INLINE void columns(float *panel, const int64_t width, const void *from, const i
 void CPU(pack_columns)(float *panel, int64_t width, const void *from, DType A, int64_t stride, int64_t K, int64_t cols)
 {
     if (width == TILE_COLS) FLOAT_SWITCH(A, TYPE, columns(panel, TILE_COLS, from, TYPE, stride, K, cols));
-    else                    FLOAT_SWITCH(A, TYPE, columns(panel, TILE_ROWS, from, TYPE, stride, K, cols));
+    else                    FLOAT_SWITCH(A, TYPE, columns(panel, TILE_STEP, from, TYPE, stride, K, cols));
 }
 
 enum { AHEAD = 16 };        /* rows: they lie too far apart for the processor to guess the next */
@@ -96,8 +96,20 @@ void CPU(copy_block)(float *to, int64_t to_step, const void *from, DType A, int6
     FLOAT_SWITCH(A, TYPE, block(to, to_step, from, TYPE, stride, rows, cols));
 }
 
+INLINE void rows_to_panel(float *panel, const int64_t width, const void *from, const int A, int64_t stride, int64_t K,
+                          int64_t cols)
+{
+    for (int64_t k = 0; k < K; k++)
+#pragma GCC unroll 2
+        for (int64_t c = 0; c < width; c += WIDTH) {
+            __builtin_prefetch((const char *)from + ((k + AHEAD) * stride + c) * (A == DT_F32 ? 4 : 2));
+            const Vec v = cols > c ? vec_load(from, A, k * stride + c, vec_left(cols, c)) : (Vec){0};
+            vec_store(panel, DT_F32, k * width + c, WIDTH, v);
+        }
+}
+
 void CPU(pack_rows)(float *panel, int64_t width, const void *from, DType A, int64_t stride, int64_t K, int64_t cols)
 {
-    if (cols < width) memset(panel, 0, (size_t)(K * width) * sizeof *panel);
-    CPU(copy_block)(panel, width, from, A, stride, K, at_most(cols, width));
+    if (width == TILE_COLS) FLOAT_SWITCH(A, TYPE, rows_to_panel(panel, TILE_COLS, from, TYPE, stride, K, cols));
+    else                    FLOAT_SWITCH(A, TYPE, rows_to_panel(panel, TILE_STEP, from, TYPE, stride, K, cols));
 }
