@@ -241,7 +241,8 @@ void CPU(attention_cached)(Device *d, Tensor out, Tensor cache, Tensor qkv, Tens
     store_new(d, z, cache, qkv, table, start, length);
     int64_t keys = 0;
     for (int64_t r = 0; r < R; r++) keys += cached_row(table, start, length, r).length + 1;
-    OMP(parallel for schedule(dynamic) num_threads(team(d, keys * H * z.D)))
+    const int64_t heads = at_least(at_most(R * H / (2 * d->threads), H), 1);    /* of a row, for one thread */
+    OMP(parallel for schedule(dynamic, heads) num_threads(team(d, keys * H * z.D)))
     for (int64_t task = 0; task < R * H; task++) {
         const CachedRow row = cached_row(table, start, length, task / H);
         Shape own = z;

@@ -31,6 +31,14 @@ static float soften(float *p, Shape z, int64_t t)
     return vec_sum(sums);
 }
 
+/* Asks for what the next group of heads reads of as many keys or values: it lies behind these in the page. */
+INLINE void ask_next(const void *at, Shape z, int64_t keys)
+{
+    const int64_t size = z.D * (z.A == DT_BF16 ? 2 : 4);
+    const char *next = (const char *)at + CACHE_PAGE * size;
+    for (int64_t b = 0; b < keys * size; b += 64) __builtin_prefetch(next + b, 0, 2);
+}
+
 /* ---- in the order of gemm.h: term by term, DEPTH of them to a block ---------------------------------------------- */
 
 INLINE void copy_q(const int A, float *to, const void *q, Shape z)
@@ -45,6 +53,7 @@ INLINE void copy_q(const int A, float *to, const void *q, Shape z)
 INLINE Vec score(const int A, const float *q, const void *k, Shape z, int64_t keys)
 {
     Vec total = {0}, v[WIDTH];
+    ask_next(k, z, at_most(keys, WIDTH));
     for (int64_t i0 = 0; i0 < z.D; i0 += DEPTH) {
         const int64_t end = at_most(z.D, i0 + DEPTH);
         Vec sum = {0};
@@ -71,6 +80,7 @@ INLINE void add_values(const int A, Vec sums[COLUMNS], const float *p, Tensor ca
     for (int c = 0; c < COLUMNS; c++) sums[c] = (Vec){0};
     for (; s < end; s++) {
         const void *v = cached_v(z, cache, row, s, g);
+        ask_next(v, z, 1);
 #pragma GCC unroll 4
         for (int c = 0; c < COLUMNS; c++)
             if (i + c * WIDTH < z.D)
@@ -178,6 +188,7 @@ static void lay_out(float *to, const uint16_t *from, int64_t count)
 static Vec score_in_pairs(const float *q, const uint16_t *k, Shape z, int64_t keys)
 {
     Vec total = {0};
+    ask_next(k, z, at_most(keys, SIDE));
     for (int64_t i = 0; i < z.D; i += BLOCK, q += APART * WIDTH) {
         Vec v[SIDE], sum[APART];
         begin_block(sum, total);
@@ -199,6 +210,7 @@ static void mean_in_pairs(Vec to[4], const float *p, Tensor cache, Shape z, cons
         Vec sum[4][APART];
         const uint16_t *v = cached_v(z, cache, row, s, g);
         const int64_t keys = at_most(t + 1 - s, BLOCK);
+        ask_next(v, z, keys);
         for (int c = 0; c < 4; c++) begin_block(sum[c], to[c]);
         for (int64_t r = 0; r < keys; r += 2, v += 2 * z.D)
 #pragma GCC unroll 2
