@@ -1,8 +1,9 @@
 /* gemm_few.c -- products of a few rows with a weight, x w^T, as when text is written token by token.
  *
  * What takes time is reading w. It is read where it lies, once for 32 rows of x: a register of terms from each of some
- * rows, turned so that its lanes are rows, or given to a tile of AMX, f32 in three parts. Memory is asked for before it
- * is read, or it would come too late: by vectors as gemm.h's Ahead says, for tiles a little further on in each row.
+ * rows, turned so that its lanes are rows, or copied to meet x's rows in lanes, or given to a tile of AMX, f32 in three
+ * parts. Memory is asked for before it is read, or it would come too late: by vectors as gemm.h's Ahead says, for tiles
+ * a little further on in each row.
  * Sums are gemm.h's, to the bit. */
 #include "gemm_bf16.h"
 
@@ -10,13 +11,7 @@
 
 #ifndef AMX
 
-#if defined(__AVX512F__)
-enum { FEW = 16 };              /* rows of x */
-#define ONLY_MANY ROWS(16)
-#else
-enum { FEW = 8 };
-#define ONLY_MANY
-#endif
+enum { FEW = WIDTH, FEWEST = WIDTH / 2 };       /* rows of x; from FEWEST + 1 on, lanes are theirs and not w's */
 
 /* A unit is what a lane holds: one term as f32, or the two of bf16 that vdpbf16ps takes. x is laid out in units. */
 #ifdef DOT
@@ -74,7 +69,7 @@ INLINE void few(const int M, const int A, Rows r, int64_t from, float *sums)
     const int64_t unit = unit_terms(A);
     for (int64_t k0 = 0; k0 < r.K; k0 += DEPTH) {
         const int64_t end = at_most(r.K, k0 + DEPTH);
-        Vec sum[FEW] = {0};
+        Vec sum[FEWEST] = {0};
         for (int64_t k = k0; k < end; k += WIDTH * unit)
             add_terms(M, A, sum, r, from, k, (int)at_most(whole(end - k, unit), WIDTH));
 #pragma GCC unroll 16
@@ -83,6 +78,51 @@ INLINE void few(const int M, const int A, Rows r, int64_t from, float *sums)
             vec_store(to, DT_F32, 0, WIDTH, k0 ? vec_f32(to) + sum[m] : sum[m]);
         }
     }
+}
+
+/* The same of WIDTH rows, in whose lanes are rows of x. Nothing of w is turned: its units are copied to where they lie
+ * side by side, a step before they are wanted, and each meets all rows. all: every line and every unit is there. */
+INLINE void copy_lines(const int A, Vec v[WIDTH], Rows r, int64_t from, int64_t k, const bool all)
+{
+    const int64_t size = A == DT_BF16 ? 2 : 4, step = k / (WIDTH * unit_terms(A));
+    const char *at = (const char *)r.w + (from + k) * size, *ahead = r.ahead.at + step * r.ahead.step;
+#pragma GCC unroll 16
+    for (int i = 0; i < WIDTH; i++, at += r.K * size, ahead += r.ahead.line) {
+        __asm__("" : "+r"(at), "+r"(ahead));    /* or the compiler keeps 32 addresses, most of them in memory */
+        __builtin_prefetch(ahead, 0, 2);
+        v[i] = all || i < r.lines ? units(A, at, 0, all ? WIDTH * unit_terms(A) : r.K - k) : (Vec){0};
+    }
+}
+
+INLINE void many(const int A, Rows r, int64_t from, float *sums)
+{
+    const int64_t step = WIDTH * unit_terms(A);
+    Vec lines[2][WIDTH], total[WIDTH] = {0};
+    int turn = 0;
+    copy_lines(A, lines[0], r, from, 0, false);
+    for (int64_t k0 = 0; k0 < r.K; k0 += DEPTH) {
+        const int64_t end = at_most(r.K, k0 + DEPTH);
+        Vec sum[WIDTH] = {0};
+        for (int64_t k = k0; k < end; k += step, turn = !turn) {
+            if (r.lines >= WIDTH && k + 2 * step <= r.K) copy_lines(A, lines[!turn], r, from, k + step, true);
+            else if (k + step < r.K)                     copy_lines(A, lines[!turn], r, from, k + step, false);
+            const float *w = (const float *)lines[turn], *x = r.x + k / unit_terms(A) * WIDTH;
+            const int64_t count = at_most(whole(end - k, unit_terms(A)), WIDTH);
+            for (int64_t u = 0; u < count; u++)
+#pragma GCC unroll 16
+                for (int i = 0; i < WIDTH; i++)
+                    sum[i] = add_product(A, sum[i], w + i * WIDTH + u, vec_f32(x + u * WIDTH));
+        }
+        for (int i = 0; i < WIDTH; i++) total[i] = k0 ? total[i] + sum[i] : sum[i];
+    }
+    vec_transpose(total);
+    for (int m = 0; m < WIDTH; m++) vec_store(sums + m * TILE_COLS, DT_F32, 0, WIDTH, total[m]);
+}
+
+/* Out of line, or few() gets worse code. */
+static __attribute__((noinline)) void many_rows(const int A, const Rows *r, int64_t from, float *sums)
+{
+    FLOAT_SWITCH(A, TYPE, many(TYPE, *r, from, sums));
 }
 
 static void few_block(const Product *p, const char *x, int64_t m, int64_t n, int64_t cols, int64_t next, float *sums)
@@ -95,13 +135,15 @@ static void few_block(const Product *p, const char *x, int64_t m, int64_t n, int
         const Rows r = { p->b.data, p->K, cols - c, (const float *)x, ahead };
         const int64_t from = (n + c) * p->K;
 #define ROWS(SOME) \
-        if (p->M <= SOME) { FLOAT_SWITCH(p->b.dtype, A, few(SOME, A, r, from, sums + c)); continue; }
-        ROWS(1) ROWS(2) ROWS(4) ROWS(8) ONLY_MANY
+        if (SOME <= FEWEST && p->M <= SOME) { FLOAT_SWITCH(p->b.dtype, A, few(SOME, A, r, from, sums + c)); continue; }
+        ROWS(1) ROWS(2) ROWS(4) ROWS(8)
 #undef ROWS
+        many_rows((int)p->b.dtype, &r, from, sums + c);
     }
 }
 
-/* The units of one step, of all rows, side by side: rows K apart would meet in a few sets of the nearest cache. */
+/* The units of one step, of all rows, side by side: rows K apart would meet in a few sets of the nearest cache. For
+ * lanes of x they are turned. */
 static void lay_out(const Product *p, char *x)
 {
     const int A = (int)p->a.dtype;
@@ -109,10 +151,12 @@ static void lay_out(const Product *p, char *x)
     int64_t M = 1;
     while (M < p->M) M *= 2;
     OMP(for)
-    for (int64_t k = 0; k < p->K; k += WIDTH * unit)
-        for (int64_t m = 0; m < M; m++)
-            vec_store(x, DT_F32, k / unit * M + m * WIDTH, WIDTH,
-                      m < p->M ? units(A, p->a.data, m * p->K + k, p->K - k) : (Vec){0});
+    for (int64_t k = 0; k < p->K; k += WIDTH * unit) {
+        Vec v[WIDTH];
+        for (int64_t m = 0; m < M; m++) v[m] = m < p->M ? units(A, p->a.data, m * p->K + k, p->K - k) : (Vec){0};
+        if (M > FEWEST) vec_transpose(v);
+        for (int64_t m = 0; m < M; m++) vec_store(x, DT_F32, k / unit * M + m * WIDTH, WIDTH, v[m]);
+    }
 }
 
 #else
