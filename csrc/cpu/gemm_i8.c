@@ -16,24 +16,28 @@ typedef float Number;           /* whole all the same */
 #endif
 
 /* x in panels of PANEL rows, with 0 for what is not there: number (panels, groups, PANEL, GROUP), scale and lift
- * (panels, groups, PANEL). For tiles the words of a group are turned: (WORDS, PANEL) of four numbers. */
+ * (panels, groups, PANEL). turned: the words of a group stand as (WORDS, PANEL) of four numbers, as tiles want them,
+ * and registers whose lanes are x's rows. */
 typedef struct Work {
     const Product *p;
     const float *w_scale;
     int64_t groups, panels;
-    bool    tiles;
+    bool    turned;
     Number *number;
     float  *scale;
     int32_t *lift;              /* -128 times the sum of a row's numbers */
 } Work;
 
 enum { FEWEST = 2 };            /* rows of x that go one by one where there is vpdpbusd */
+enum { SOME = 8 };              /* rows of x at most, while lanes are rows of w */
 
 static Work work_of(const Product *p, const float *w_scale, void *workspace, size_t *bytes)
 {
     Work k = { .p = p, .w_scale = w_scale, .groups = quant_groups(p->K), .panels = whole(p->M, PANEL) };
-#ifdef AMX
-    k.tiles = p->M > FEWEST;
+#if defined(AMX)
+    k.turned = p->M > FEWEST;
+#elif defined(__AVX512VNNI__)
+    k.turned = p->M > SOME;
 #endif
     const size_t rows = (size_t)(k.panels * k.groups * PANEL);
     k.number = workspace;
@@ -102,21 +106,19 @@ INLINE void quantize_row(const Work *w, const int A, int64_t m, int64_t k, int64
     w->lift[place] = (int32_t)(0 - 128 * total);
 }
 
-static void quantize_panel(const Work *w, int64_t panel)
+static void quantize_group(const Work *w, int64_t panel, int64_t g)
 {
-    for (int64_t g = 0; g < w->groups; g++) {
-        const int64_t at = panel * w->groups + g;
-        for (int64_t r = 0; r < PANEL; r++)
-            FLOAT_SWITCH(w->p->a.dtype, A, quantize_row(w, A, panel * PANEL + r, g * GROUP, at, r));
-#ifdef AMX
-        if (w->tiles) {
-            Vec *turned = (Vec *)(w->number + at * PANEL * GROUP), v[PANEL];
-            memcpy(v, turned, sizeof v);
-            vec_transpose(v);
-            memcpy(turned, v, sizeof v);
-        }
-#endif
+    const int64_t at = panel * w->groups + g;
+    for (int64_t r = 0; r < PANEL; r++)
+        FLOAT_SWITCH(w->p->a.dtype, A, quantize_row(w, A, panel * PANEL + r, g * GROUP, at, r));
+#ifdef __AVX512VNNI__
+    if (w->turned) {
+        Vec *turned = (Vec *)(w->number + at * PANEL * GROUP), v[PANEL];
+        memcpy(v, turned, sizeof v);
+        vec_transpose(v);
+        memcpy(turned, v, sizeof v);
     }
+#endif
 }
 
 /* ---- w ---------------------------------------------------------------------------------------------------------- */
@@ -218,11 +220,11 @@ INLINE void add_words(const int M, Vec *dot, Vec word, const Number *x)
 /* found[m] = row r + m of a panel, times the lanes */
 INLINE void some_rows(const int M, const Work *w, Ahead ahead, int64_t panel, int64_t r, int64_t n, Vec *found)
 {
-    Vec sum[8] = {0};
+    Vec sum[SOME] = {0};
     for (int64_t g = 0; g < w->groups; g++) {
         const int64_t at = (panel * w->groups + g) * PANEL + r;
         const Number *x = w->number + at * GROUP;
-        Vec dot[8] = {0};
+        Vec dot[SOME] = {0};
 #ifdef __AVX512VNNI__
 #pragma GCC unroll 8
         for (int m = 0; m < M; m++) dot[m] = (Vec)_mm512_set1_epi32(w->lift[at + m]);
@@ -254,16 +256,71 @@ INLINE void some_rows(const int M, const Work *w, Ahead ahead, int64_t panel, in
     for (int m = 0; m < M; m++) found[m] = sum[m];
 }
 
+#if defined(__AVX512VNNI__) && !defined(AMX)
+/* Group g of the lanes, as vpdpbusd wants it */
+INLINE void copy_group(Vec v[WIDTH], const Work *w, Ahead ahead, int64_t n, int64_t g)
+{
+    const Product *p = w->p;
+    if (n + SPREAD * (WIDTH - 1) >= p->N || (g + 1) * GROUP > p->K) {
+        for (int i = 0; i < WIDTH; i++) v[i] = (Vec)lifted(words(p, n, i, g * GROUP));
+        return;
+    }
+    const char *at = (const char *)p->b.data + n * p->K + g * GROUP, *asked = ahead.at + g * ahead.step;
+#pragma GCC unroll 16
+    for (int i = 0; i < WIDTH; i++, at += SPREAD * p->K, asked += ahead.line) {
+        __asm__("" : "+r"(at), "+r"(asked));    /* or the compiler keeps 32 addresses, most of them in memory */
+        __builtin_prefetch(asked, 0, 2);
+        v[i] = (Vec)lifted(vec_f32((const float *)at));
+    }
+}
+
+/* found[m] = row m of a panel, times the lanes. Here rows of x stand in lanes, and nothing of w is turned: its words
+ * are copied to where they lie side by side, a group before they are wanted, and each meets all rows. */
+static void all_rows(const Work *w, Ahead ahead, int64_t panel, int64_t n, Vec found[PANEL])
+{
+    const int64_t there = whole(at_most(w->p->N - n, SPREAD * WIDTH), SPREAD);
+    const float *w_scale = w->w_scale + n * w->groups;
+    Vec group[2][WIDTH], sum[WIDTH] = {0};
+    copy_group(group[0], w, ahead, n, 0);
+    for (int64_t g = 0; g < w->groups; g++) {
+        const int64_t at = (panel * w->groups + g) * PANEL;
+        const Vec *x = (const Vec *)(w->number + at * GROUP), x_scale = vec_f32(w->scale + at);
+        const __m512i lift = _mm512_loadu_si512(w->lift + at);
+        const int32_t *word = (const int32_t *)group[g % 2];
+        __m512i dot[WIDTH];
+        if (g + 1 < w->groups) copy_group(group[(g + 1) % 2], w, ahead, n, g + 1);
+#pragma GCC unroll 16
+        for (int i = 0; i < WIDTH; i++) dot[i] = lift;
+        for (int u = 0; u < WORDS; u++)
+#pragma GCC unroll 16
+            for (int i = 0; i < WIDTH; i++)
+                dot[i] = _mm512_dpbusd_epi32(dot[i], _mm512_set1_epi32(word[i * WORDS + u]), (__m512i)x[u]);
+#pragma GCC unroll 16
+        for (int i = 0; i < WIDTH; i++)
+            sum[i] += __builtin_convertvector((VecI)dot[i], Vec)
+                    * (x_scale * w_scale[at_most(i, there - 1) * SPREAD * w->groups + g]);
+    }
+    vec_transpose(sum);
+    memcpy(found, sum, sizeof sum);
+}
+#endif
+
 static void by_vectors(const Work *w, Ahead ahead, int64_t panel, int64_t rows, int64_t n, Vec *found)
 {
+#if defined(__AVX512VNNI__) && !defined(AMX)
+    if (w->turned) {
+        all_rows(w, ahead, panel, n, found);
+        return;
+    }
+#endif
 #ifdef __AVX512VNNI__
     if (rows <= FEWEST) {
         for (int64_t r = 0; r < rows; r++) one_row(w, ahead, panel, r, n, found + r);
         return;
     }
 #endif
-    for (int64_t r = 0; r < rows; r += 8)
-        if (rows - r > 4) some_rows(8, w, ahead, panel, r, n, found + r);
+    for (int64_t r = 0; r < rows; r += SOME)
+        if (rows - r > 4) some_rows(SOME, w, ahead, panel, r, n, found + r);
         else              some_rows(4, w, ahead, panel, r, n, found + r);
 }
 
@@ -351,7 +408,7 @@ static void columns(const Work *w, int64_t n, int64_t next)
                 Vec *to = found[panel - first][j];
                 if (n + j >= w->p->N) memset(to, 0, PANEL * sizeof *to);
 #ifdef AMX
-                else if (w->tiles) by_tiles(w, panel, n + j, to);
+                else if (w->turned) by_tiles(w, panel, n + j, to);
 #endif
                 else by_vectors(w, ahead, panel, at_most(w->p->M - panel * PANEL, PANEL), n + j, to);
             }
@@ -368,8 +425,9 @@ void CPU(gemm_i8)(Device *d, const Product *p, Tensor w_scale)
     OMP(parallel num_threads(team(d, p->M * p->N * p->K)))
     {
         CPU(amx_begin)();
-        OMP(for schedule(static))
-        for (int64_t panel = 0; panel < w.panels; panel++) quantize_panel(&w, panel);
+        OMP(for schedule(static) collapse(2))
+        for (int64_t panel = 0; panel < w.panels; panel++)
+            for (int64_t g = 0; g < w.groups; g++) quantize_group(&w, panel, g);
         for (int64_t n = take_columns(&taken, some), next; n < p->N; n = next) {
             next = take_columns(&taken, some);
             columns(&w, n, next);
