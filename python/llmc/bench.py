@@ -7,7 +7,8 @@ The peak is measured in the same run: the rate of large products, and of memory 
 all cores, or by the GPU. Each side computes in a process of its own, in turns. A round is the
 fastest of the calls that fill a fifth of a second (a single one, of a long train step); a figure is
 the median of the rounds. Small tensors stay in a CPU's caches, so shares of memory's peak may be
-over 100 %.
+over 100 %. On a CPU, writing text reads memory from beginning to end, and how fast that goes
+changes with what others do: there memory is read in turns with it, and its share is of that.
 
 On a GPU sizes are larger, all is of bf16, and PyTorch is compiled: attention is the fastest of its
 kernels, decoding runs in CUDA graphs. A call is over when the GPU is done (PyTorch's side asks
@@ -33,7 +34,8 @@ tiny sizes, beside PyTorch on the CPU, to show that all of this runs.
               or error. Sides of a train step are llmc, recompute (less memory), eager and compiled
               (PyTorch; bf16 is autocast) and pure (bf16 weights without masters); recompute and
               pure are not compared; of decode llmc and eager and compiled (PyTorch with a static
-              cache, bf16 weights) or plain and flash (llama.cpp, without flash attention and with)
+              cache, bf16 weights) or plain and flash (llama.cpp, without flash attention and with),
+              and memory (a call reads a block; bytes: how large it is)
 
 llama.cpp reads the same weights, those of int8 as q8_0. It comes in the wheel cyllama, which is
 built for AVX2 (0.2.18), not for AVX-512 or AMX; one built for this machine may be faster.
@@ -54,13 +56,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmc import bench_report, cli
-from llmc.bench_cases import Case, chosen, kind_of, peak_cases, sizes_of
+from llmc.bench_cases import Case, Sizes, chosen, kind_of, peak_cases, read_case, sizes_of
 from llmc.bench_worker import Worker, WorkerEnded
 
 PEERS = {"torch": ("PyTorch", "torch"), "llama.cpp": ("llama.cpp's wheel cyllama", "cyllama")}
 COMPARED = ("torch", "eager", "compiled", "flash", "plain")     # their sides; the fastest counts
 MODELS = ("train", "decode")                    # groups that take a whole model
-MODULES = {"llmc": "llmc.bench_engine", "recompute": "llmc.bench_engine",
+MODULES = {**dict.fromkeys(("llmc", "recompute", "memory"), "llmc.bench_engine"),
            **dict.fromkeys(("torch", "eager", "compiled", "pure"), "llmc.bench_torch"),
            **dict.fromkeys(("flash", "plain"), "llmc.bench_llama_cpp")}
 SHEET = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H200": 989e12}    # FLOP/s: bf16, not sparse
@@ -89,7 +91,7 @@ def run(config: Bench) -> None:
     machine = check(config, cases)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="llmc-bench-") as folder:
-        bench = Conductor(config, machine["threads"], Path(folder))
+        bench = Conductor(config, sizes, machine["threads"], Path(folder))
         peak = bench.peak(peak_cases(sizes))
         print(bench_report.head(machine, peak), flush=True)
         for case, sides in bench.measure(cases):
@@ -168,8 +170,9 @@ def check(config: Bench, cases: list[Case]) -> dict[str, Any]:
 class Conductor:
     """Starts workers and lets them compute in turns."""
 
-    def __init__(self, config: Bench, threads: int, folder: Path):
+    def __init__(self, config: Bench, sizes: Sizes, threads: int, folder: Path):
         self.config, self.threads, self.folder = config, threads, folder
+        self.read = read_case(sizes)
         self.look = 0.05 if small(config) else 0.2      # seconds of a turn, at least one call
         self.on_gpu = kind_of(config.device) == "cuda"
 
@@ -199,6 +202,8 @@ class Conductor:
         """New processes for each case, so that their peak of memory is its own. Sides that are not
         compared run by themselves afterwards; on a GPU, whose memory may hold but one, all do."""
         compared = ["llmc", *peers(self.config, case)]
+        if case.unit == "bytes/s" and kind_of(self.config.device) == "cpu":
+            compared.append("memory")
         others = ["recompute"] if case.group == "train" else []
         if case.group == "train" and case.dtype == "bf16" and self.config.against == "torch":
             others += ["pure"]
@@ -240,7 +245,8 @@ class Conductor:
 
         for side in workers:
             way = side if case.group in MODELS else case.work.get("way")
-            ask(side, case=case.work | {"way": way, "device": self.config.device})
+            work = self.read.work if side == "memory" else case.work | {"way": way}
+            ask(side, case=work | {"device": self.config.device})
             for _ in range(3 if self.on_gpu else 1):    # not counted: compiles, takes its memory,
                 ask(side, seconds=0)                    # records CUDA graphs
         for number in range(count or self.config.rounds):
@@ -249,6 +255,8 @@ class Conductor:
                 ask(side, seconds=self.look)
                 rounds[side].append(found[side].get("seconds", 0))
         bench_report.status("")
+        if "memory" in found:
+            found["memory"]["bytes"] = self.read.amount
         return {side: answer if "error" in answer else
                 answer | {"seconds": statistics.median(rounds[side]), "rounds": rounds[side]}
                 for side, answer in found.items()}
@@ -265,6 +273,8 @@ def summed_up(case: Case, sides: dict[str, Any], peak: dict[str, float],
     if parts := sides["llmc"].pop("parts", None):
         row["parts"] = parts
     memory = max(peak["read"], peak["copy"]) if kind == "cpu" else peak["copy"]
+    if "memory" in seconds:
+        memory = sides["memory"]["bytes"] / seconds["memory"]
     rate = case.amount / seconds["llmc"]
     row |= {"rate": rate, "share": rate / (peak[case.dtype] if case.unit == "FLOP/s" else memory)}
     if compared := [side for side in seconds if side in COMPARED]:

@@ -123,15 +123,21 @@ def chosen(only: str, match: str, sizes: Sizes) -> list[Case]:
     return cases
 
 
+def read_case(sizes: Sizes) -> Case:
+    """A block is read."""
+    work = {"kind": "memory", "way": "read", "bytes": sizes.block}
+    return Case("peak", "read", "", work, sizes.block, "bytes/s")
+
+
 def peak_cases(sizes: Sizes) -> Iterator[Case]:
     """Large products, and more memory than caches hold. Those of one name are ways to one peak."""
     for dtype in (*sizes.dtypes, "int8"):
         for n in sizes.products:
             work = {"kind": "matmul", "way": "forward", "dtype": dtype, "N": n, "I": n, "O": n}
             yield Case("peak", dtype, dtype, work, 2 * n**3)
-    for way, passes in (("read", 1), ("copy", 2)):
-        yield Case("peak", way, "", {"kind": "memory", "way": way, "bytes": sizes.block},
-                   passes * sizes.block, "bytes/s")
+    read = read_case(sizes)
+    yield read
+    yield replace(read, name="copy", work=read.work | {"way": "copy"}, amount=2 * sizes.block)
     I, O = 4096, sizes.block // 4 // 4096       # a product of one row reads several of w's at once
     work = {"kind": "matmul", "way": "forward", "dtype": "f32", "N": 1, "I": I, "O": O}
     yield Case("peak", "read", "", work, 4 * O * I, "bytes/s")

@@ -64,7 +64,10 @@ def test_figures_follow_from_the_rounds(result):
         for side in sides.values():
             assert len(side["rounds"]) == 2 and side["seconds"] == statistics.median(side["rounds"])
         assert row["rate"] == row["amount"] / sides["llmc"]["seconds"]
+        assert ("memory" in sides) == (row["group"] == "decode" and row["unit"] == "bytes/s")
         top = peak[row["dtype"]] if row["unit"] == "FLOP/s" else max(peak["read"], peak["copy"])
+        if "memory" in sides:           # in turns with what reads it, as fast as it was read then
+            top = CPU.block / sides["memory"]["seconds"]
         assert row["share"] == row["rate"] / top
         if "ratio" in row:
             assert row["ratio"] == sides[row["peer"]]["seconds"] / sides["llmc"]["seconds"]
@@ -171,7 +174,7 @@ def test_a_run_against_llama_cpp_compares_int8_with_q8_0(tmp_path):
             "--json", str(tmp_path / "x.json"), "--png", str(tmp_path / "x.png")]
     out, errors = train(argv, TMPDIR=str(tmp_path))
     found = json.loads((tmp_path / "x.json").read_text())
-    assert errors == "" and [row["sides"].keys() for row in found["rows"]] == [{"llmc", "plain"}]
+    assert errors == "" and [row["sides"].keys() for row in found["rows"]] == [{"llmc", "plain", "memory"}]
     assert found["rows"][0]["peer"] == "plain"
     assert f"against {found['machine']['peer']}" in out and "cyllama" in out and "llama.cpp ms" in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "x.png"]
@@ -325,7 +328,7 @@ class Full:
 
 def test_a_batch_that_does_not_fit_becomes_the_next_and_a_side_that_fails_is_left_out(monkeypatch, tmp_path):
     monkeypatch.setattr(bench, "Worker", Full)
-    conductor = bench.Conductor(Bench(device="cuda", against="torch", rounds=2), 1, tmp_path)
+    conductor = bench.Conductor(Bench(device="cuda", against="torch", rounds=2), GPU, 1, tmp_path)
     (case, sides), = conductor.measure(chosen("train", "gpt2", GPU)[:1])
     assert case.name == "gpt2 B=32 T=1024" and Full.asked[0] == 64 and set(Full.asked[1:]) == {32}
     assert sides["compiled"]["error"] == "TypeError: a mistake"
