@@ -1,0 +1,81 @@
+"""Runs phases with datatrove's executors, on this machine or on a Ray cluster.
+
+A task that has ended is never run again; one that was killed writes its files anew, and they come
+out the same. Each task's log lies under work/logs/PHASE/logs.
+"""
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from datatrove.executor import LocalPipelineExecutor
+from loguru import logger
+
+from llmc.web.phases import Phase
+
+Executor = Literal["local", "ray"]
+LOOK = 0.5                      # seconds between two looks at how many tasks have ended
+
+
+class Local(LocalPipelineExecutor):
+    """datatrove's, whose tasks write to their logs and not to the terminal."""
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
+        return super()._run_for_rank(rank, local_rank + 1, node_rank)
+
+
+def run(phases: list[Phase], work: Path, executor: Executor, workers: int,
+        tell: Callable[[Phase, int], None]) -> None:
+    """One phase after the other; tell(phase, tasks that have ended) is called now and then."""
+    logger.remove()             # what datatrove says of a run, and not of a task, is said by tell
+    for phase in phases:
+        logs = work / "logs" / phase.name
+        with _watched(phase, logs, tell):
+            if executor == "ray":
+                from datatrove.executor.ray import RayPipelineExecutor
+
+                made = RayPipelineExecutor(phase.blocks, tasks=phase.tasks, workers=workers,
+                                           logging_dir=str(logs))
+            else:
+                made = Local(phase.blocks, tasks=phase.tasks, workers=min(workers, phase.tasks),
+                             logging_dir=str(logs))
+            made.run()
+
+
+def counts(phase: Phase, work: Path) -> list[Counter[str]]:
+    """Of each block of a phase, what its tasks counted: total, forwarded, dropped_REASON, …"""
+    found = [Counter() for _ in phase.blocks]
+    for path in sorted((work / "logs" / phase.name / "stats").glob("*.json")):
+        for block, counted in zip(found, json.loads(path.read_text())):
+            for key, value in counted["stats"].items():
+                block[key] += value["total"] if isinstance(value, dict) else value
+    return found
+
+
+@contextmanager
+def _watched(phase: Phase, logs: Path, tell: Callable[[Phase, int], None]) -> Iterator[None]:
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(LOOK):
+            tell(phase, ended(logs))
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        tell(phase, ended(logs))
+
+
+def ended(logs: Path) -> int:
+    """How many tasks of a phase have ended."""
+    folder = logs / "completions"
+    return sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0

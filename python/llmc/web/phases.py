@@ -1,0 +1,84 @@
+"""What datatrove is to run, one phase after the other, each cut in tasks that can start alone.
+
+A phase reads what the one before it wrote, a file a task: blocks that look at one document at a
+time follow one another in one phase, near-duplicates need phases of their own. How many tasks there
+are depends on the sources alone, so that the result does not depend on how many work at a time.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmc.web.steps import MinHash, Step
+
+FILE = "${rank}.jsonl.zst"
+
+
+@dataclass
+class Phase:
+    """name: of its folders under work/; blocks: datatrove's; steps: what each block is, by its
+    place in blocks, for the report."""
+    name: str
+    blocks: list[Any]
+    tasks: int
+    steps: dict[int, str] = field(default_factory=dict)
+
+
+def plan(steps: Iterable[Step], reader: Any, tasks: int, work: Path) -> list[Phase]:
+    """The phases of a recipe; the last one leaves the documents kept in work/kept."""
+    phases: list[Phase] = []
+    current = Phase("1_read", [reader], tasks, {0: "read"})
+    for number, step in enumerate(steps, 2):
+        place = f"{number}_{step.name}"
+        if isinstance(step, MinHash):
+            phases += [_written(current, work / current.name), *_minhash(step, place, current, work)]
+            current = Phase(place, [_reader(work / phases[-4].name)], tasks)
+            block = _minhash_filter(work / place / "remove", _dropped(work, place))
+        else:
+            block = step.block(_dropped(work, place) if step.drops else None)
+        current.steps[len(current.blocks)] = step.name
+        current.blocks.append(block)
+    phases.append(_written(current, work / "kept"))
+    return phases
+
+
+def _dropped(work: Path, place: str) -> Any:
+    from datatrove.pipeline.writers import JsonlWriter
+
+    return JsonlWriter(str(work / "dropped" / place), FILE, compression="zstd")
+
+
+def _reader(folder: Path) -> Any:
+    from datatrove.pipeline.readers import JsonlReader
+
+    return JsonlReader(str(folder), glob_pattern="*.jsonl.zst", add_file_path=False)
+
+
+def _written(phase: Phase, folder: Path) -> Phase:
+    from datatrove.pipeline.writers import JsonlWriter
+
+    phase.blocks.append(JsonlWriter(str(folder), FILE, compression="zstd"))
+    return phase
+
+
+def _minhash(step: MinHash, place: str, before: Phase, work: Path) -> list[Phase]:
+    """Signatures of each task's documents, matches in each bucket, and which of them go."""
+    from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
+    from datatrove.pipeline.dedup import MinhashDedupSignature
+
+    config, folder = step.config(), work / place
+    signatures = MinhashDedupSignature(str(folder / "signatures"), config, step.language)
+    return [Phase(f"{place}_signatures", [_reader(work / before.name), signatures], before.tasks),
+            Phase(f"{place}_buckets", [MinhashDedupBuckets(str(folder / "signatures"),
+                                                           str(folder / "buckets"), config=config)],
+                  step.buckets),
+            Phase(f"{place}_clusters", [MinhashDedupCluster(str(folder / "buckets"),
+                                                            str(folder / "remove"), config)], 1)]
+
+
+def _minhash_filter(folder: Path, dropped: Any) -> Any:
+    from datatrove.pipeline.dedup import MinhashDedupFilter
+
+    return MinhashDedupFilter(str(folder), exclusion_writer=dropped)

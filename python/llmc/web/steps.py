@@ -1,0 +1,174 @@
+"""The steps that keep a document, change it, or drop it with one reason.
+
+A step has a name, options with the values published for it, and builds a block of datatrove's. The
+comment behind an option is its help. Where the published pipeline leaves a value to datatrove, the
+default here is datatrove's.
+
+    [1] G. Penedo et al., "The FineWeb Datasets", 2024, https://arxiv.org/abs/2406.17557, and the
+        script they published with datatrove, examples/fineweb.py
+    [2] J. Rae et al., "Scaling Language Models: ... Gopher", 2021, https://arxiv.org/abs/2112.11446,
+        tables A1 and A2
+    [3] C. Raffel et al., "Exploring the Limits of Transfer Learning ...", 2020, section 2.2,
+        https://arxiv.org/abs/1910.10683 (C4)
+"""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+
+@dataclass
+class Step:
+    """Options are the fields of its subclasses; a field that is None turns its rule off."""
+    name: ClassVar[str]
+    drops: ClassVar[bool] = True        # documents; else it only changes them
+
+    def block(self, dropped: Any) -> Any:
+        """datatrove's block; `dropped` writes the documents that it drops, or is None."""
+        raise NotImplementedError
+
+
+@dataclass
+class Url(Step):
+    """Pages of blocked sites: malware, adult, … by lists of domains, of urls and of words."""
+    name = "url"
+    lists: bool = True          # the UT1 lists and the words that datatrove ships [1]
+    domains: Path | None = None     # a file of more domains, one a line
+    urls: Path | None = None        # a file of more urls
+    words: Path | None = None       # a file of more words that no url may have
+    soft_words: int = 2         # so many of the doubtful words drop a page [1]
+
+    def block(self, dropped: Any) -> Any:
+        from datatrove.pipeline.filters import URLFilter
+        from tldextract import TLDExtract
+
+        def lines(path: Path | None) -> list[str] | None:
+            return path.read_text(encoding="utf-8").split() if path else None
+
+        block = URLFilter(soft_word_threshold=self.soft_words, extra_domains=lines(self.domains),
+                          extra_urls=lines(self.urls), banned_words=lines(self.words),
+                          use_integrated_lists=self.lists, exclusion_writer=dropped)
+        block.tldextractor = TLDExtract(suffix_list_urls=())    # the list it ships: no network
+        return block
+
+
+@dataclass
+class Extract(Step):
+    """The text of a page, out of its HTML. Pages without any are dropped."""
+    name = "extract"
+    extractor: Literal["trafilatura", "resiliparse"] = "trafilatura"    # resiliparse: ten times
+                                # faster, keeps more of what is not the text
+    precision: bool = True      # rather too little than too much [1]
+    seconds: float = 60         # on one page; [1] has 1, which drops other pages on busy machines
+
+    def block(self, dropped: Any) -> Any:
+        from datatrove.pipeline.extractors import Trafilatura
+
+        if self.extractor == "resiliparse":
+            from llmc.web.resiliparse import Resiliparse
+
+            return Resiliparse(timeout=self.seconds, precision=self.precision)
+        return Trafilatura(favour_precision=self.precision, timeout=self.seconds)
+
+
+@dataclass
+class Repetition(Step):
+    """Text that repeats itself: lines, paragraphs, n-grams [2]."""
+    name = "gopher_repetition"
+    language: str = "eng"  # whose words are counted
+    dup_line_frac: float | None = 0.3           # of lines that occurred before [2]
+    dup_para_frac: float | None = 0.3           # of paragraphs [2]
+    dup_line_char_frac: float | None = 0.2      # of characters, in such lines [2]
+    dup_para_char_frac: float | None = 0.2      # of characters, in such paragraphs [2]
+    top_n_grams: dict[int, float] = field(      # the most frequent n-gram's share of characters [2]
+        default_factory=lambda: {2: 0.2, 3: 0.18, 4: 0.16})
+    dup_n_grams: dict[int, float] = field(      # repeated n-grams' share of characters [2]
+        default_factory=lambda: {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.1})
+
+    def block(self, dropped: Any) -> Any:
+        from datatrove.pipeline.filters import GopherRepetitionFilter
+
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        for key in ("top_n_grams", "dup_n_grams"):
+            options[key] = tuple(sorted(options[key].items()))
+        return GopherRepetitionFilter(exclusion_writer=dropped, **options)
+
+
+@dataclass
+class Quality(Step):
+    """Text that does not read like prose: too short, odd words, bullets, few stop words [2]."""
+    name = "gopher_quality"
+    language: str = "eng"  # whose words are counted
+    min_doc_words: int | None = 50              # [2]
+    max_doc_words: int | None = 100_000         # [2]
+    min_avg_word_length: float | None = 3       # letters [2]
+    max_avg_word_length: float | None = 10      # [2]
+    max_symbol_word_ratio: float | None = 0.1   # of # and … to words [2]
+    max_bullet_lines_ratio: float | None = 0.9      # lines that begin with a bullet [2]
+    max_ellipsis_lines_ratio: float | None = 0.3    # lines that end with … [2]
+    max_non_alpha_words_ratio: float | None = 0.8   # words with a letter, at least [2]
+    min_stop_words: int | None = 2              # of the, be, to, of, and, that, have, with [2]
+
+    def block(self, dropped: Any) -> Any:
+        from datatrove.pipeline.filters import GopherQualityFilter
+
+        return GopherQualityFilter(exclusion_writer=dropped, **asdict(self))
+
+
+@dataclass
+class C4(Step):
+    """C4's rules for lines and pages [3]; lines without an end mark are kept, as [1] has it."""
+    name = "c4"
+    language: str = "eng"
+    filter_no_terminal_punct: bool = False      # true in [3]; [1] lost too much by it
+    min_num_sentences: int = 5                  # -1: any [3]
+    min_words_per_line: int = 3                 # -1: any [3]
+    max_word_length: int = 1000                 # characters; -1: any
+    remove_citations: bool = True               # Wikipedia's [1], [edit], … [3]
+    filter_lorem_ipsum: bool = True             # [3]
+    filter_javascript: bool = True              # lines that ask for it [3]
+    filter_curly_bracket: bool = True           # pages of code [3]
+    filter_policy: bool = True                  # lines of cookie and privacy notices [3]
+
+    def block(self, dropped: Any) -> Any:
+        from datatrove.pipeline.filters import C4QualityFilter
+
+        return C4QualityFilter(exclusion_writer=dropped, **asdict(self))
+
+
+@dataclass
+class FineWeb(Step):
+    """FineWeb's own rules: end marks, short lines, repeated characters, line breaks [1]."""
+    name = "fineweb_quality"
+    language: str = "eng"
+    line_punct_thr: float = 0.12                # lines that end with an end mark, at least [1]
+    short_line_thr: float = 0.67                # lines of at most short_line_length, at most [1]
+    short_line_length: int = 30                 # characters [1]
+    char_duplicates_ratio: float = 0.01         # of characters, in lines that occurred before [1]
+    new_line_ratio: float = 0.3                 # line breaks a word, at most [1]
+
+    def block(self, dropped: Any) -> Any:
+        from datatrove.pipeline.filters import FineWebQualityFilter
+
+        return FineWebQualityFilter(exclusion_writer=dropped, **asdict(self))
+
+
+@dataclass
+class MinHash(Step):
+    """Near-duplicates: of documents whose n-grams' hashes agree in a bucket one is kept. Two of
+    Jaccard similarity J meet with probability 1 - (1 - J**hashes)**buckets (A. Broder, "On the
+    resemblance and containment of documents", 1997)."""
+    name = "minhash"
+    language: str = "eng"  # whose words make the n-grams
+    n_grams: int = 5            # words of one [1]
+    buckets: int = 14           # [1]
+    hashes: int = 8             # of a bucket [1]
+
+    def config(self) -> Any:
+        from datatrove.pipeline.dedup.minhash import MinhashConfig
+        from datatrove.utils.hashing import HashConfig
+
+        return MinhashConfig(n_grams=self.n_grams, num_buckets=self.buckets,
+                             hashes_per_bucket=self.hashes,
+                             hash_config=HashConfig(precision=64, hash_fc="sha1"))
