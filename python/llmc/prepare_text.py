@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -21,15 +20,14 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 
-from llmc import cli, disk, documents
+from llmc import cli, disk, documents, prepared
 from llmc.cli import Range
 from llmc.documents import Block, Source
+from llmc.prepared import SPLITS
 from llmc.progress import progress
 from llmc.shards import ShardWriter
 from llmc.tokenizer import Tokenizer
 
-SPLITS = ("train", "val")
-SHARD_NAME = re.compile(r"(.+)_(?:train|val)(?:_\d+)?\.bin")
 
 
 @dataclass
@@ -69,13 +67,13 @@ def run(config: PrepareText) -> None:
     train = documents.find(config.input)
     val = documents.find(config.val) if config.val else []
     with disk.locked(config.out):
-        old = _old_shards(config.out, name, tokenizer, config.overwrite)
+        old = prepared.old_shards(config.out, name, tokenizer, config.overwrite)
         unfinished = config.out / f".{name}.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         try:
             made = _write(config, tokenizer, name, train, val, unfinished)
             with ThreadPoolExecutor(1) as pool:     # signals end the main thread: not halfway here
-                pool.submit(_put_in_place, unfinished, config.out, old).result()
+                pool.submit(prepared.put_in_place, unfinished, config.out, old).result()
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     _report(config.out, name, made)
@@ -162,15 +160,6 @@ def _write(config: PrepareText, tokenizer: Tokenizer, name: str, train: list[Sou
     return made
 
 
-def _put_in_place(folder: Path, out: Path, old: list[Path]) -> None:
-    """The new files where the old ones were. While prepared.json is there, so are all others."""
-    (out / "prepared.json").unlink(missing_ok=True)
-    for path in old:
-        path.unlink()
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == "prepared.json"):
-        path.replace(out / path.name)
-
-
 def _in_order(sources: Iterable[Source], plan: Plan, tokenizer: Tokenizer, config: PrepareText,
               advance) -> Iterator[Cut]:
     """The blocks of the sources, cut on several threads, handed out in order.
@@ -193,23 +182,6 @@ def _in_order(sources: Iterable[Source], plan: Plan, tokenizer: Tokenizer, confi
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def _old_shards(out: Path, name: str, tokenizer: Tokenizer, overwrite: bool) -> list[Path]:
-    """The shards to be replaced; a ValueError if there are any that must not be."""
-    named = {path: SHARD_NAME.fullmatch(path.name) for path in sorted(out.glob("*.bin"))}
-    mine = [path for path, match in named.items() if match and match[1] == name]
-    others = [path for path, match in named.items() if match and match[1] != name]
-    if others:
-        raise ValueError(f"{others[0]} is of another data set, and training on {out} would mix "
-                         "the two; choose another --out")
-    if mine and not overwrite:
-        raise ValueError(f"{mine[0]} is there already; --overwrite replaces it and its like")
-    json_path = out / "tokenizer.json"
-    if json_path.is_file() and not overwrite and json_path.read_bytes() != tokenizer.to_json():
-        raise ValueError(f"{json_path} is another tokenizer than {tokenizer.name}, or the same "
-                         "written otherwise; --overwrite replaces it, another --out keeps it")
-    return mine
 
 
 def _report(out: Path, name: str, made: dict) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from llmc import cli, documents
 from llmc.encodings import EOT, GPT4_PATTERN
-from llmc.prepare_text import PrepareText, Plan, _put_in_place, is_val, plan, run
+from llmc.prepare_text import PrepareText, Plan, is_val, plan, run
+from llmc.prepared import put_in_place
 from llmc.shards import read_shard
 from llmc.tokenizer import Tokenizer
 from llmc.train_tokenizer import TrainTokenizer, learn_bpe
@@ -252,7 +253,7 @@ def test_prepared_json_comes_last(tmp_path):
     (tmp_path / "zoo_train_000001.bin").mkdir()         # cannot be replaced by a file
     (tmp_path / "prepared.json").write_text("old")
     with pytest.raises(OSError):
-        _put_in_place(tmp_path / "new", tmp_path, [])
+        put_in_place(tmp_path / "new", tmp_path, [])
     assert not (tmp_path / "prepared.json").exists()
 
 

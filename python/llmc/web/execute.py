@@ -26,13 +26,15 @@ class Local(LocalPipelineExecutor):
     """datatrove's, whose tasks write to their logs and not to the terminal."""
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
-        return super()._run_for_rank(rank, local_rank + 1, node_rank)
+        try:
+            return super()._run_for_rank(rank, local_rank + 1, node_rank)
+        finally:
+            logger.remove()     # it has gone back to the terminal
 
 
 def run(phases: list[Phase], work: Path, executor: Executor, workers: int,
         tell: Callable[[Phase, int], None]) -> None:
     """One phase after the other; tell(phase, tasks that have ended) is called now and then."""
-    logger.remove()             # what datatrove says of a run, and not of a task, is said by tell
     for phase in phases:
         logs = work / "logs" / phase.name
         with _watched(phase, logs, tell):
@@ -44,7 +46,13 @@ def run(phases: list[Phase], work: Path, executor: Executor, workers: int,
             else:
                 made = Local(phase.blocks, tasks=phase.tasks, workers=min(workers, phase.tasks),
                              logging_dir=str(logs))
-            made.run()
+            logger.remove()     # tell says it
+            try:
+                made.run()
+            except Exception as error:      # whatever ended a task, of any library
+                said = " ".join(str(error).split()) or type(error).__name__
+                raise ValueError(f"{phase.name} ended: {said[:500]}; {logs / 'logs'} tells more, "
+                                 "and started again it goes on from here") from error
 
 
 def counts(phase: Phase, work: Path) -> list[Counter[str]]:

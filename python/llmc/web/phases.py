@@ -26,15 +26,17 @@ class Phase:
     steps: dict[int, str] = field(default_factory=dict)
 
 
-def plan(steps: Iterable[Step], reader: Any, tasks: int, work: Path) -> list[Phase]:
-    """The phases of a recipe; the last one leaves the documents kept in work/kept."""
+def plan(steps: Iterable[Step], readers: list[Any], tasks: int, work: Path) -> list[Phase]:
+    """The phases of a recipe; the last one leaves the documents kept in work/kept. Each task reads
+    its share of every reader's files."""
     phases: list[Phase] = []
-    current = Phase("1_read", [reader], tasks, {0: "read"})
+    current = Phase("1_read", list(readers), tasks, dict.fromkeys(range(len(readers)), "read"))
     for number, step in enumerate(steps, 2):
         place = f"{number}_{step.name}"
         if isinstance(step, MinHash):
-            phases += [_written(current, work / current.name), *_minhash(step, place, current, work)]
-            current = Phase(place, [_reader(work / phases[-4].name)], tasks)
+            before = work / current.name
+            phases += [_written(current, before), *_minhash(step, place, before, tasks, work)]
+            current = Phase(place, [reader(before)], tasks)
             block = _minhash_filter(work / place / "remove", _dropped(work, place))
         else:
             block = step.block(_dropped(work, place) if step.drops else None)
@@ -50,7 +52,8 @@ def _dropped(work: Path, place: str) -> Any:
     return JsonlWriter(str(work / "dropped" / place), FILE, compression="zstd")
 
 
-def _reader(folder: Path) -> Any:
+def reader(folder: Path) -> Any:
+    """Of the documents that a phase wrote."""
     from datatrove.pipeline.readers import JsonlReader
 
     return JsonlReader(str(folder), glob_pattern="*.jsonl.zst", add_file_path=False)
@@ -63,14 +66,14 @@ def _written(phase: Phase, folder: Path) -> Phase:
     return phase
 
 
-def _minhash(step: MinHash, place: str, before: Phase, work: Path) -> list[Phase]:
+def _minhash(step: MinHash, place: str, before: Path, tasks: int, work: Path) -> list[Phase]:
     """Signatures of each task's documents, matches in each bucket, and which of them go."""
     from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
     from datatrove.pipeline.dedup import MinhashDedupSignature
 
     config, folder = step.config(), work / place
     signatures = MinhashDedupSignature(str(folder / "signatures"), config, step.language)
-    return [Phase(f"{place}_signatures", [_reader(work / before.name), signatures], before.tasks),
+    return [Phase(f"{place}_signatures", [reader(before), signatures], tasks),
             Phase(f"{place}_buckets", [MinhashDedupBuckets(str(folder / "signatures"),
                                                            str(folder / "buckets"), config=config)],
                   step.buckets),

@@ -154,5 +154,5 @@ def described() -> str:
         comments = cli.field_comments(step)
         for field in fields(step):
             value = field.default if field.default is not MISSING else field.default_factory()
-            lines.append(f"    {field.name} = {value}".ljust(43) + " " + comments.get(field.name, ""))
+            lines.append(f"    {f'{field.name} = {value}':<38} {comments.get(field.name, '')}")
     return "\n".join(lines)

@@ -6,8 +6,8 @@ default here is datatrove's.
 
     [1] G. Penedo et al., "The FineWeb Datasets", 2024, https://arxiv.org/abs/2406.17557, and the
         script they published with datatrove, examples/fineweb.py
-    [2] J. Rae et al., "Scaling Language Models: ... Gopher", 2021, https://arxiv.org/abs/2112.11446,
-        tables A1 and A2
+    [2] J. Rae et al., "Scaling Language Models: ... Gopher", 2021, tables A1 and A2,
+        https://arxiv.org/abs/2112.11446
     [3] C. Raffel et al., "Exploring the Limits of Transfer Learning ...", 2020, section 2.2,
         https://arxiv.org/abs/1910.10683 (C4)
 """
@@ -31,7 +31,8 @@ class Step:
 
 @dataclass
 class Url(Step):
-    """Pages of blocked sites: malware, adult, … by lists of domains, of urls and of words."""
+    """Pages of blocked sites: malware, adult, … by lists of domains, of urls and of words.
+    Documents that name no url are kept."""
     name = "url"
     lists: bool = True          # the UT1 lists and the words that datatrove ships [1]
     domains: Path | None = None     # a file of more domains, one a line
@@ -40,13 +41,14 @@ class Url(Step):
     soft_words: int = 2         # so many of the doubtful words drop a page [1]
 
     def block(self, dropped: Any) -> Any:
-        from datatrove.pipeline.filters import URLFilter
         from tldextract import TLDExtract
+
+        from llmc.web.urls import UrlFilter
 
         def lines(path: Path | None) -> list[str] | None:
             return path.read_text(encoding="utf-8").split() if path else None
 
-        block = URLFilter(soft_word_threshold=self.soft_words, extra_domains=lines(self.domains),
+        block = UrlFilter(soft_word_threshold=self.soft_words, extra_domains=lines(self.domains),
                           extra_urls=lines(self.urls), banned_words=lines(self.words),
                           use_integrated_lists=self.lists, exclusion_writer=dropped)
         block.tldextractor = TLDExtract(suffix_list_urls=())    # the list it ships: no network

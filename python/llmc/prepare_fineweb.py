@@ -1,0 +1,199 @@
+"""From documents to token shards by FineWeb's recipe: every step keeps a document or drops it with
+one reason, and says how many.
+
+    llmc prepare_fineweb --source pages/ --out data/mine --recipe fineweb
+
+The steps are datatrove's, run by its executors. What they wrote lies under OUT/work: the documents
+kept, those dropped by each step, logs. Started again, it goes on where it was left; the shards are
+the same bytes for any number of workers, and however often it was stopped.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+from llmc import cli, disk, prepared
+from llmc.cli import Range
+from llmc.prepared import SPLITS
+from llmc.shards import ShardWriter
+from llmc.tokenizer import Tokenizer
+
+
+@dataclass
+class PrepareFineWeb:
+    """Clean web documents by a recipe, and cut them into token shards that training reads."""
+    source: list[str]           # files and folders: .jsonl, .parquet, .txt, .md, also compressed
+    out: Path                   # folder for the shards, tokenizer.json and prepared.json
+    recipe: str = "fineweb"     # fineweb, minimal, or a YAML file of steps
+    set: list[str] | None = None    # STEP.OPTION=VALUE: options of the recipe's steps
+    tokenizer: str = "gpt2"     # gpt2, cl100k_base, …, or a tokenizer.json or folder with one
+    val_fraction: Annotated[float, Range(0, 0.5)] = 0.01    # share held out, by documents' hashes
+    name: str = ""              # what the shards are called; the folder's name if not given
+    shard_tokens: Annotated[int, Range(1, 10**12)] = 100_000_000    # tokens in one shard
+    seed: cli.Seed = 1337       # decides the order of the documents
+    workers: cli.Threads = 0    # tasks at a time; 0: one for each core
+    fresh: bool = False         # start anew, whatever OUT/work holds
+
+    @staticmethod
+    def more_help() -> str:
+        """Every step's options."""
+        from llmc.web import recipes
+
+        return recipes.described()
+
+
+def run(config: PrepareFineWeb) -> None:
+    """Write the shards, or fail and leave those that were there."""
+    if not find_spec("datatrove"):
+        raise ValueError("web documents are cleaned by datatrove, which is not installed; "
+                         'pip install "llmc[web]"')
+    from llmc.web import phases, recipes, sources
+
+    name = config.name or config.out.resolve().name
+    tokenizer = Tokenizer.load(config.tokenizer)
+    steps = recipes.load(config.recipe, config.set or [])
+    found = sources.find(config.source)
+    settings = {"steps": [{"step": step.name} | asdict(step) for step in steps],
+                "files": [path for each in found for path in each.paths],
+                "tokenizer": f"{tokenizer.fingerprint():016x}", "seed": config.seed}
+    work = config.out.resolve() / "work"
+    with disk.locked(config.out):
+        _begin(work, json.loads(json.dumps(settings, default=str)), config.fresh)
+        old = prepared.old_shards(config.out, name, tokenizer, overwrite=True)
+        tasks = max(len(each.paths) for each in found)
+        made = phases.plan(steps, [each.reader(work) for each in found], tasks, work)
+        _execute(made, work, config)
+        funnel = _funnel(made, work)
+        piles = _cut(work, tasks, funnel, config)
+        unfinished = work / "shards"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        found_in = _write(unfinished, work / "tokens", piles, name, tokenizer, config)
+        _describe(unfinished, found_in, funnel, settings, tokenizer, name)
+        with ThreadPoolExecutor(1) as pool:     # signals end the main thread: not halfway here
+            pool.submit(prepared.put_in_place, unfinished, config.out, old).result()
+    _report(config.out, name, funnel, found_in)
+
+
+def _begin(work: Path, settings: dict[str, Any], fresh: bool) -> None:
+    """work/ for these settings: new, or as it was left by a run with the same."""
+    noted = work / "settings.json"
+    if fresh:
+        shutil.rmtree(work, ignore_errors=True)
+    if work.exists():
+        before = disk.read_json(noted, {"steps": list}, "--fresh starts anew")
+        if changed := [key for key in settings if before.get(key) != settings[key]]:
+            raise ValueError(f"{work} was begun with other {' and '.join(changed)}; --fresh starts "
+                             "anew, another --out keeps it")
+    work.mkdir(parents=True, exist_ok=True)
+    disk.write_whole(noted, (json.dumps(settings, indent=1) + "\n").encode())
+
+
+def _execute(made: list[Any], work: Path, config: PrepareFineWeb) -> None:
+    from llmc.web import execute
+
+    shown: set[tuple[str, int]] = set()
+
+    def tell(phase: Any, ended: int) -> None:
+        if (phase.name, ended) not in shown:
+            shown.add((phase.name, ended))
+            print(f"{phase.name:<24} {ended} of {phase.tasks} tasks", flush=True)
+
+    execute.run(made, work, "local", config.workers or os.cpu_count() or 1, tell)
+
+
+def _funnel(made: list[Any], work: Path) -> list[dict[str, Any]]:
+    """Of each step, the documents that came and were kept, and why others were not."""
+    from llmc.web import execute
+
+    rows: list[dict[str, Any]] = []
+    for phase in made:
+        for place, counted in enumerate(execute.counts(phase, work)):
+            if not (step := phase.steps.get(place)):
+                continue
+            if step == "read":
+                came = kept = int(counted["documents"])
+            else:
+                came, kept = int(counted["total"]), int(counted["forwarded"])
+            reasons = {key.removeprefix("dropped_"): int(value) for key, value in counted.items()
+                       if key.startswith("dropped_")}
+            rows.append({"step": step, "documents": came, "kept": kept, "reasons": reasons})
+    return rows
+
+
+def _cut(work: Path, tasks: int, funnel: list[dict[str, Any]], config: PrepareFineWeb) -> int:
+    """Cuts what was kept into tokens, in piles: how many."""
+    from llmc.web import phases, tokens
+
+    if not list((work / "kept").glob("*.jsonl.zst")):
+        lost = Counter({row["step"]: row["documents"] - row["kept"] for row in funnel})
+        read = sum(row["kept"] for row in funnel if row["step"] == "read")
+        why = ", ".join(f"{count} {step}" for step, count in lost.most_common() if count)
+        raise ValueError(f"all {read} documents were dropped: {why}" if read else
+                         f"no documents were found in {', '.join(map(str, config.source))}")
+    piles = tokens.piles_for(work / "kept")
+    cut = tokens.CutToPiles(work / "tokens", config.tokenizer, piles, config.seed)
+    _execute([phases.Phase("tokens", [phases.reader(work / "kept"), cut], tasks)], work, config)
+    return piles
+
+
+def _write(folder: Path, piles_folder: Path, piles: int, name: str, tokenizer: Tokenizer,
+           config: PrepareFineWeb) -> dict[str, Any]:
+    """The shards, and what prepared.json says of them."""
+    from llmc.web import tokens
+
+    with ExitStack() as stack:
+        writers = {split: stack.enter_context(ShardWriter(
+            folder, name, split, tokenizer.vocab_size, tokenizer.fingerprint(),
+            -1 if tokenizer.eot is None else tokenizer.eot, config.shard_tokens))
+            for split in SPLITS}
+        counts = tokens.write_shards(piles_folder, piles, config.val_fraction, writers)
+    if not writers["train"].tokens or config.val_fraction and not writers["val"].tokens:
+        split = "validate" if writers["train"].tokens else "train"
+        raise ValueError(f"of {counts.total()} documents none is left to {split} on; give more, or "
+                         "another --val_fraction")
+    made: dict[str, Any] = {}
+    for split in SPLITS:
+        made |= {f"{split}_tokens": writers[split].tokens,
+                 f"{split}_bytes": counts[f"{split}_bytes"],
+                 f"{split}_documents": counts[f"{split}_documents"],
+                 f"{split}_shards": {path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+                                     for path in writers[split].paths}}
+    return made
+
+
+def _describe(folder: Path, made: dict[str, Any], funnel: list[dict[str, Any]],
+              settings: dict[str, Any], tokenizer: Tokenizer, name: str) -> None:
+    """tokenizer.json and prepared.json: sources, recipe, counts, checksums."""
+    whole = {"name": name, "tokenizer": tokenizer.name, "vocab_size": tokenizer.vocab_size,
+             "eot": tokenizer.eot, "fingerprint": settings["tokenizer"]} | made
+    whole |= {"funnel": funnel, "steps": settings["steps"], "seed": settings["seed"],
+              "sources": settings["files"]}
+    disk.write_whole(folder / "tokenizer.json", tokenizer.to_json())
+    disk.write_whole(folder / "prepared.json",
+                     (json.dumps(whole, indent=1, default=str) + "\n").encode())
+
+
+def _report(out: Path, name: str, funnel: list[dict[str, Any]], made: dict[str, Any]) -> None:
+    """What became of the documents, for people."""
+    for row in funnel:
+        why = ", ".join(f"{count} {reason}" for reason, count in
+                        Counter(row["reasons"]).most_common())
+        print(f"{row['step']:<20}{row['documents']:>10,} -> {row['kept']:>10,}  {why}")
+    for split in SPLITS:
+        if made[f"{split}_tokens"]:
+            print(f"{split:<6} {made[f'{split}_tokens']:>13,} tokens  "
+                  f"{made[f'{split}_documents']:>9,} documents")
+    print(f"saved in {out}: {name}_*.bin, tokenizer.json, prepared.json")
+
+
+if __name__ == "__main__":
+    cli.main(run)

@@ -1,0 +1,90 @@
+"""Clean documents to token shards, shuffled: each task cuts its documents and deals them out to
+piles by a hash of their text; then pile after pile is sorted by that hash and written.
+
+So the order is random, the same for any number of workers, and one pile at a time is in memory. A
+document is held out for validation by its hash alone: it stays there when others come or go.
+"""
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datatrove.pipeline.base import PipelineStep
+
+from llmc.shards import ShardWriter
+from llmc.tokenizer import Tokenizer
+
+RECORD = struct.Struct("<QQII")     # order, draw, bytes of its text, ids; then the ids, u32
+PILE_BYTES = 1 << 28                # of text in a pile, about
+
+
+class CutToPiles(PipelineStep):
+    """Writes folder/PILE/TASK.tokens for documents in; passes nothing on."""
+    name = "Tokens"
+    type = "TOKENS"
+
+    def __init__(self, folder: Path, tokenizer: str, piles: int, seed: int):
+        super().__init__()
+        self.folder, self.tokenizer, self.piles, self.seed = folder, tokenizer, piles, seed
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
+        import xxhash
+
+        tokenizer = Tokenizer.load(self.tokenizer)
+        end = [] if tokenizer.eot is None else [tokenizer.eot]
+        files = {}
+        try:
+            for doc in data:
+                raw = doc.text.encode("utf-8", "replace")
+                order = xxhash.xxh64_intdigest(raw, self.seed)
+                draw = xxhash.xxh64_intdigest(raw, self.seed + 1)
+                ids = np.array([*tokenizer.encode(raw.decode()), *end], "<u4")
+                pile = order % self.piles
+                if pile not in files:
+                    path = self.folder / f"{pile:06d}" / f"{rank:06d}.tokens"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    files[pile] = path.open("wb")
+                files[pile].write(RECORD.pack(order, draw, len(raw), ids.size))
+                files[pile].write(ids.tobytes())
+                self.stat_update("documents")
+                self.stat_update("tokens", value=ids.size)
+        finally:
+            for file in files.values():
+                file.close()
+        yield from ()
+
+
+def write_shards(folder: Path, piles: int, val_fraction: float,
+                 writers: dict[str, ShardWriter]) -> Counter[str]:
+    """Every pile, sorted, into the writers train and val; what was written is counted."""
+    counts: Counter[str] = Counter()
+    for pile in range(piles):
+        for _, _, draw, size, ids in sorted(_records(folder / f"{pile:06d}"), key=lambda r: r[:2]):
+            split = "val" if draw < val_fraction * 2**64 else "train"
+            writers[split].append(ids)
+            counts += Counter({f"{split}_documents": 1, f"{split}_bytes": size})
+    return counts
+
+
+def _records(folder: Path) -> Iterator[tuple[int, int, int, int, np.ndarray]]:
+    """order, number among all of the pile, draw, bytes, ids"""
+    number = 0
+    for path in sorted(folder.glob("*.tokens")):
+        raw = path.read_bytes()
+        at = 0
+        while at < len(raw):
+            order, draw, size, count = RECORD.unpack_from(raw, at)
+            at += RECORD.size
+            yield order, number, draw, size, np.frombuffer(raw, "<u4", count, at)
+            at += 4 * count
+            number += 1
+
+
+def piles_for(folder: Path) -> int:
+    """How many piles the documents in a folder of .jsonl.zst want: of that size, give or take."""
+    packed = sum(path.stat().st_size for path in folder.glob("*.jsonl.zst"))
+    return max(1, 4 * packed // PILE_BYTES)     # text packs to about a quarter
