@@ -2,6 +2,7 @@
 # make test       every test but the slow ones
 # make test-all   the slow ones too: fuzzing, kills, sanitizers, the published recipe, the quick start's result
 # make setup      the virtual environment and the build, nothing else
+# make web        what llmc prepare_fineweb needs besides
 # make train_gpt2 the pre-training program
 # make train_gpt2cu the same on NVIDIA's GPUs, where nvcc is found; for --device cuda anywhere
 # make bench      speed, against PyTorch (BENCH="--quick": in minutes; BENCH="--device cuda": on a GPU)
@@ -15,7 +16,7 @@ VENV   ?= .venv
 PY     := $(VENV)/bin/python
 SOURCES := $(shell find csrc cuda python -name '*.[ch]' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh') CMakeLists.txt cuda/CMakeLists.txt cuda/emu/CMakeLists.txt
 
-.PHONY: run test test-all setup train_gpt2cu bench ladder ladder_gpu doctor clean help
+.PHONY: run test test-all setup web train_gpt2cu bench ladder ladder_gpu doctor clean help
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
 
@@ -39,8 +40,11 @@ $(VENV)/.ready-text: $(VENV)/.ready
 
 $(VENV)/.ready-test: $(VENV)/.ready
 	@echo "installing what the tests need into $(VENV) (once)"
-	@$(PY) dev/requirements.py test | tr '\n' '\0' | xargs -0 $(PY) -m pip install -q --disable-pip-version-check
+	@$(PY) dev/requirements.py test web | tr '\n' '\0' | xargs -0 $(PY) -m pip install -q --disable-pip-version-check
 	@touch $@
+
+web: build/.installed
+	@$(PY) dev/requirements.py web | tr '\n' '\0' | xargs -0 $(PY) -m pip install -q --disable-pip-version-check
 
 build/.installed: $(VENV)/.ready $(SOURCES)
 	@PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e .

@@ -1,9 +1,9 @@
 """From documents to token shards by FineWeb's recipe: every step keeps a document or drops it with
 one reason, and says how many.
 
-    llmc prepare_fineweb --source pages/ --out data/mine --recipe fineweb
+    llmc prepare_fineweb --source documents/ --out data/clean --recipe fineweb
 
-The steps are datatrove's, run by its executors. What they wrote lies under OUT/work: the documents
+The steps are datatrove's, run by its executor. What they wrote lies under OUT/work: the documents
 kept, those dropped by each step, logs. Started again, it goes on where it was left; the shards are
 the same bytes for any number of workers, and however often it was stopped.
 """
@@ -107,7 +107,7 @@ def _execute(made: list[Any], work: Path, config: PrepareFineWeb) -> None:
             shown.add((phase.name, ended))
             print(f"{phase.name:<24} {ended} of {phase.tasks} tasks", flush=True)
 
-    execute.run(made, work, "local", config.workers or os.cpu_count() or 1, tell)
+    execute.run(made, work, config.workers or os.cpu_count() or 1, tell)
 
 
 def _funnel(made: list[Any], work: Path) -> list[dict[str, Any]]:
@@ -125,6 +125,9 @@ def _funnel(made: list[Any], work: Path) -> list[dict[str, Any]]:
                 came, kept = int(counted["total"]), int(counted["forwarded"])
             reasons = {key.removeprefix("dropped_"): int(value) for key, value in counted.items()
                        if key.startswith("dropped_")}
+            if rows and step == "read":         # one more kind of source
+                came, kept = came + rows[0]["documents"], kept + rows[0]["kept"]
+                rows.clear()
             rows.append({"step": step, "documents": came, "kept": kept, "reasons": reasons})
     return rows
 
@@ -135,7 +138,7 @@ def _cut(work: Path, tasks: int, funnel: list[dict[str, Any]], config: PrepareFi
 
     if not list((work / "kept").glob("*.jsonl.zst")):
         lost = Counter({row["step"]: row["documents"] - row["kept"] for row in funnel})
-        read = sum(row["kept"] for row in funnel if row["step"] == "read")
+        read = funnel[0]["kept"]
         why = ", ".join(f"{count} {step}" for step, count in lost.most_common() if count)
         raise ValueError(f"all {read} documents were dropped: {why}" if read else
                          f"no documents were found in {', '.join(map(str, config.source))}")
@@ -157,8 +160,9 @@ def _write(folder: Path, piles_folder: Path, piles: int, name: str, tokenizer: T
             for split in SPLITS}
         counts = tokens.write_shards(piles_folder, piles, config.val_fraction, writers)
     if not writers["train"].tokens or config.val_fraction and not writers["val"].tokens:
-        split = "validate" if writers["train"].tokens else "train"
-        raise ValueError(f"of {counts.total()} documents none is left to {split} on; give more, or "
+        purpose = "validate" if writers["train"].tokens else "train"
+        whole = sum(counts[f"{split}_documents"] for split in SPLITS)
+        raise ValueError(f"of {whole} documents none is left to {purpose} on; give more, or "
                          "another --val_fraction")
     made: dict[str, Any] = {}
     for split in SPLITS:

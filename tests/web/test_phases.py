@@ -59,7 +59,7 @@ def run(pages: Path, work: Path, workers: int) -> list[phases.Phase]:
     (work.parent / "recipe.yaml").write_text(RECIPE)
     made = phases.plan(recipes.load(str(work.parent / "recipe.yaml")), [JsonlReader(str(pages))], TASKS, work)
     told = []
-    execute.run(made, work, "local", workers, lambda phase, ended: told.append((phase.name, ended)))
+    execute.run(made, work, workers, lambda phase, ended: told.append((phase.name, ended)))
     assert [(phase.name, phase.tasks) for phase in made] == [
         pair for i, pair in enumerate(told) if i + 1 == len(told) or told[i + 1][0] != pair[0]]
     return made

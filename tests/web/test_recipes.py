@@ -47,10 +47,10 @@ def test_each_option_is_explained():
 
 def test_a_file_of_steps_and_options(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("steps:\n  - url: {soft_words: 3}\n  - extract\n  - gopher_quality:\n      min_doc_words: null\n"
+    path.write_text("steps:\n  - url: {soft_words: 3}\n  - c4\n  - gopher_quality:\n      min_doc_words: null\n"
                     "      max_symbol_word_ratio: 1\n  - gopher_repetition: {top_n_grams: {2: 0.5}}\n")
-    url, extract, quality, repetition = recipes.load(str(path), ["gopher_quality.max_doc_words=77"])
-    assert url == steps.Url(soft_words=3) and extract == steps.Extract()
+    url, c4, quality, repetition = recipes.load(str(path), ["gopher_quality.max_doc_words=77"])
+    assert url == steps.Url(soft_words=3) and c4 == steps.C4()
     assert quality == steps.Quality(min_doc_words=None, max_symbol_word_ratio=1.0, max_doc_words=77)
     assert repetition.top_n_grams == {2: 0.5}
 
@@ -62,7 +62,6 @@ def test_a_file_of_steps_and_options(tmp_path):
     ("steps: [{url: {soft_wrds: 1}}]", "url has no option 'soft_wrds'; did you mean soft_words?"),
     ("steps: [{url: {soft_words: two}}]", "url.soft_words is 'two', wanted a whole number"),
     ("steps: [{url: {soft_words: true}}]", "url.soft_words is True, wanted a whole number"),
-    ("steps: [{extract: {extractor: lynx}}]", "extract.extractor is 'lynx', wanted one of trafilatura, resiliparse"),
     ("steps: [{url: {domains: 5}}]", "url.domains is 5, wanted a path or null"),
     ("steps: [{gopher_repetition: {dup_n_grams: [5]}}]", "dup_n_grams is [5], wanted pairs, {A: B}"),
     ("steps: [[url]]", "['url'] is no step; wanted NAME, or NAME: {OPTION: VALUE}"),

@@ -1,4 +1,4 @@
-"""Runs phases with datatrove's executors, on this machine or on a Ray cluster.
+"""Runs phases with datatrove's executor for one machine.
 
 A task that has ended is never run again; one that was killed writes its files anew, and they come
 out the same. Each task's log lies under work/logs/PHASE/logs.
@@ -6,19 +6,19 @@ out the same. Each task's log lies under work/logs/PHASE/logs.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from datatrove.executor import LocalPipelineExecutor
 from loguru import logger
 
 from llmc.web.phases import Phase
 
-Executor = Literal["local", "ray"]
 LOOK = 0.5                      # seconds between two looks at how many tasks have ended
 
 
@@ -26,26 +26,21 @@ class Local(LocalPipelineExecutor):
     """datatrove's, whose tasks write to their logs and not to the terminal."""
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
-        try:
-            return super()._run_for_rank(rank, local_rank + 1, node_rank)
-        finally:
-            logger.remove()     # it has gone back to the terminal
+        with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+            try:
+                return super()._run_for_rank(rank, local_rank, node_rank)
+            finally:
+                logger.remove()     # what writes to nowhere
 
 
-def run(phases: list[Phase], work: Path, executor: Executor, workers: int,
+def run(phases: list[Phase], work: Path, workers: int,
         tell: Callable[[Phase, int], None]) -> None:
     """One phase after the other; tell(phase, tasks that have ended) is called now and then."""
     for phase in phases:
         logs = work / "logs" / phase.name
         with _watched(phase, logs, tell):
-            if executor == "ray":
-                from datatrove.executor.ray import RayPipelineExecutor
-
-                made = RayPipelineExecutor(phase.blocks, tasks=phase.tasks, workers=workers,
-                                           logging_dir=str(logs))
-            else:
-                made = Local(phase.blocks, tasks=phase.tasks, workers=min(workers, phase.tasks),
-                             logging_dir=str(logs))
+            made = Local(phase.blocks, tasks=phase.tasks, workers=min(workers, phase.tasks),
+                         logging_dir=str(logs))
             logger.remove()     # tell says it
             try:
                 made.run()

@@ -39,7 +39,7 @@ def plan(steps: Iterable[Step], readers: list[Any], tasks: int, work: Path) -> l
             current = Phase(place, [reader(before)], tasks)
             block = _minhash_filter(work / place / "remove", _dropped(work, place))
         else:
-            block = step.block(_dropped(work, place) if step.drops else None)
+            block = step.block(_dropped(work, place))
         current.steps[len(current.blocks)] = step.name
         current.blocks.append(block)
     phases.append(_written(current, work / "kept"))

@@ -2,7 +2,6 @@
 
     steps:
       - url
-      - extract
       - gopher_quality: {min_doc_words: 20}     # null turns a rule off
 
 A step without options has the published values; see steps.py.
@@ -13,20 +12,20 @@ import types
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from llmc import cli
 from llmc.web import steps
 from llmc.web.steps import Step
 
 STEPS: dict[str, type[Step]] = {step.name: step for step in (
-    steps.Url, steps.Extract, steps.Repetition, steps.Quality, steps.C4, steps.FineWeb,
+    steps.Url, steps.Repetition, steps.Quality, steps.C4, steps.FineWeb,
     steps.MinHash)}
 
 RECIPES: dict[str, list[str]] = {
-    "fineweb": ["url", "extract", "gopher_repetition", "gopher_quality", "c4", "fineweb_quality",
+    "fineweb": ["url", "gopher_repetition", "gopher_quality", "c4", "fineweb_quality",
                 "minhash"],
-    "minimal": ["extract"],
+    "minimal": ["minhash"],
 }
 
 
@@ -124,14 +123,6 @@ def typed(value: Any, hint: Any) -> Any:
             except TypeError as error:
                 wanted.append(str(error))
         raise TypeError(" or ".join(wanted))
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise TypeError(f"one of {', '.join(get_args(hint))}")
-        return value
-    if get_origin(hint) is list:
-        if not isinstance(value, list):
-            raise TypeError("a list, [A, B]")
-        return [typed(each, get_args(hint)[0]) for each in value]
     if get_origin(hint) is dict:
         if not isinstance(value, dict):
             raise TypeError("pairs, {A: B}")

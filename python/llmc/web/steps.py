@@ -15,14 +15,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 
 @dataclass
 class Step:
     """Options are the fields of its subclasses; a field that is None turns its rule off."""
     name: ClassVar[str]
-    drops: ClassVar[bool] = True        # documents; else it only changes them
 
     def block(self, dropped: Any) -> Any:
         """datatrove's block; `dropped` writes the documents that it drops, or is None."""
@@ -53,25 +52,6 @@ class Url(Step):
                           use_integrated_lists=self.lists, exclusion_writer=dropped)
         block.tldextractor = TLDExtract(suffix_list_urls=())    # the list it ships: no network
         return block
-
-
-@dataclass
-class Extract(Step):
-    """The text of a page, out of its HTML. Pages without any are dropped."""
-    name = "extract"
-    extractor: Literal["trafilatura", "resiliparse"] = "trafilatura"    # resiliparse: ten times
-                                # faster, keeps more of what is not the text
-    precision: bool = True      # rather too little than too much [1]
-    seconds: float = 60         # on one page; [1] has 1, which drops other pages on busy machines
-
-    def block(self, dropped: Any) -> Any:
-        from datatrove.pipeline.extractors import Trafilatura
-
-        if self.extractor == "resiliparse":
-            from llmc.web.resiliparse import Resiliparse
-
-            return Resiliparse(timeout=self.seconds, precision=self.precision)
-        return Trafilatura(favour_precision=self.precision, timeout=self.seconds)
 
 
 @dataclass

@@ -1,0 +1,123 @@
+"""prepare_fineweb: what the shards hold, that it goes on where it was left, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("datatrove")
+
+from llmc import cli                                            # noqa: E402
+from llmc.prepare_fineweb import PrepareFineWeb, run            # noqa: E402
+from llmc.shards import read_shard                              # noqa: E402
+from llmc.tokenizer import Tokenizer                            # noqa: E402
+
+FILES = {"a.jsonl": 30, "below/b.jsonl": 20, "c.txt": 1}
+SHORT = "Too short."
+
+
+def prose(number: int) -> str:
+    words = np.random.default_rng(number).choice(["river", "stone", "letter", "light", "house", "garden"], 60)
+    return f"Document {number}: " + " ".join(words) + "."
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory) -> Path:
+    folder, number = tmp_path_factory.mktemp("pages"), 0
+    for name, count in FILES.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        texts = [prose(number + i) for i in range(count)]
+        number += count
+        path.write_text(texts[0] if name.endswith(".txt") else "".join(
+            json.dumps({"text": text}) + "\n" for text in [*texts, SHORT]))
+    (folder / "recipe.yaml").write_text(
+        "steps:\n  - gopher_quality: {min_stop_words: null, min_doc_words: 20}\n")
+    return folder
+
+
+@pytest.fixture
+def llmc(pages, monkeypatch):
+    """The command on these pages, in one process: its exit status."""
+    def command(out: Path, *args: object) -> int:
+        argv = ["--source", str(pages), "--out", str(out), "--recipe", str(pages / "recipe.yaml"), "--workers", "1",
+                "--val_fraction", "0.2", *map(str, args)]
+        return cli.guarded(lambda: run(cli.parse(PrepareFineWeb, argv)))
+    return command
+
+
+def documents(out: Path, split: str) -> list[str]:
+    tokenizer = Tokenizer.load(str(out))
+    ids = np.concatenate([read_shard(path)[0] for path in sorted(out.glob(f"*_{split}_*.bin"))])
+    return tokenizer.decode(ids.tolist()).split("<|endoftext|>")[:-1]
+
+
+def test_every_kept_document_is_in_one_split_whole_and_shuffled(llmc, tmp_path, capsys):
+    assert llmc(tmp_path / "out") == 0
+    train, val = (documents(tmp_path / "out", split) for split in ("train", "val"))
+    assert sorted(train + val) == sorted(prose(i) for i in range(51))
+    numbers = [int(re.match(r"Document (\d+)", text)[1]) for text in train]
+    assert numbers != sorted(numbers) and 2 <= len(val) <= 22
+    made = json.loads((tmp_path / "out" / "prepared.json").read_text())
+    assert [made["train_documents"], made["val_documents"]] == [len(train), len(val)]
+    assert made["funnel"] == [{"step": "read", "documents": 53, "kept": 53, "reasons": {}},
+                              {"step": "gopher_quality", "documents": 53, "kept": 51,
+                               "reasons": {"gopher_short_doc": 2}}]
+    assert "gopher_quality              53 ->         51  2 gopher_short_doc" in capsys.readouterr().out
+
+
+def test_a_document_stays_held_out_when_others_leave(llmc, tmp_path, pages):
+    assert llmc(tmp_path / "all") == 0
+    few = tmp_path / "few"
+    few.mkdir()
+    shutil.copy(pages / "a.jsonl", few)
+    argv = ["--source", str(few), "--out", str(tmp_path / "less"), "--recipe", str(pages / "recipe.yaml"),
+            "--workers", "1", "--val_fraction", "0.2"]
+    assert cli.guarded(lambda: run(cli.parse(PrepareFineWeb, argv))) == 0
+    assert set(documents(tmp_path / "less", "val")) < set(documents(tmp_path / "all", "val"))
+
+
+def test_it_goes_on_where_it_was_left_with_the_same_bytes(llmc, tmp_path, capsys):
+    assert llmc(tmp_path / "x" / "out") == 0 == llmc(tmp_path / "y" / "out")
+    out = tmp_path / "y" / "out"
+    whole = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file() and not path.name.startswith(".")}
+    for path in (out / "work" / "logs" / "1_read" / "completions" / "00001", out / "prepared.json"):
+        path.unlink()
+    (out / "work" / "kept" / "00001.jsonl.zst").write_bytes(b"half")
+    assert llmc(out) == 0
+    for name, raw in whole.items():
+        assert (out / name).read_bytes() == raw == (tmp_path / "x" / "out" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("args, sentence", [
+    (["--set", "gopher_quality.min_doc_words=1000"], "all 53 documents were dropped: 53 gopher_quality"),
+    (["--source", "/nowhere"], "--source /nowhere: there is no such file or folder"),
+    (["--recipe", "finweb"], "there is no recipe 'finweb'; did you mean fineweb?"),
+    (["--set", "gopher_quality.min_words=1"], "gopher_quality has no option 'min_words'"),
+    (["--val_fraction", "1e-9"], "of 51 documents none is left to validate on"),
+])
+def test_what_cannot_be_done_is_one_sentence_and_writes_no_shard(llmc, tmp_path, capsys, args, sentence):
+    assert llmc(tmp_path / "out", *args) == 1
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+    assert not list((tmp_path / "out").glob("*.bin"))
+
+
+def test_other_settings_in_the_same_folder_are_refused_until_it_starts_anew(llmc, tmp_path, capsys):
+    assert llmc(tmp_path / "out") == 0
+    assert llmc(tmp_path / "out", "--seed", 5) == 1
+    assert "was begun with other seed; --fresh starts anew" in capsys.readouterr().err
+    assert llmc(tmp_path / "out", "--seed", 5, "--fresh") == 0
+
+
+def test_a_damaged_file_is_named_and_what_was_done_is_kept(llmc, pages, tmp_path, capsys):
+    damaged = tmp_path / "damaged.parquet"
+    damaged.write_bytes(b"PAR1 and no more")
+    assert llmc(tmp_path / "out", "--source", pages, damaged) == 1
+    error = capsys.readouterr().err
+    assert "1_read ended" in error and error.count("\n") == 1
