@@ -33,7 +33,7 @@ class PrepareFineWeb:
     """Clean web documents by a recipe, and cut them into token shards that training reads."""
     source: list[str]           # files and folders: .jsonl, .parquet, .txt, .md, also compressed
     out: Path                   # folder for the shards, tokenizer.json and prepared.json
-    recipe: str = "fineweb"     # fineweb, minimal, or a YAML file of steps
+    recipe: str = "llmc-default"    # fineweb, llmc-default, minimal, or a YAML file of steps
     set: list[str] | None = None    # STEP.OPTION=VALUE: options of the recipe's steps
     tokenizer: str = "gpt2"     # gpt2, cl100k_base, …, or a tokenizer.json or folder with one
     val_fraction: Annotated[float, Range(0, 0.5)] = 0.01    # share held out, by documents' hashes
@@ -70,7 +70,12 @@ def run(config: PrepareFineWeb) -> None:
         _begin(work, json.loads(json.dumps(settings, default=str)), config.fresh)
         old = prepared.old_shards(config.out, name, tokenizer, overwrite=True)
         tasks = max(len(each.paths) for each in found)
-        made = phases.plan(steps, [each.reader(work) for each in found], tasks, work)
+        for step in steps:
+            step.prepare(work)
+        readers = [each.reader(work) for each in found]
+        files = [reader.data_folder.resolve_paths(path)
+                 for each, reader in zip(found, readers) for path in each.paths]
+        made = phases.plan(steps, readers, files, tasks, work)
         _execute(made, work, config)
         funnel = _funnel(made, work)
         piles = _cut(work, tasks, funnel, config)

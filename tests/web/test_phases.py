@@ -57,7 +57,7 @@ def run(pages: Path, work: Path, workers: int) -> list[phases.Phase]:
 
     work.parent.mkdir(exist_ok=True)
     (work.parent / "recipe.yaml").write_text(RECIPE)
-    made = phases.plan(recipes.load(str(work.parent / "recipe.yaml")), [JsonlReader(str(pages))], TASKS, work)
+    made = phases.plan(recipes.load(str(work.parent / "recipe.yaml")), [JsonlReader(str(pages))], [], TASKS, work)
     told = []
     execute.run(made, work, workers, lambda phase, ended: told.append((phase.name, ended)))
     assert [(phase.name, phase.tasks) for phase in made] == [

@@ -94,6 +94,29 @@ def test_it_goes_on_where_it_was_left_with_the_same_bytes(llmc, tmp_path, capsys
         assert (out / name).read_bytes() == raw == (tmp_path / "x" / "out" / name).read_bytes(), name
 
 
+def test_each_step_drops_what_it_is_for(tmp_path, capsys):
+    text = "The river is as clear as glass where the children come to swim in the long summer of that year, number {}."
+    quoted = "In what year did the first mountaineers set foot on the summit of Mount Everest by its north ridge?"
+    french = "La rivière est claire comme du verre, et les enfants viennent y nager pendant tout le long été."
+    texts = [*map(text.format, range(5)), text.format(0), french, f"Quiz night! {quoted} Nobody knew.",
+             "Write to jane.doe@company.org or to the house by the river if you would like to come and stay."]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    (tmp_path / "evals").mkdir()
+    (tmp_path / "evals" / "quiz.jsonl").write_text(json.dumps({"question": quoted, "answer": "1960"}) + "\n")
+    (tmp_path / "mine.yaml").write_text(
+        "steps: [language, exact, {decontaminate: {sets: [" + str(tmp_path / "evals") + "]}}, personal]\n")
+    argv = ["--source", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out"), "--val_fraction", "0",
+            "--recipe", str(tmp_path / "mine.yaml"), "--workers", "1"]
+    assert cli.guarded(lambda: run(cli.parse(PrepareFineWeb, argv))) == 0, capsys.readouterr().err
+    kept = documents(tmp_path / "out", "train")
+    assert len(kept) == 6 and set(map(text.format, range(5))) < set(kept)
+    assert not any("jane.doe" in text for text in kept) and any("email@example.com" in text for text in kept)
+    funnel = json.loads((tmp_path / "out" / "prepared.json").read_text())["funnel"]
+    assert [(row["step"], row["documents"], row["kept"]) for row in funnel] == [
+        ("read", 9, 9), ("language", 9, 8), ("exact", 8, 7), ("decontaminate", 7, 6), ("personal", 6, 6)]
+    assert funnel[3]["reasons"] == {"contaminated_quiz": 1} and funnel[1]["reasons"] == {"language": 1}
+
+
 @pytest.mark.parametrize("args, sentence", [
     (["--set", "gopher_quality.min_doc_words=1000"], "all 53 documents were dropped: 53 gopher_quality"),
     (["--source", "/nowhere"], "--source /nowhere: there is no such file or folder"),

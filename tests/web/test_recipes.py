@@ -62,6 +62,8 @@ def test_a_file_of_steps_and_options(tmp_path):
     ("steps: [{url: {soft_wrds: 1}}]", "url has no option 'soft_wrds'; did you mean soft_words?"),
     ("steps: [{url: {soft_words: two}}]", "url.soft_words is 'two', wanted a whole number"),
     ("steps: [{url: {soft_words: true}}]", "url.soft_words is True, wanted a whole number"),
+    ("steps: [{personal: {action: hide}}]", "personal.action is 'hide', wanted one of mask, drop"),
+    ("steps: [{language: {languages: en}}]", "language.languages is 'en', wanted a list, [A, B] or null"),
     ("steps: [{url: {domains: 5}}]", "url.domains is 5, wanted a path or null"),
     ("steps: [{gopher_repetition: {dup_n_grams: [5]}}]", "dup_n_grams is [5], wanted pairs, {A: B}"),
     ("steps: [[url]]", "['url'] is no step; wanted NAME, or NAME: {OPTION: VALUE}"),
@@ -77,7 +79,7 @@ def test_what_is_not_understood_is_named_with_its_place(tmp_path, text, sentence
 
 @pytest.mark.parametrize("option, sentence", [
     ("gopher_quality", "wanted STEP.OPTION=VALUE"),
-    ("exact.x=1", "the recipe has no step 'exact'"),
+    ("exact.same_numbers=false", "the recipe has no step 'exact'"),
     ("c4.min_num_sentence=1", "did you mean min_num_sentences?"),
     ("c4.min_num_sentences=many", "c4.min_num_sentences is 'many', wanted a whole number"),
 ])

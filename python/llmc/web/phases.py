@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmc.web.steps import MinHash, Step
+from llmc.web.steps import Exact, MinHash, Step
 
 FILE = "${rank}.jsonl.zst"
 
@@ -26,20 +26,27 @@ class Phase:
     steps: dict[int, str] = field(default_factory=dict)
 
 
-def plan(steps: Iterable[Step], readers: list[Any], tasks: int, work: Path) -> list[Phase]:
+def plan(steps: Iterable[Step], readers: list[Any], files: list[str], tasks: int,
+         work: Path) -> list[Phase]:
     """The phases of a recipe; the last one leaves the documents kept in work/kept. Each task reads
-    its share of every reader's files."""
+    its share of every reader's files; files: all of them, in order."""
     phases: list[Phase] = []
     current = Phase("1_read", list(readers), tasks, dict.fromkeys(range(len(readers)), "read"))
     for number, step in enumerate(steps, 2):
         place = f"{number}_{step.name}"
+        before, dropped = work / current.name, _dropped(work, place)
         if isinstance(step, MinHash):
-            before = work / current.name
             phases += [_written(current, before), *_minhash(step, place, before, tasks, work)]
             current = Phase(place, [reader(before)], tasks)
-            block = _minhash_filter(work / place / "remove", _dropped(work, place))
+            block = _minhash_filter(work / place / "remove", dropped)
+        elif isinstance(step, Exact):
+            sign, match, block = step.blocks(files, work / place, dropped)
+            phases += [_written(current, before),
+                       Phase(f"{place}_signatures", [reader(before), sign], tasks),
+                       Phase(f"{place}_matches", [match], 1)]
+            current = Phase(place, [reader(before)], tasks)
         else:
-            block = step.block(_dropped(work, place))
+            block = step.block(dropped)
         current.steps[len(current.blocks)] = step.name
         current.blocks.append(block)
     phases.append(_written(current, work / "kept"))

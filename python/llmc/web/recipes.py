@@ -12,20 +12,22 @@ import types
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from llmc import cli
 from llmc.web import steps
 from llmc.web.steps import Step
 
 STEPS: dict[str, type[Step]] = {step.name: step for step in (
-    steps.Url, steps.Repetition, steps.Quality, steps.C4, steps.FineWeb,
-    steps.MinHash)}
+    steps.Url, steps.Language, steps.Repetition, steps.Quality, steps.C4, steps.FineWeb,
+    steps.Exact, steps.MinHash, steps.Decontaminate, steps.Personal)}
 
-RECIPES: dict[str, list[str]] = {
-    "fineweb": ["url", "gopher_repetition", "gopher_quality", "c4", "fineweb_quality",
-                "minhash"],
-    "minimal": ["minhash"],
+FINEWEB = ["url", "language", "gopher_repetition", "gopher_quality", "c4", "fineweb_quality"]
+ALL_PERSONAL = dict.fromkeys(("phone", "ssn", "card", "iban", "spare_versions"), True)
+RECIPES: dict[str, list[str | dict[str, dict[str, Any]]]] = {
+    "fineweb": [*FINEWEB, "minhash", "personal"],       # the published script, from text on
+    "llmc-default": [*FINEWEB, "exact", "minhash", {"personal": ALL_PERSONAL}],
+    "minimal": ["exact"],
 }
 
 
@@ -33,7 +35,7 @@ def load(recipe: str, options: Iterable[str] = ()) -> list[Step]:
     """The steps of a recipe by name or of a YAML file; options are STEP.OPTION=VALUE and come
     last. A ValueError says what is not understood, and where."""
     if recipe in RECIPES:
-        found = [(name, {}) for name in RECIPES[recipe]]
+        found = [_entry(entry, Path(recipe)) for entry in RECIPES[recipe]]
     else:
         found = _from_file(Path(recipe))
     made = [_step(name, values, recipe) for name, values in found]
@@ -123,6 +125,14 @@ def typed(value: Any, hint: Any) -> Any:
             except TypeError as error:
                 wanted.append(str(error))
         raise TypeError(" or ".join(wanted))
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise TypeError(f"one of {', '.join(get_args(hint))}")
+        return value
+    if get_origin(hint) is list:
+        if not isinstance(value, list):
+            raise TypeError("a list, [A, B]")
+        return [typed(each, get_args(hint)[0]) for each in value]
     if get_origin(hint) is dict:
         if not isinstance(value, dict):
             raise TypeError("pairs, {A: B}")

@@ -10,12 +10,14 @@ default here is datatrove's.
         https://arxiv.org/abs/2112.11446
     [3] C. Raffel et al., "Exploring the Limits of Transfer Learning ...", 2020, section 2.2,
         https://arxiv.org/abs/1910.10683 (C4)
+    [4] T. Brown et al., "Language Models are Few-Shot Learners", 2020, appendix C,
+        https://arxiv.org/abs/2005.14165
 """
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 
 @dataclass
@@ -23,8 +25,11 @@ class Step:
     """Options are the fields of its subclasses; a field that is None turns its rule off."""
     name: ClassVar[str]
 
+    def prepare(self, work: Path) -> None:
+        """What has to lie under work/ before the block is built."""
+
     def block(self, dropped: Any) -> Any:
-        """datatrove's block; `dropped` writes the documents that it drops, or is None."""
+        """datatrove's block; `dropped` writes the documents that it drops."""
         raise NotImplementedError
 
 
@@ -52,6 +57,19 @@ class Url(Step):
                           use_integrated_lists=self.lists, exclusion_writer=dropped)
         block.tldextractor = TLDExtract(suffix_list_urls=())    # the list it ships: no network
         return block
+
+
+@dataclass
+class Language(Step):
+    """Documents in other languages, or in none that is clear, by fastText's lid.176."""
+    name = "language"
+    languages: list[str] | None = field(default_factory=lambda: ["en"])     # codes; null: any
+    threshold: float = 0.65     # the score that a document has to exceed [1]
+
+    def block(self, dropped: Any) -> Any:
+        from llmc.web.language import LanguageStep
+
+        return LanguageStep(self.languages, self.threshold, exclusion_writer=dropped)
 
 
 @dataclass
@@ -154,3 +172,61 @@ class MinHash(Step):
         return MinhashConfig(n_grams=self.n_grams, num_buckets=self.buckets,
                              hashes_per_bucket=self.hashes,
                              hash_config=HashConfig(precision=64, hash_fc="sha1"))
+
+
+@dataclass
+class Exact(Step):
+    """Exact duplicates: the same words in the same order; the first in the sources is kept."""
+    name = "exact"
+    same_numbers: bool = True   # false: texts that differ in digits alone are the same
+
+    def blocks(self, sources: list[str], folder: Path, dropped: Any) -> tuple[Any, Any, Any]:
+        """Of the three phases."""
+        from llmc.web.exact import exact_dedup
+
+        return exact_dedup(sources, str(folder), 1, self.same_numbers, dropped)
+
+
+@dataclass
+class Decontaminate(Step):
+    """Documents that share an n-gram with an evaluation set, named in the reason."""
+    name = "decontaminate"
+    sets: list[Path] = field(default_factory=list)  # files and folders: .jsonl, .txt, .md
+    n_gram: int = 13            # words [4]
+
+    def prepare(self, work: Path) -> None:
+        """The index of the sets, which the block reads."""
+        from llmc.web.decontaminate import Index
+
+        if not self.sets:
+            raise ValueError("decontaminate has no evaluation sets; wanted files or folders, as in "
+                             "--set decontaminate.sets=[evals/]")
+        self.index = work / "decontaminate.index"
+        Index.build(self.sets, self.n_gram).save(self.index)
+
+    def block(self, dropped: Any) -> Any:
+        from llmc.web.decontaminate import Decontaminate as Filter
+
+        return Filter(self.index, exclusion_writer=dropped)
+
+
+@dataclass
+class Personal(Step):
+    """Personal data, masked; FineWeb masks e-mail and public IP addresses [1]."""
+    name = "personal"
+    action: Literal["mask", "drop"] = "mask"    # drop: documents that hold any
+    email: bool = True
+    ip: bool = True             # public ones
+    phone: bool = False         # as written in phone_regions, or with + and the country's code
+    ssn: bool = False           # US social security numbers
+    card: bool = False          # of payment cards, checked by Luhn's sum
+    iban: bool = False          # of bank accounts, checked by their sum
+    phone_regions: list[str] = field(default_factory=lambda: ["US"])    # countries
+    spare_versions: bool = False    # leave what is rather a version than an IP address
+
+    def block(self, dropped: Any) -> Any:
+        from llmc.web.personal import EXAMPLES, PersonalData
+
+        masks = {kind: mask if getattr(self, kind) else None for kind, mask in EXAMPLES.items()}
+        return PersonalData(self.action, **masks, phone_regions=self.phone_regions,
+                            spare_versions=self.spare_versions, exclusion_writer=dropped)
