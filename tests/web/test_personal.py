@@ -73,6 +73,7 @@ def test_what_only_looks_personal_is_left_alone(capsys):
     ("order: a@b.org 212-555-0100", [("email", "a@b.org"), ("phone", "212-555-0100")]),
     ("order: 212-555-0100", []), ("a@212-555-0100.com", [("email", "a@212-555-0100.com")]),
     ("DE89 3704 0044 0532 0130 00 IS MINE", [("iban", "DE89 3704 0044 0532 0130 00")]),
+    ("From AB12 to DE89 3704 0044 0532 0130 00", [("iban", "DE89 3704 0044 0532 0130 00")]),
     ("DE88 3704 0044 0532 0130 00", []),                                    # the remainder is not 1
     ("4111 1111 1111 1111 and 4111 1111 1111 1112", [("card", "4111 1111 1111 1111")]),
     ("SSN 078-05-1120, 666-12-3456, 123-00-4567, 912-34-5678", []),         # none was ever given out
@@ -96,6 +97,22 @@ PARTS = st.sampled_from(["1.2.3.4", "8.8.8.8", "10.0.0.1", "255.255.255.255", "a
 def test_as_it_stands_it_is_the_formatter_of_fineweb(texts):
     theirs = [document.text for document in PIIFormatter().run(iter(docs(*texts)))]
     assert masked(PersonalData(), *texts) == theirs
+
+
+EMAIL_PARTS = ["a", "B", "1", ".", "@", "-", "é", "!", "_", " ", "[1.2.3.4]", "[1.2.3.x:]", "co.uk"]
+
+
+@settings(max_examples=1000, deadline=None)
+@given(text=st.lists(st.sampled_from(EMAIL_PARTS), max_size=25).map("".join))
+def test_emails_are_what_the_pattern_of_fineweb_finds(text):
+    pattern = PIIFormatter().emails_replacer.regex
+    assert [span[1:] for span in find(text, ["email"])] == [match.span() for match in pattern.finditer(text)]
+
+
+@pytest.mark.parametrize("text", ["1-" * 100_000, "a." * 100_000 + "@b.org", "a-" * 100_000 + "@", "1.2.3.4." * 25_000,
+                                  "a@" * 100_000, "AB12 " * 40_000, "(1" * 100_000])
+def test_a_page_that_is_one_long_run_is_read_to_its_end(text):
+    assert find(text) == []
 
 
 def test_fineweb_masks_versions_and_one_can_spare_them():

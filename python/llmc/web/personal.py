@@ -39,6 +39,9 @@ EXAMPLES = {                    # what masks a kind: addresses and numbers that 
 Replacement = str | Sequence[str] | None
 
 AHEAD = 40                      # characters before a number in which a word may say what it is
+EMAIL_BEGIN = ("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+               ".!#$%&'*+/=?^_`{|}~-")      # what may be before an @ in datatrove's pattern,
+EMAIL_END = re.compile(r"[A-Za-z0-9.:\[\]-]*")     # and behind it
 OTHER = re.compile(r"\b(?:order|invoice|receipt|booking|reservation|confirmation|tracking|shipment"
                    r"|isbn(?:-?1[03])?|issn|ean|upc|doi|sku|asin|part|item|model|serial|article"
                    r"|product|catalog(?:ue)?|case|ticket|ref(?:erence)?|patent|version|build)\b"
@@ -66,7 +69,7 @@ CARDS = (                       # first digits from, to, and how many digits the
     (300, 305, range(14, 20)), (36, 36, range(14, 20)), (38, 39, range(16, 20)),
     (3528, 3589, range(16, 20)), (62, 62, range(16, 20)))
 CARD_CUE = re.compile(r"\b(?:cards?|cc|visa|mastercard|amex|maestro|jcb|unionpay)\b", re.I)
-IBAN = re.compile(r"(?<!\w)[A-Za-z]{2}[0-9]{2}(?: ?[0-9A-Za-z]){11,30}(?!\w)")
+IBAN = re.compile(r"(?<!\w)(?=([A-Za-z]{2}[0-9]{2}(?: ?[0-9A-Za-z]){11,30})(?!\w))")
 IN_A_NAME = (re.compile(r"(?:[A-Za-z0-9_]|[A-Za-z]-|[0-9][.,])$"),
              re.compile(r"[A-Za-z0-9_]|-[A-Za-z]|\.[0-9]"))
 VERSION_CUE = re.compile(r"(?:\bv|\bver|\bversions?|\brelease|\bbuild|\brev|\brevision|\bfirmware"
@@ -144,7 +147,8 @@ class PersonalData(BaseFilter):
 
 def find(text: str, kinds: Iterable[str] = KINDS, phone_regions: Sequence[str] = ("US",),
          spare_versions: bool = True) -> list[Span]:
-    """The personal data in a text, in order; no two overlap."""
+    """The personal data in a text, in order; no two overlap. Versions are spared unless FineWeb's
+    way is asked for (spare_versions=False)."""
     finders: dict[str, Callable[[str], Iterable[tuple[int, int]]]] = {
         "email": _emails, "ip": lambda text: _ips(text, spare_versions), "iban": _ibans,
         "card": _cards, "ssn": _ssns, "phone": lambda text: _phones(text, phone_regions)}
@@ -170,7 +174,20 @@ def _without(text: str, spans: Iterable[Span]) -> str:
 
 
 def _emails(text: str) -> Iterator[tuple[int, int]]:
-    return (match.span() for match in FINEWEB.emails_replacer.regex.finditer(text))
+    """What datatrove's pattern finds, tried only where it can match: by itself it takes the square
+    of the length of any run of words and hyphens, minutes on a page that is one."""
+    pattern = FINEWEB.emails_replacer.regex
+    done, at = 0, text.find("@")
+    while at >= 0:
+        before, end = text[done:at], EMAIL_END.match(text, at + 1).end()
+        local = before[len(before.rstrip(EMAIL_BEGIN)):].rpartition("..")[2].lstrip(".")
+        match = None
+        if local and not local.endswith(".") and pattern.match("a" + text[at:end]):
+            match = pattern.search(text, at - len(local), end)
+        if match:
+            yield match.span()
+        done = match.end() if match else at + 1
+        at = text.find("@", done)
 
 
 def _ips(text: str, spare_versions: bool) -> Iterator[tuple[int, int]]:
@@ -194,11 +211,14 @@ def _is_version(text: str, match: re.Match[str]) -> bool:
 def _ibans(text: str) -> Iterator[tuple[int, int]]:
     from stdnum import iban
 
+    done = 0
     for match in IBAN.finditer(text):
-        for end in range(match.end(), match.start() + 14, -1):     # words in capitals may follow
+        start, longest = match.span(1)          # other words may follow
+        for end in range(longest, start + 14, -1) if start >= done else ():
             whole = not text[end:end + 1].isalnum() and text[end - 1] != " "
-            if whole and iban.is_valid(text[match.start():end], check_country=False):
-                yield match.start(), end
+            if whole and iban.is_valid(text[start:end], check_country=False):
+                yield start, end
+                done = end
                 break
 
 
