@@ -3,18 +3,21 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import re
 import tarfile
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
 
+import fsspec
 import pytest
 import zstandard
 from archives import arc_bytes, html, put, record_bytes
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.readers import WarcReader
 from fastwarc.stream_io import ZstdWriter, zstd_train_dictionary_from_samples
+from llmc.web.compressed import CHUNK, SLICE
 from llmc.web.pages import ArchiveReader, HtmlReader
 from llmc.web.records import Problem, records
 
@@ -160,6 +163,34 @@ def test_damage_is_named_and_passed(tmp_path, data, left, kind, number, offset):
     assert problems[0]["file"] == str(tmp_path / "in" / "a.warc.gz") and len(problems[0]["problem"]) > 15
 
 
+def test_a_member_that_breaks_far_behind_its_end_takes_no_other_along(tmp_path):
+    noise = [random.Random(number).randbytes(9000).hex().encode() for number in range(8)]
+    parts = [gzip.compress(record_bytes(number, b"<html>" + body), mtime=0) for number, body in enumerate(noise)]
+    stored = gzip.compress(record_bytes(1, b"<html>" + noise[1]), 0, mtime=0)
+    assert stored[10] == 1                      # one block, its bytes as they are: its length, and ~length
+    parts[1] = stored[:11] + b"\xff\xff\0\0" + stored[15:]
+    documents, counts, problems = read(put(tmp_path / "in", "a.warc.gz", b"".join(parts)))
+    assert [d.text for d in documents] == ["<html>" + body.decode() for body in noise]
+    assert [p["kind"] for p in problems] == ["junk", "damaged"]
+
+
+def test_a_record_is_lost_if_its_checksum_is_wrong_though_all_of_it_is_there(tmp_path):
+    size = next(n for n in range(SLICE) if len(record_bytes(1, bytes(n))) == SLICE - 15)
+    member = gzip.compress(record_bytes(1, b"<html>" + b"x" * (size - 6)), 0, mtime=0)      # data, then 8 bytes of sums
+    assert len(member) == SLICE + 8
+    data = b"".join([PACKED[0], member[:-8] + bytes(8), *PACKED[2:]])
+    documents, counts, problems = read(put(tmp_path / "in", "a.warc.gz", data))
+    assert numbers(documents) == [0, 2, 3, 4]
+    assert [(p["kind"], p["record"]) for p in problems] == [("damaged", 1)]
+
+
+@pytest.mark.parametrize("size", [3 * CHUNK - 3, 3 * CHUNK - 2, 3 * CHUNK - 1, 3 * CHUNK, 5 * CHUNK])
+def test_the_next_member_is_found_wherever_it_begins(tmp_path, size):
+    data = b"\x1f\x8b\x08" + b"\xff" * (size - 3) + b"".join(PACKED)
+    documents, counts, problems = read(put(tmp_path / "in", "a.warc.gz", data))
+    assert numbers(documents) == [0, 1, 2, 3, 4] and [p["kind"] for p in problems] == ["damaged"]
+
+
 def test_a_length_too_small_keeps_the_page_as_datatrove_cuts_it(tmp_path):
     folder = put(tmp_path / "in", "a.warc", b"".join([GOOD[0], lengthened(GOOD[1], -9), *GOOD[2:]]))
     documents, counts, problems = read(folder)
@@ -177,11 +208,9 @@ def test_arc_goes_on_after_a_wrong_length(tmp_path):
     assert [(p["kind"], p["record"]) for p in problems] == [("content_length", 2)]
 
 
-@pytest.mark.parametrize("step", range(0, 4000, 61))
-def test_no_bytes_are_fatal(step):
-    """Each flip of some bytes loses no more than the two records beside it."""
-    for data in (PLAIN, b"".join(PACKED), b"".join(FRAMES)):
-        at = step % (len(data) - 3)
+@pytest.mark.parametrize("data", [PLAIN, b"".join(PACKED), b"".join(FRAMES)], ids=["plain", "gzip", "zstandard"])
+def test_three_wrong_bytes_lose_two_records_at_most(data):
+    for at in range(0, len(data) - 3, 13):
         broken = data[:at] + bytes(byte ^ 0xA5 for byte in data[at:at + 3]) + data[at + 3:]
         found = list(records(BytesIO(broken)))
         good = [f for f in found if not isinstance(f, Problem)]
@@ -212,6 +241,16 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     documents, counts, problems = read(folder, paths_file=str(paths))
     assert numbers(documents) == [0, 1, 2, 3, 4]
     assert [(p["kind"], p["record"], Path(p["file"]).name) for p in problems] == [("file", None, "missing.warc")]
+
+
+def test_remote_folders_are_read(tmp_path):
+    files = fsspec.filesystem("memory")
+    files.pipe({"/remote/a.warc.gz": b"".join(PACKED), "/remote/sub/b.html": html(7)})
+    documents = list(ArchiveReader("memory://remote", glob_pattern="*.warc.gz").run())
+    assert numbers(documents) == [0, 1, 2, 3, 4]
+    assert documents[0].metadata["file_path"] == "memory:///remote/a.warc.gz"
+    document, = HtmlReader("memory://remote", glob_pattern="**/*.html").run()
+    assert (document.id, document.metadata["url"]) == ("sub/b.html", "memory:///remote/sub/b.html")
 
 
 def test_problems_outlive_the_tasks_of_an_executor(tmp_path):

@@ -35,8 +35,8 @@ class Record(NamedTuple):
 
 class Problem(NamedTuple):
     """What could not be read, or not as it says."""
-    number: int                 # of the record, or of the next one
-    offset: int
+    number: int | None          # of the record, or of the next one; None of a whole file
+    offset: int | None
     kind: str                   # one word, to count by
     what: str                   # a sentence
 
