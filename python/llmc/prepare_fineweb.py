@@ -31,7 +31,8 @@ from llmc.tokenizer import Tokenizer
 @dataclass
 class PrepareFineWeb:
     """Clean web documents by a recipe, and cut them into token shards that training reads."""
-    source: list[str]           # files and folders: .jsonl, .parquet, .txt, .md, also compressed
+    source: list[str]           # files and folders: .warc, .arc, .html, and text as .wet, .jsonl,
+                                # .parquet, .txt, .md; also compressed
     out: Path                   # folder for the shards, tokenizer.json and prepared.json
     recipe: str = "llmc-default"    # fineweb, llmc-default, minimal, or a YAML file of steps
     set: list[str] | None = None    # STEP.OPTION=VALUE: options of the recipe's steps
@@ -62,6 +63,10 @@ def run(config: PrepareFineWeb) -> None:
     tokenizer = Tokenizer.load(config.tokenizer)
     steps = recipes.load(config.recipe, config.set or [])
     found = sources.find(config.source)
+    pages = [each.paths[0] for each in found if each.kind in sources.PAGES]
+    if pages and not any(step.name == "extract" for step in steps):
+        raise ValueError(f"/{pages[0]} holds HTML, and recipe {config.recipe} has no step extract, "
+                         "which makes text of it; add one")
     settings = {"steps": [{"step": step.name} | asdict(step) for step in steps],
                 "files": [path for each in found for path in each.paths],
                 "tokenizer": f"{tokenizer.fingerprint():016x}", "seed": config.seed}
@@ -72,7 +77,8 @@ def run(config: PrepareFineWeb) -> None:
         tasks = max(len(each.paths) for each in found)
         for step in steps:
             step.prepare(work)
-        readers = [each.reader(work) for each in found]
+        declared = any(getattr(step, "declared", False) for step in steps)
+        readers = [each.reader(work, declared) for each in found]
         files = [reader.data_folder.resolve_paths(path)
                  for each, reader in zip(found, readers) for path in each.paths]
         made = phases.plan(steps, readers, files, tasks, work)
@@ -129,7 +135,9 @@ def _funnel(made: list[Any], work: Path) -> list[dict[str, Any]]:
             else:
                 came, kept = int(counted["total"]), int(counted["forwarded"])
             reasons = {key.removeprefix("dropped_"): int(value) for key, value in counted.items()
-                       if key.startswith("dropped_")}
+                       if key.startswith("dropped_") and step != "read"}
+            if unnamed := came - kept - sum(reasons.values()):
+                reasons["no_text" if step == "extract" else "duplicate"] = unnamed
             if rows and step == "read":         # one more kind of source
                 came, kept = came + rows[0]["documents"], kept + rows[0]["kept"]
                 rows.clear()
@@ -201,6 +209,9 @@ def _report(out: Path, name: str, funnel: list[dict[str, Any]], made: dict[str, 
         if made[f"{split}_tokens"]:
             print(f"{split:<6} {made[f'{split}_tokens']:>13,} tokens  "
                   f"{made[f'{split}_documents']:>9,} documents")
+    if problems := sum(len(path.read_bytes().splitlines())
+                       for path in (out / "work" / "problems").rglob("*.jsonl")):
+        print(f"{problems:,} records could not be read; {out / 'work' / 'problems'} names them")
     print(f"saved in {out}: {name}_*.bin, tokenizer.json, prepared.json")
 
 

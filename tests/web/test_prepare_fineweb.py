@@ -117,6 +117,45 @@ def test_each_step_drops_what_it_is_for(tmp_path, capsys):
     assert funnel[3]["reasons"] == {"contaminated_quiz": 1} and funnel[1]["reasons"] == {"language": 1}
 
 
+def test_pages_become_text_and_text_passes_as_it_is(tmp_path, capsys):
+    from io import BytesIO
+
+    from warcio.statusandheaders import StatusAndHeaders
+    from warcio.warcwriter import WARCWriter
+
+    stories = [f"Story {i} is about a river which is as clear as glass. " + prose(i) + " And the children, who had "
+               "come to swim in it all summer, went home late in the evening." for i in range(4)]
+    html = ("<!doctype html><html><head><title>News</title></head><body><nav><a href='/'>Home</a></nav>"
+            "<article><h1>News</h1><p>{}</p></article></body></html>")
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    with (folder / "a.warc.gz").open("wb") as file:
+        writer = WARCWriter(file, gzip=True)
+        for i, story in enumerate(stories[:2]):
+            headers = StatusAndHeaders("200 OK", [("Content-Type", "text/html; charset=utf-8")], protocol="HTTP/1.1")
+            writer.write_record(writer.create_warc_record(f"https://example.com/{i}", "response", http_headers=headers,
+                                                          payload=BytesIO(html.format(story).encode())))
+    (folder / "b.html").write_text(html.format(stories[2]))
+    (folder / "c.txt").write_text(f"<b>{stories[3]}</b>")
+    (folder / "broken.warc.gz").write_bytes((folder / "a.warc.gz").read_bytes()[:-40])
+    (tmp_path / "mine.yaml").write_text("steps: [url, {extract: {precision: false}}, exact]\n")
+
+    def command(recipe: str) -> int:
+        argv = ["--source", str(folder), "--out", str(tmp_path / "out"), "--val_fraction", "0", "--recipe", recipe]
+        return cli.guarded(lambda: run(cli.parse(PrepareFineWeb, argv)))
+
+    assert command(str(tmp_path / "mine.yaml")) == 0, capsys.readouterr().err
+    kept = documents(tmp_path / "out", "train")
+    assert len(kept) == 4 and sum(stories[3] in text and "<b>" in text for text in kept) == 1
+    assert all(any(story in text and "Home" not in text for text in kept) for story in stories)
+    assert "1 records could not be read" in capsys.readouterr().out
+    problem, = (tmp_path / "out" / "work" / "problems" / "archive").rglob("00001.jsonl")
+    assert json.loads(problem.read_text())["file"].endswith("broken.warc.gz")
+    (tmp_path / "no.yaml").write_text("steps: [url]\n")
+    assert command(str(tmp_path / "no.yaml")) == 1
+    assert "holds HTML, and recipe" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("args, sentence", [
     (["--set", "gopher_quality.min_doc_words=1000"], "all 53 documents were dropped: 53 gopher_quality"),
     (["--source", "/nowhere"], "--source /nowhere: there is no such file or folder"),

@@ -19,15 +19,16 @@ from llmc.web import steps
 from llmc.web.steps import Step
 
 STEPS: dict[str, type[Step]] = {step.name: step for step in (
-    steps.Url, steps.Language, steps.Repetition, steps.Quality, steps.C4, steps.FineWeb,
-    steps.Exact, steps.MinHash, steps.Decontaminate, steps.Personal)}
+    steps.Url, steps.Extract, steps.Language, steps.Repetition, steps.Quality, steps.C4,
+    steps.FineWeb, steps.Exact, steps.MinHash, steps.Decontaminate, steps.Personal)}
 
-FINEWEB = ["url", "language", "gopher_repetition", "gopher_quality", "c4", "fineweb_quality"]
+RULES = ["language", "gopher_repetition", "gopher_quality", "c4", "fineweb_quality"]
 ALL_PERSONAL = dict.fromkeys(("phone", "ssn", "card", "iban", "spare_versions"), True)
 RECIPES: dict[str, list[str | dict[str, dict[str, Any]]]] = {
-    "fineweb": [*FINEWEB, "minhash", "personal"],       # the published script, from text on
-    "llmc-default": [*FINEWEB, "exact", "minhash", {"personal": ALL_PERSONAL}],
-    "minimal": ["exact"],
+    "fineweb": ["url", "extract", *RULES, "minhash", "personal"],       # the published script
+    "llmc-default": ["url", {"extract": {"declared": True}}, *RULES, "exact", "minhash",
+                     {"personal": ALL_PERSONAL}],
+    "minimal": [{"extract": {"declared": True}}, "exact"],
 }
 
 

@@ -10,7 +10,12 @@ from datatrove.data import Document
 from datatrove.pipeline.readers import JsonlReader, ParquetReader
 from datatrove.pipeline.readers.base import BaseDiskReader
 
-KINDS = {"jsonl": (".jsonl", ".ndjson"), "parquet": (".parquet",), "text": (".txt", ".md")}
+from llmc.web.extract import HTML
+from llmc.web.pages import ArchiveReader, HtmlReader
+
+KINDS = {"archive": (".warc", ".arc"), "html": (".html", ".htm", ".xhtml"), "wet": (".wet",),
+         "jsonl": (".jsonl", ".ndjson"), "parquet": (".parquet",), "text": (".txt", ".md")}
+PAGES = ("archive", "html")     # whose documents are HTML
 PACKED = (".gz", ".zst")
 
 
@@ -25,7 +30,8 @@ class TextReader(BaseDiskReader):
             yield document
 
 
-READERS = {"jsonl": JsonlReader, "parquet": ParquetReader, "text": TextReader}
+READERS = {"archive": ArchiveReader, "html": HtmlReader, "wet": ArchiveReader,
+           "jsonl": JsonlReader, "parquet": ParquetReader, "text": TextReader}
 
 
 @dataclass
@@ -34,12 +40,20 @@ class Found:
     kind: str
     paths: list[str]
 
-    def reader(self, work: Path) -> Any:
-        """datatrove's, which finds the paths in a file under work/."""
+    def reader(self, work: Path, declared: bool) -> Any:
+        """datatrove's, which finds the paths in a file under work/. What it cannot read of pages is
+        named in work/problems; declared: see Extract."""
         listed = work / "sources" / f"{self.kind}.txt"
         listed.parent.mkdir(parents=True, exist_ok=True)
         listed.write_text("".join(f"{path}\n" for path in self.paths), encoding="utf-8")
-        return READERS[self.kind]("/", paths_file=str(listed))
+        options: dict[str, Any] = {"paths_file": str(listed)}
+        if self.kind in (*PAGES, "wet"):
+            options["problems"] = str(work / "problems" / self.kind)
+        if self.kind in PAGES:
+            options["default_metadata"] = {HTML: True}
+        if self.kind == "archive":
+            options["declared"] = declared
+        return READERS[self.kind]("/", **options)
 
 
 def find(places: Iterable[str]) -> list[Found]:

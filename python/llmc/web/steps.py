@@ -60,6 +60,22 @@ class Url(Step):
 
 
 @dataclass
+class Extract(Step):
+    """The text of a page, out of its HTML, by trafilatura; text passes as it is. Pages without any
+    are dropped."""
+    name = "extract"
+    precision: bool = True      # rather too little than too much [1]
+    seconds: float = 60         # on one page; [1] has 1, which drops other pages on busy machines
+    declared: bool = False      # believe what a page says of its type and charset where datatrove's
+                                # reader loses it
+
+    def block(self, dropped: Any) -> Any:
+        from llmc.web.extract import ExtractPages
+
+        return ExtractPages(favour_precision=self.precision, timeout=self.seconds)
+
+
+@dataclass
 class Language(Step):
     """Documents in other languages, or in none that is clear, by fastText's lid.176."""
     name = "language"
