@@ -23,9 +23,10 @@ AS_BYTES = {"string": "binary", "large_string": "large_binary", "string_view": "
 BLOCK = 1 << 20                 # bytes read at a time, about
 LONGEST = 1 << 23               # characters kept while waiting for a place to cut at
 
-# After a line's end that follows no space and comes before a letter or digit, and between a letter
-# and a space before a letter. No piece of our patterns reaches across, so nor does a token.
-CUT = re.compile(r"(?<=\S)\n(?=[^\W_])|(?<=[^\W\d_])(?= [^\W\d_])")
+# Between a letter and a space before a letter; and also after a line's end that follows no space
+# and comes before a letter or digit. No piece of our patterns reaches across, so nor does a token.
+BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])(?= [^\W\d_])")
+CUT = re.compile(r"(?<=\S)\n(?=[^\W_])|" + BETWEEN_WORDS.pattern)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,15 @@ from typing import NamedTuple
 
 EOT = "<|endoftext|>"
 
+# For conversations: turns (who speaks, then what is said), thinking, and calls of tools and what
+# came of them. Those in reserve let a trained model learn a new one without a new vocabulary.
+CHAT_TOKENS = (
+    "<|im_start|>", "<|im_sep|>", "<|im_end|>", "<|think_start|>", "<|think_end|>",
+    "<|call_start|>", "<|call_end|>", "<|search_start|>", "<|search_end|>", "<|python_start|>",
+    "<|python_end|>", "<|output_start|>", "<|output_end|>",
+    *(f"<|reserved_{k}|>" for k in range(64)),
+)
+
 # How text is cut into pieces before any merging; no merge crosses from one piece into the next.
 GPT2_PATTERN = (
     r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
@@ -22,6 +31,7 @@ GPT4_PATTERN = (                # digits in threes; a line's end stays with the 
     r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"""
     r""" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
 )
+LLAMA3_PATTERN = GPT4_PATTERN   # github.com/meta-llama/llama3, llama/tokenizer.py: the same
 GPT4O_PATTERN = (               # words also end where a capital begins
     r"""[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"""
     r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"""

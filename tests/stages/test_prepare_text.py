@@ -19,6 +19,7 @@ from llmc.prepared import put_in_place
 from llmc.shards import read_shard
 from llmc.tokenizer import Tokenizer
 from llmc.train_tokenizer import TrainTokenizer, learn_bpe
+from llmc.word_counts import words_of
 from llmc.train_tokenizer import run as train_tokenizer
 
 WORDS = "the quick brown fox jumps over 13 lazy dogs; and naïve 한국어 🤷🏽‍♀️ sleeps.\n"
@@ -28,7 +29,8 @@ WORDS = "the quick brown fox jumps over 13 lazy dogs; and naïve 한국어 🤷�
 def small(tmp_path_factory) -> Tokenizer:
     """A tokenizer of few merges, which loads fast."""
     folder = tmp_path_factory.mktemp("small")
-    encoding = learn_bpe(iter([WORDS, "document 0 1 2 3 4 5 other\n"]), 300, GPT4_PATTERN)
+    words = words_of([WORDS, "document 0 1 2 3 4 5 other\n"], GPT4_PATTERN)
+    encoding = learn_bpe(words, 300, GPT4_PATTERN)
     encoding.special[EOT] = len(encoding.ranks)
     (folder / "tokenizer.json").write_bytes(Tokenizer("small", encoding).to_json())
     return Tokenizer.load(folder)

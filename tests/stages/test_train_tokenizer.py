@@ -1,6 +1,7 @@
 """train_tokenizer: what is learned, that it is the same each time, and what is refused."""
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -11,9 +12,10 @@ import pytest
 import tokenizers
 
 from llmc import cli, documents
-from llmc.encodings import EOT, GPT2_PATTERN, GPT4_PATTERN
+from llmc.encodings import CHAT_TOKENS, EOT, GPT2_PATTERN, GPT4_PATTERN
 from llmc.tokenizer import Tokenizer
-from llmc.train_tokenizer import LONGEST_WORD, TrainTokenizer, _texts, learn_bpe, run
+from llmc.train_tokenizer import PATTERNS, TrainTokenizer, learn_bpe, run
+from llmc.word_counts import LONGEST_WORD, block_texts, words_of
 
 LINE = "It's 2024: she sells 123456 sea shells, naïve 한국어 🤷🏽‍♀️ THE END\n\n  indented\r\n"
 
@@ -73,7 +75,7 @@ def test_the_merges_are_those_that_hugging_face_learned(tmp_path):
     learner.train_from_iterator([text], trainers.BpeTrainer(
         vocab_size=500, min_frequency=2, show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    ours = Tokenizer("ours", learn_bpe(iter([text]), 500, GPT2_PATTERN))
+    ours = Tokenizer("ours", learn_bpe(words_of([text], GPT2_PATTERN), 500, GPT2_PATTERN))
     (tmp_path / "tokenizer.json").write_bytes(ours.to_json())
     again = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert again.get_vocab() == learner.get_vocab()
@@ -86,7 +88,7 @@ def test_threads_and_repetition_change_nothing(tmp_path):
     for i, threads in enumerate(("1", "2", "5")):
         out = tmp_path / str(i)
         subprocess.run([sys.executable, "-m", "llmc.train_tokenizer", "--input", path, "--out", out,
-                        "--vocab_size", "700"], check=True, capture_output=True,
+                        "--vocab_size", "700", "--workers", threads], check=True, capture_output=True,
                        env={**os.environ, "RAYON_NUM_THREADS": threads,
                             "PYTHONPATH": str(Path(cli.__file__).parent.parent)})
         made.append((out / "tokenizer.json").read_bytes())
@@ -106,6 +108,57 @@ def test_digits_are_kept_in_threes_by_gpt4s_split_only(split, pieces, tmp_path):
     (tmp_path / "a.txt").write_text("1234567 " * 50)
     assert llmc("--input", tmp_path, "--out", tmp_path / "bpe", "--split", split) == 0
     assert len(Tokenizer.load(tmp_path / "bpe").encode("1234567")) == pieces
+
+
+@pytest.mark.parametrize("kind, args", [("bpe", ("--vocab_size", 500)), ("bytes", ())])
+def test_tokens_for_conversations_come_last_and_are_text_unless_asked_for(kind, args, tmp_path):
+    path = corpus(tmp_path)
+    path.write_text(path.read_text() + "<|im_start|>user<|im_sep|>hi<|im_end|><|reserved_63|>\n" * 9)
+    assert llmc("--input", path, "--out", tmp_path / "x", "--kind", kind, "--special", "chat", *args) == 0
+    made = Tokenizer.load(tmp_path / "x")
+    assert made.vocab_size == 500 or kind == "bytes"
+    assert [made.special[name] for name in (EOT, *CHAT_TOKENS)] == list(range(made.vocab_size - 78, made.vocab_size))
+    assert set(made.ranks.values()) == set(range(made.vocab_size - 78))
+    assert len(CHAT_TOKENS) == 13 + 64 and CHAT_TOKENS[-1] == "<|reserved_63|>"
+    data = json.loads((tmp_path / "x/tokenizer.json").read_bytes())
+    assert [token["content"] for token in data["added_tokens"]] == [EOT, *CHAT_TOKENS]
+    assert all(token["special"] for token in data["added_tokens"])
+    text = "<|im_start|>user<|im_sep|>hi<|im_end|>"
+    plain = made.encode(text)
+    assert not set(plain) & set(made.special.values()) and made.decode(plain) == text
+    asked = made.encode(text, "all")
+    assert asked == [made.special["<|im_start|>"], *made.encode("user"), made.special["<|im_sep|>"],
+                     *made.encode("hi"), made.special["<|im_end|>"]]
+    assert made.decode(asked) == text
+    assert tokenizers.Tokenizer.from_file(str(tmp_path / "x/tokenizer.json")).encode(text).ids == asked
+
+
+def test_the_split_of_llama_3_is_the_published_one():
+    assert PATTERNS["llama3"] == (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+        r"|\s+(?!\S)|\s+")
+
+
+@pytest.mark.slow
+def test_rare_words_are_left_out_where_memory_is_scarce_and_the_command_says_so(tmp_path, capsys):
+    draw = random.Random(2)
+    rare = " ".join("".join(draw.choices("abcdefghijklmnopqrst", k=10)) for _ in range(90_000))
+    (tmp_path / "a.txt").write_text("frequent words are kept\n" * 1000 + rare)
+    args = ("--input", tmp_path / "a.txt", "--vocab_size", 280)
+    assert llmc(*args, "--out", tmp_path / "all") == 0
+    assert "left out" not in capsys.readouterr().out
+    assert llmc(*args, "--out", tmp_path / "some", "--memory", "200M") == 0
+    assert ("rare words are left out, for --memory 200,000,000: the 5 kept are 5.26 % of the text's 95,000"
+            in capsys.readouterr().out)
+    assert {b"frequent", b" words", b" kept"} <= set(Tokenizer.load(tmp_path / "some").ranks)
+
+
+def test_where_no_word_fits_in_memory_nothing_is_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("llmc.train_tokenizer.BESIDE", 200_000_000 - 1000)
+    (tmp_path / "a.txt").write_text(" ".join(f"word{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(600)))
+    assert llmc("--input", tmp_path / "a.txt", "--out", tmp_path / "x", "--memory", "200M") == 1
+    assert "no word occurs often enough to be kept within --memory 200000000" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_vocabulary_of_the_bytes_that_occur(tmp_path, capsys):
@@ -136,6 +189,10 @@ def test_shakespeare_has_65_characters(shared, tmp_path):
 @pytest.mark.parametrize("args, message", [
     (["--vocab_size", "256"], "--vocab_size is 256, wanted at least 257: the 256 bytes and"),
     (["--vocab_size", "255", "--no-eot"], "--vocab_size is 255, wanted 256 to 1000000"),
+    (["--vocab_size", "333", "--special", "chat"], "wanted at least 334: the 256 bytes and 78 special tokens"),
+    (["--special", "tools"], "invalid choice: 'tools'"),
+    (["--memory", "1M"], "--memory is 1000000, wanted 200000000 to"),
+    (["--workers", "-1"], "--workers is -1, wanted 0 to"),
     (["--vocab_size", "1e20"], "--vocab_size is 100000000000000000000, wanted 256 to 1000000"),
     (["--vocab_size", "big"], "'big' is no whole number"),
     (["--kind", "words"], "invalid choice: 'words'"),
@@ -163,10 +220,10 @@ def test_text_that_is_not_utf8_is_named_with_its_line(tmp_path, capsys):
 
 def test_a_word_of_many_letters_is_learned_from_in_parts(tmp_path):
     letters = "".join(random.Random(3).choices("abcdefgh", k=100_000))
-    config = TrainTokenizer([tmp_path / "a.txt"], tmp_path)
     for text in (letters, " " * 100_000 + letters):
         (tmp_path / "a.txt").write_text(text)
-        parts = list(_texts(documents.find([tmp_path / "a.txt"]), config))
+        source = documents.find([tmp_path / "a.txt"])[0]
+        parts = [part for block in documents.blocks(source) for part in block_texts(block, "text", False)]
         assert "".join(parts) == text and max(map(len, parts)) <= 2 * LONGEST_WORD
     assert llmc("--input", tmp_path / "a.txt", "--out", tmp_path / "x") == 0
 
