@@ -9,8 +9,8 @@ from pathlib import Path
 from llmc import cli
 
 # the order of the pipeline; stages that are not named here come after them
-ORDER = ("crawl", "prepare_fineweb", "prepare_text", "train_tokenizer", "tokenize", "pretrain",
-         "sample", "perplexity", "convert", "plot", "doctor")
+ORDER = ("crawl", "prepare_fineweb", "prepare_text", "train_tokenizer", "tokenize",
+         "tokenizer_report", "pretrain", "sample", "perplexity", "convert", "plot", "doctor")
 
 
 def stages() -> dict[str, str]:

@@ -107,17 +107,25 @@ def merges(ranks: dict[bytes, int], name: str) -> Iterator[tuple[bytes, bytes]]:
         yield parts[0], parts[1]
 
 
-def _merged_below(token: bytes, limit: int, ranks: dict[bytes, int]) -> list[bytes]:
-    """What the merges ranked below `limit` make of a token's bytes."""
+def merge_steps(token: bytes, ranks: dict[bytes, int], limit: int) -> Iterator[tuple[int, int]]:
+    """The merges ranked below `limit` that a piece's bytes undergo, in order: the rank of what
+    each makes, and where in the piece its two parts join."""
     cuts = list(range(len(token) + 1))          # part i is token[cuts[i]:cuts[i + 1]]
     pairs = [ranks.get(token[i:i + 2], limit) for i in range(len(token) - 1)]
     while pairs and (best := min(pairs)) < limit:
         at = pairs.index(best)                  # parts at and at + 1 become one
+        yield best, cuts[at + 1]
         del cuts[at + 1], pairs[at]
         if at > 0:
             pairs[at - 1] = ranks.get(token[cuts[at - 1]:cuts[at + 1]], limit)
         if at < len(pairs):
             pairs[at] = ranks.get(token[cuts[at]:cuts[at + 2]], limit)
+
+
+def _merged_below(token: bytes, limit: int, ranks: dict[bytes, int]) -> list[bytes]:
+    """What the merges ranked below `limit` make of a token's bytes."""
+    joined = {place for _, place in merge_steps(token, ranks, limit)}
+    cuts = [at for at in range(len(token) + 1) if at not in joined]
     return [token[a:b] for a, b in zip(cuts, cuts[1:])]
 
 
