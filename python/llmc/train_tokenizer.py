@@ -48,7 +48,7 @@ class TrainTokenizer:
     split: Literal["gpt2", "gpt4", "gpt4o", "llama3"] = "gpt4"  # how text is cut before merging;
                                 # gpt4 (llama3 is the same): words with the space before them,
                                 # digits in groups of three; gpt4o: also where a capital begins
-    eot: bool = True            # add <|endoftext|>, as the last id
+    eot: bool = True            # add <|endoftext|>, after the merges
     special: Literal["none", "chat"] = "none"   # chat: after it 13 special tokens for turns,
                                 # thinking and tools, and 64 in reserve; in --vocab_size too (bpe)
     memory: Annotated[int, cli.Range(200_000_000, 10**15)] = 4_000_000_000  # bytes that counting
