@@ -59,7 +59,7 @@ def run(config: PrepareFineWeb) -> None:
                          'pip install "llmc[web]"')
     from llmc.web import phases, recipes, sources
 
-    name = config.name or config.out.resolve().name
+    name = prepared.shard_name(config.name, config.out)
     tokenizer = Tokenizer.load(config.tokenizer)
     steps = recipes.load(config.recipe, config.set or [])
     found = sources.find(config.source)
@@ -67,13 +67,19 @@ def run(config: PrepareFineWeb) -> None:
     if pages and not any(step.name == "extract" for step in steps):
         raise ValueError(f"/{pages[0]} holds HTML, and recipe {config.recipe} has no step extract, "
                          "which makes text of it; add one")
+    if around := [place for place in config.source
+                  if config.out.resolve().is_relative_to(Path(place).resolve())]:
+        raise ValueError(f"--out {config.out} lies in --source {around[0]}, which would be read "
+                         "again with what is written there; choose another --out")
     settings = {"steps": [{"step": step.name} | asdict(step) for step in steps],
-                "files": [path for each in found for path in each.paths],
+                "files": {path: Path(f"/{path}").stat().st_size
+                          for each in found for path in each.paths},
                 "tokenizer": f"{tokenizer.fingerprint():016x}", "seed": config.seed}
     work = config.out.resolve() / "work"
     with disk.locked(config.out):
+        old = prepared.old_shards(config.out, name, tokenizer, config.fresh or work.exists(),
+                                  "--fresh")
         _begin(work, json.loads(json.dumps(settings, default=str)), config.fresh)
-        old = prepared.old_shards(config.out, name, tokenizer, overwrite=True)
         tasks = max(len(each.paths) for each in found)
         for step in steps:
             step.prepare(work)
@@ -193,7 +199,7 @@ def _describe(folder: Path, made: dict[str, Any], funnel: list[dict[str, Any]],
     whole = {"name": name, "tokenizer": tokenizer.name, "vocab_size": tokenizer.vocab_size,
              "eot": tokenizer.eot, "fingerprint": settings["tokenizer"]} | made
     whole |= {"funnel": funnel, "steps": settings["steps"], "seed": settings["seed"],
-              "sources": settings["files"]}
+              "sources": list(settings["files"])}
     disk.write_whole(folder / "tokenizer.json", tokenizer.to_json())
     disk.write_whole(folder / "prepared.json",
                      (json.dumps(whole, indent=1, default=str) + "\n").encode())

@@ -60,9 +60,7 @@ class Cut(NamedTuple):
 
 def run(config: PrepareText) -> None:
     """Write the shards, or fail and leave the folder as it was."""
-    name = config.name or config.out.resolve().name
-    if not name or Path(name).name != name:
-        raise ValueError(f"--name {name!r} can be no part of a file's name; give another")
+    name = prepared.shard_name(config.name, config.out)
     tokenizer = Tokenizer.load(config.tokenizer)
     train = documents.find(config.input)
     val = documents.find(config.val) if config.val else []

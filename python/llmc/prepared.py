@@ -10,8 +10,19 @@ SPLITS = ("train", "val")
 SHARD_NAME = re.compile(r"(.+)_(?:train|val)(?:_\d+)?\.bin")
 
 
-def old_shards(out: Path, name: str, tokenizer: Tokenizer, overwrite: bool) -> list[Path]:
-    """The shards to be replaced; a ValueError if there are any that must not be."""
+def shard_name(name: str, out: Path) -> str:
+    """What shards are called: the name given, or else the folder's; a ValueError if no file can be
+    called so."""
+    name = name or out.resolve().name
+    if not name or Path(name).name != name:
+        raise ValueError(f"--name {name!r} can be no part of a file's name; give another")
+    return name
+
+
+def old_shards(out: Path, name: str, tokenizer: Tokenizer, overwrite: bool,
+               flag: str = "--overwrite") -> list[Path]:
+    """The shards to be replaced; a ValueError if there are any that must not be. flag: what allows
+    it."""
     named = {path: SHARD_NAME.fullmatch(path.name) for path in sorted(out.glob("*.bin"))}
     mine = [path for path, match in named.items() if match and match[1] == name]
     others = [path for path, match in named.items() if match and match[1] != name]
@@ -19,11 +30,11 @@ def old_shards(out: Path, name: str, tokenizer: Tokenizer, overwrite: bool) -> l
         raise ValueError(f"{others[0]} is of another data set, and training on {out} would mix "
                          "the two; choose another --out")
     if mine and not overwrite:
-        raise ValueError(f"{mine[0]} is there already; --overwrite replaces it and its like")
+        raise ValueError(f"{mine[0]} is there already; {flag} replaces it and its like")
     json_path = out / "tokenizer.json"
     if json_path.is_file() and not overwrite and json_path.read_bytes() != tokenizer.to_json():
         raise ValueError(f"{json_path} is another tokenizer than {tokenizer.name}, or the same "
-                         "written otherwise; --overwrite replaces it, another --out keeps it")
+                         f"written otherwise; {flag} replaces it, another --out keeps it")
     return mine
 
 

@@ -177,6 +177,24 @@ def test_other_settings_in_the_same_folder_are_refused_until_it_starts_anew(llmc
     assert llmc(tmp_path / "out", "--seed", 5, "--fresh") == 0
 
 
+def test_what_others_made_and_sources_that_changed_are_not_mixed_in(llmc, pages, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "out_train_000001.bin").write_bytes(b"another's")
+    assert llmc(out) == 1 and (out / "out_train_000001.bin").read_bytes() == b"another's"
+    assert "is there already; --fresh replaces it" in capsys.readouterr().err
+    few = tmp_path / "few.jsonl"
+    few.write_text((pages / "a.jsonl").read_text())
+    assert llmc(tmp_path / "new", "--source", few) == 0
+    with few.open("a") as file:
+        file.write(json.dumps({"text": prose(99)}) + "\n")
+    capsys.readouterr()
+    assert llmc(tmp_path / "new", "--source", few) == 1
+    assert "was begun with other files; --fresh starts anew" in capsys.readouterr().err
+    assert llmc(tmp_path / "sources" / "out", "--source", tmp_path) == 1
+    assert "lies in --source" in capsys.readouterr().err
+
+
 def test_a_damaged_file_is_named_and_what_was_done_is_kept(llmc, pages, tmp_path, capsys):
     damaged = tmp_path / "damaged.parquet"
     damaged.write_bytes(b"PAR1 and no more")
