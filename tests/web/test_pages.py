@@ -5,6 +5,8 @@ import gzip
 import json
 import random
 import re
+import subprocess
+import sys
 import tarfile
 from collections import Counter
 from io import BytesIO
@@ -312,3 +314,9 @@ def test_pages_of_a_set_of_html_files_are_read(shared, tmp_path):
         archive.extractall(tmp_path / "in", filter="data")
     documents, counts, problems = read(tmp_path / "in", HtmlReader)
     assert not problems and len(documents) + counts["dropped_charset"] == 260
+
+
+def test_programs_started_later_find_their_own_libraries():
+    script = ("import os; before = dict(os.environ); import llmc.web.pages; "
+              "changed = {key for key in os.environ if os.environ[key] != before.get(key)}; assert changed <= {'MAGIC'}")
+    subprocess.run([sys.executable, "-c", script], check=True)

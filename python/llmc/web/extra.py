@@ -1,6 +1,7 @@
 """Packages that only work with web pages needs: the extra `web`."""
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,3 +14,17 @@ def needed(purpose: str) -> Iterator[None]:
     except ImportError as error:
         raise ImportError(f'{purpose} needs packages that are not installed ({error}); '
                           'pip install "llmc[web]"') from error
+
+
+@contextmanager
+def same_library_path() -> Iterator[None]:
+    """Around imports that change where programs started later look for their libraries."""
+    before = {key: os.environ.get(key) for key in ("LIBRARY_PATH", "LD_LIBRARY_PATH")}
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from llmc.web.compressed import Unreadable
-from llmc.web.extra import needed
+from llmc.web.extra import needed, same_library_path
 from llmc.web.records import LARGEST, Problem, Record, records
 
 with needed("reading web pages"):
-    import pylibmagic           # noqa: F401  the libmagic that python-magic finds is this one
+    with same_library_path():
+        import pylibmagic       # noqa: F401  the libmagic that python-magic finds is this one
 
-    import magic
+        import magic
     from datatrove.data import Document
     from datatrove.io import get_datafolder
     from datatrove.pipeline.readers.base import BaseDiskReader
