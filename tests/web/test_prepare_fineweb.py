@@ -10,12 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("datatrove")
-
-from llmc import cli                                            # noqa: E402
-from llmc.prepare_fineweb import PrepareFineWeb, run            # noqa: E402
-from llmc.shards import read_shard                              # noqa: E402
-from llmc.tokenizer import Tokenizer                            # noqa: E402
+from llmc import cli
+from llmc.prepare_fineweb import PrepareFineWeb, run
+from llmc.shards import read_shard
+from llmc.tokenizer import Tokenizer
 
 FILES = {"a.jsonl": 30, "below/b.jsonl": 20, "c.txt": 1}
 SHORT = "Too short."

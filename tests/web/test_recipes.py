@@ -8,9 +8,7 @@ from dataclasses import fields
 
 import pytest
 
-datatrove = pytest.importorskip("datatrove")
-
-from llmc.web import recipes, steps    # noqa: E402
+from llmc.web import recipes, steps
 
 
 def test_options_are_what_datatrove_has_where_the_script_gives_none():
