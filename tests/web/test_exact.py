@@ -12,6 +12,7 @@ from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
 
+from llmc.web import exact
 from llmc.web.exact import exact_dedup
 
 WORDS = "one two three four".split()
@@ -96,7 +97,8 @@ def test_a_document_of_no_source_is_refused(tmp_path):
         signatures.run(iter([Document("x", "8")]))
 
 
-def test_too_many_sources_are_refused(tmp_path):
-    exact_dedup(["x"] * 65_535, str(tmp_path))
-    with pytest.raises(ValueError, match="65,536 sources are too many to order"):
-        exact_dedup(["x"] * 65_536, str(tmp_path))
+def test_neighbours_among_more_sources_than_priorities_count_as_one(sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(exact, "MOST_SOURCES", 3)
+    assert deduplicated(sources, tmp_path / "one", 1, 1) == firsts(sources)[0]
+    few = deduplicated(sources, tmp_path / "few", 4, 1)
+    assert len(few) == len(firsts(sources)[0])

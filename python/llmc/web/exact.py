@@ -25,7 +25,8 @@ def exact_dedup(sources: Sequence[str], folder: str, tasks: int = 1, same_number
     the second alone in `tasks` tasks; the third after the same reader in as many as the first.
 
     sources: what metadata["file_path"] says, in the order of the sources; datatrove's readers
-    note it, and a file's documents all have to go through one task, in the file's order.
+    note it, and a file's documents all have to go through one task, in the file's order. Of more
+    than MOST_SOURCES, neighbours count as one; there the place in the task decides.
     folder: for what the phases tell each other.
     same_numbers: False takes 1998 and 2024 for the same, as CCNet's comparison of paragraphs does
     (G. Wenzek et al., "CCNet", 2020, https://arxiv.org/abs/1911.00359). All else is as there: no
@@ -33,11 +34,9 @@ def exact_dedup(sources: Sequence[str], folder: str, tasks: int = 1, same_number
     Two texts of the same 64-bit hash (xxhash) are taken for the same: among 10**8 documents with
     chance 0.0003.
     """
-    if len(sources) > MOST_SOURCES:
-        raise ValueError(f"{len(sources):,} sources are too many to order; exact duplicates are "
-                         f"found among at most {MOST_SOURCES:,}: join files, or do it in parts")
     rules = TextNormConfig(norm_numbers=not same_numbers)
-    place = {name: at for at, name in enumerate(sources)}
+    share = max(1, -(-len(sources) // MOST_SOURCES))    # of sources that have one priority
+    place = {name: at // share for at, name in enumerate(sources)}
 
     def priority(doc: Document) -> int:
         try:
