@@ -7,7 +7,7 @@ document is held out for validation by its hash alone: it stays there when other
 from __future__ import annotations
 
 import struct
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from llmc.shards import ShardWriter
 from llmc.tokenizer import Tokenizer
 
 RECORD = struct.Struct("<QQII")     # order, draw, bytes of its text, ids; then the ids, u32
+WAITING = 1 << 16               # bytes of a pile that are written at a time
 PILE_BYTES = 1 << 28                # of text in a pile, about
 
 
@@ -30,32 +31,38 @@ class CutToPiles(PipelineStep):
     def __init__(self, folder: Path, tokenizer: str, piles: int, seed: int):
         super().__init__()
         self.folder, self.tokenizer, self.piles, self.seed = folder, tokenizer, piles, seed
+        self._begun: set[int] = set()
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
         import xxhash
 
         tokenizer = Tokenizer.load(self.tokenizer)
         end = [] if tokenizer.eot is None else [tokenizer.eot]
-        files = {}
-        try:
-            for doc in data:
-                raw = doc.text.encode("utf-8", "replace")
-                order = xxhash.xxh64_intdigest(raw, self.seed)
-                draw = xxhash.xxh64_intdigest(raw, self.seed + 1)
-                ids = np.array([*tokenizer.encode(raw.decode()), *end], "<u4")
-                pile = order % self.piles
-                if pile not in files:
-                    path = self.folder / f"{pile:06d}" / f"{rank:06d}.tokens"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    files[pile] = path.open("wb")
-                files[pile].write(RECORD.pack(order, draw, len(raw), ids.size))
-                files[pile].write(ids.tobytes())
-                self.stat_update("documents")
-                self.stat_update("tokens", value=ids.size)
-        finally:
-            for file in files.values():
-                file.close()
+        waiting: defaultdict[int, bytearray] = defaultdict(bytearray)
+        for doc in data:
+            raw = doc.text.encode("utf-8", "replace")
+            order = xxhash.xxh64_intdigest(raw, self.seed)
+            draw = xxhash.xxh64_intdigest(raw, self.seed + 1)
+            ids = np.array([*tokenizer.encode(raw.decode()), *end], "<u4")
+            pile = waiting[order % self.piles]
+            pile += RECORD.pack(order, draw, len(raw), ids.size)
+            pile += ids.tobytes()
+            if len(pile) > WAITING:
+                self._append(order % self.piles, rank, pile)
+            self.stat_update("total")
+            self.stat_update("tokens", value=ids.size)
+        for number, pile in waiting.items():
+            self._append(number, rank, pile)
         yield from ()
+
+    def _append(self, number: int, rank: int, pile: bytearray) -> None:
+        """To its file, which is new the first time; there may be more piles than open files."""
+        path = self.folder / f"{number:06d}" / f"{rank:06d}.tokens"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab" if number in self._begun else "wb") as file:
+            file.write(pile)
+        self._begun.add(number)
+        pile.clear()
 
 
 def write_shards(folder: Path, piles: int, val_fraction: float,
