@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -30,7 +31,7 @@ def test_options_are_what_datatrove_has_where_the_script_gives_none():
                 assert ours == theirs["language"].default
             else:
                 assert ours == theirs[field.name].default, field.name
-    config = steps.MinHash().config()
+    config = steps.MinHash().blocks([], Path("x"), None)[0].config
     assert (config.num_buckets, config.hashes_per_bucket, config.n_grams) == (14, 8, 5)
     theirs = MinhashConfig()
     assert (config.num_buckets, config.hashes_per_bucket) == (theirs.num_buckets, theirs.hashes_per_bucket)

@@ -1,7 +1,7 @@
 """What datatrove is to run, one phase after the other, each cut in tasks that can start alone.
 
 A phase reads what the one before it wrote, a file a task: blocks that look at one document at a
-time follow one another in one phase, near-duplicates need phases of their own. How many tasks there
+time follow one another in one phase, duplicates need phases of their own. How many tasks there
 are depends on the sources alone, so that the result does not depend on how many work at a time.
 """
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmc.web.steps import Exact, MinHash, Step
+from llmc.web.steps import Duplicates, Step
 
 FILE = "${rank}.jsonl.zst"
 
@@ -25,6 +25,11 @@ class Phase:
     tasks: int
     steps: dict[int, str] = field(default_factory=dict)
 
+    @property
+    def filters(self) -> bool:
+        """Whether documents go on from here, or not."""
+        return any(step != "read" for step in self.steps.values())
+
 
 def plan(steps: Iterable[Step], readers: list[Any], files: list[str], tasks: int,
          work: Path) -> list[Phase]:
@@ -35,15 +40,11 @@ def plan(steps: Iterable[Step], readers: list[Any], files: list[str], tasks: int
     for number, step in enumerate(steps, 2):
         place = f"{number}_{step.name}"
         before, dropped = work / current.name, _dropped(work, place)
-        if isinstance(step, MinHash):
-            phases += [_written(current, before), *_minhash(step, place, before, tasks, work)]
-            current = Phase(place, [reader(before)], tasks)
-            block = _minhash_filter(work / place / "remove", dropped)
-        elif isinstance(step, Exact):
-            sign, match, block = step.blocks(files, work / place, dropped)
+        if isinstance(step, Duplicates):
+            sign, between, block = step.blocks(files, work / place, dropped)
             phases += [_written(current, before),
                        Phase(f"{place}_signatures", [reader(before), sign], tasks),
-                       Phase(f"{place}_matches", [match], 1)]
+                       *(Phase(f"{place}_{name}", [each], count) for name, each, count in between)]
             current = Phase(place, [reader(before)], tasks)
         else:
             block = step.block(dropped)
@@ -71,24 +72,3 @@ def _written(phase: Phase, folder: Path) -> Phase:
 
     phase.blocks.append(JsonlWriter(str(folder), FILE, compression="zstd"))
     return phase
-
-
-def _minhash(step: MinHash, place: str, before: Path, tasks: int, work: Path) -> list[Phase]:
-    """Signatures of each task's documents, matches in each bucket, and which of them go."""
-    from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
-    from datatrove.pipeline.dedup import MinhashDedupSignature
-
-    config, folder = step.config(), work / place
-    signatures = MinhashDedupSignature(str(folder / "signatures"), config, step.language)
-    return [Phase(f"{place}_signatures", [reader(before), signatures], tasks),
-            Phase(f"{place}_buckets", [MinhashDedupBuckets(str(folder / "signatures"),
-                                                           str(folder / "buckets"), config=config)],
-                  step.buckets),
-            Phase(f"{place}_clusters", [MinhashDedupCluster(str(folder / "buckets"),
-                                                            str(folder / "remove"), config)], 1)]
-
-
-def _minhash_filter(folder: Path, dropped: Any) -> Any:
-    from datatrove.pipeline.dedup import MinhashDedupFilter
-
-    return MinhashDedupFilter(str(folder), exclusion_writer=dropped)

@@ -15,7 +15,7 @@ default here is datatrove's.
 """
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -30,6 +30,16 @@ class Step:
 
     def block(self, dropped: Any) -> Any:
         """datatrove's block; `dropped` writes the documents that it drops."""
+        raise NotImplementedError
+
+
+class Duplicates(Step):
+    """A step that has to see all documents before it drops one, in phases of its own."""
+
+    def blocks(self, sources: list[str], folder: Path, dropped: Any) -> tuple[Any, list[Any], Any]:
+        """The block that signs documents; name, block and tasks of the phases that compare the
+        signatures, without documents; and the filter. sources: all files, in order; folder: for
+        what the phases tell one another."""
         raise NotImplementedError
 
 
@@ -92,7 +102,7 @@ class Language(Step):
 class Repetition(Step):
     """Text that repeats itself: lines, paragraphs, n-grams [2]."""
     name = "gopher_repetition"
-    language: str = "eng"  # whose words are counted
+    language: str = "eng"       # whose words are counted
     dup_line_frac: float | None = 0.3           # of lines that occurred before [2]
     dup_para_frac: float | None = 0.3           # of paragraphs [2]
     dup_line_char_frac: float | None = 0.2      # of characters, in such lines [2]
@@ -105,7 +115,7 @@ class Repetition(Step):
     def block(self, dropped: Any) -> Any:
         from datatrove.pipeline.filters import GopherRepetitionFilter
 
-        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        options = asdict(self)
         for key in ("top_n_grams", "dup_n_grams"):
             options[key] = tuple(sorted(options[key].items()))
         return GopherRepetitionFilter(exclusion_writer=dropped, **options)
@@ -115,7 +125,7 @@ class Repetition(Step):
 class Quality(Step):
     """Text that does not read like prose: too short, odd words, bullets, few stop words [2]."""
     name = "gopher_quality"
-    language: str = "eng"  # whose words are counted
+    language: str = "eng"       # whose words are counted
     min_doc_words: int | None = 50              # [2]
     max_doc_words: int | None = 100_000         # [2]
     min_avg_word_length: float | None = 3       # letters [2]
@@ -171,36 +181,45 @@ class FineWeb(Step):
 
 
 @dataclass
-class MinHash(Step):
+class MinHash(Duplicates):
     """Near-duplicates: of documents whose n-grams' hashes agree in a bucket one is kept. Two of
     Jaccard similarity J meet with probability 1 - (1 - J**hashes)**buckets (A. Broder, "On the
     resemblance and containment of documents", 1997)."""
     name = "minhash"
-    language: str = "eng"  # whose words make the n-grams
+    language: str = "eng"       # whose words make the n-grams
     n_grams: int = 5            # words of one [1]
     buckets: int = 14           # [1]
     hashes: int = 8             # of a bucket [1]
 
-    def config(self) -> Any:
+    def blocks(self, sources: list[str], folder: Path, dropped: Any) -> tuple[Any, list[Any], Any]:
+        from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
+        from datatrove.pipeline.dedup import MinhashDedupFilter, MinhashDedupSignature
         from datatrove.pipeline.dedup.minhash import MinhashConfig
         from datatrove.utils.hashing import HashConfig
 
-        return MinhashConfig(n_grams=self.n_grams, num_buckets=self.buckets,
-                             hashes_per_bucket=self.hashes,
-                             hash_config=HashConfig(precision=64, hash_fc="sha1"))
+        signatures, buckets, remove = (str(folder / each)
+                                       for each in ("signatures", "buckets", "remove"))
+        config = MinhashConfig(n_grams=self.n_grams, num_buckets=self.buckets,
+                               hashes_per_bucket=self.hashes,
+                               hash_config=HashConfig(precision=64, hash_fc="sha1"))
+        between = [
+            ("buckets", MinhashDedupBuckets(signatures, buckets, config=config), self.buckets),
+            ("clusters", MinhashDedupCluster(buckets, remove, config), 1)]
+        return (MinhashDedupSignature(signatures, config, self.language), between,
+                MinhashDedupFilter(remove, exclusion_writer=dropped))
 
 
 @dataclass
-class Exact(Step):
+class Exact(Duplicates):
     """Exact duplicates: the same words in the same order; the first in the sources is kept."""
     name = "exact"
     same_numbers: bool = True   # false: texts that differ in digits alone are the same
 
-    def blocks(self, sources: list[str], folder: Path, dropped: Any) -> tuple[Any, Any, Any]:
-        """Of the three phases."""
+    def blocks(self, sources: list[str], folder: Path, dropped: Any) -> tuple[Any, list[Any], Any]:
         from llmc.web.exact import exact_dedup
 
-        return exact_dedup(sources, str(folder), 1, self.same_numbers, dropped)
+        sign, match, block = exact_dedup(sources, str(folder), 1, self.same_numbers, dropped)
+        return sign, [("matches", match, 1)], block
 
 
 @dataclass
