@@ -2,7 +2,7 @@
 # make test       every test but the slow ones
 # make test-all   the slow ones too: fuzzing, kills, sanitizers, the published recipe, the quick start's result
 # make setup      the virtual environment and the build, nothing else
-# make web        what llmc prepare_fineweb needs besides
+# make web        what llmc crawl, prepare_fineweb and train_quality need besides
 # make train_gpt2 the pre-training program
 # make train_gpt2cu the same on NVIDIA's GPUs, where nvcc is found; for --device cuda anywhere
 # make bench      speed, against PyTorch (BENCH="--quick": in minutes; BENCH="--device cuda": on a GPU)
@@ -40,7 +40,7 @@ $(VENV)/.ready-text: $(VENV)/.ready
 
 $(VENV)/.ready-test: $(VENV)/.ready
 	@echo "installing what the tests need into $(VENV) (once)"
-	@$(PY) dev/requirements.py test web | tr '\n' '\0' | xargs -0 $(PY) -m pip install -q --disable-pip-version-check
+	@$(PY) dev/requirements.py test web ray | tr '\n' '\0' | xargs -0 $(PY) -m pip install -q --disable-pip-version-check
 	@touch $@
 
 web: build/.installed

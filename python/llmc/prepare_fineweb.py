@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from llmc import cli, disk, prepared
 from llmc.cli import Range
 from llmc.prepared import SPLITS
 from llmc.shards import ShardWriter
 from llmc.tokenizer import Tokenizer
+from llmc.web.extra import needed
 
 
 @dataclass
@@ -41,7 +40,11 @@ class PrepareFineWeb:
     name: str = ""              # what the shards are called; the folder's name if not given
     shard_tokens: Annotated[int, Range(1, 10**12)] = 100_000_000    # tokens in one shard
     seed: cli.Seed = 1337       # decides the order of the documents
-    workers: cli.Threads = 0    # tasks at a time; 0: one for each core
+    executor: Literal["local", "slurm", "ray"] = "local"    # where tasks run: this machine, or a
+                                # cluster that sees the same files
+    workers: cli.Threads = 0    # tasks at a time; 0: one for each core, or what the cluster takes
+    memory: Annotated[int, Range(1, 10**6)] = 4     # GB that a cluster sets aside for a task
+    slurm: list[str] | None = None  # OPTION=VALUE, as sbatch has them: partition=cpu time=20:00:00
     fresh: bool = False         # start anew, whatever OUT/work holds
 
     @staticmethod
@@ -54,11 +57,12 @@ class PrepareFineWeb:
 
 def run(config: PrepareFineWeb) -> None:
     """Write the shards, or fail and leave those that were there."""
-    if not find_spec("datatrove"):
-        raise ValueError("web documents are cleaned by datatrove, which is not installed; "
-                         'pip install "llmc[web]"')
-    from llmc.web import phases, recipes, sources
+    with needed("cleaning web documents"):
+        from llmc.web import execute, phases, recipes, sources, tokens, watch
 
+    where = execute.Where(config.executor, config.workers, config.memory,
+                          _pairs("--slurm", config.slurm or []))
+    watcher = watch.Watcher()
     name = prepared.shard_name(config.name, config.out)
     tokenizer = Tokenizer.load(config.tokenizer)
     steps = recipes.load(config.recipe, config.set or [])
@@ -74,13 +78,14 @@ def run(config: PrepareFineWeb) -> None:
     settings = {"steps": [{"step": step.name} | asdict(step) for step in steps],
                 "files": {path: Path(f"/{path}").stat().st_size
                           for each in found for path in each.paths},
+                "lists": _lists(steps),
                 "tokenizer": f"{tokenizer.fingerprint():016x}", "seed": config.seed}
     work = config.out.resolve() / "work"
     with disk.locked(config.out):
         old = prepared.old_shards(config.out, name, tokenizer, config.fresh or work.exists(),
                                   "--fresh")
         _begin(work, json.loads(json.dumps(settings, default=str)), config.fresh)
-        tasks = max(len(each.paths) for each in found)
+        tasks = _tasks(found, settings["files"])
         for step in steps:
             step.prepare(work)
         declared = any(getattr(step, "declared", False) for step in steps)
@@ -88,9 +93,13 @@ def run(config: PrepareFineWeb) -> None:
         files = [reader.data_folder.resolve_paths(path)
                  for each, reader in zip(found, readers) for path in each.paths]
         made = phases.plan(steps, readers, files, tasks, work)
-        _execute(made, work, config)
+        execute.run(made, work, where, watcher)
         funnel = _funnel(made, work)
-        piles = _cut(work, tasks, funnel, config)
+        _any_kept(work, funnel, config)
+        piles = tokens.piles_for(work / "kept")
+        cut = tokens.CutToPiles(work / "tokens", config.tokenizer, piles, config.seed)
+        execute.run([phases.Phase("tokens", [phases.reader(work / "kept"), cut], tasks)], work,
+                    where, watcher)
         unfinished = work / "shards"
         shutil.rmtree(unfinished, ignore_errors=True)
         found_in = _write(unfinished, work / "tokens", piles, name, tokenizer, config)
@@ -98,6 +107,34 @@ def run(config: PrepareFineWeb) -> None:
         with ThreadPoolExecutor(1) as pool:     # signals end the main thread: not halfway here
             pool.submit(prepared.put_in_place, unfinished, config.out, old).result()
     _report(config.out, name, funnel, found_in)
+
+
+TASK_BYTES = 1 << 24            # of sources in a task, about: it loads lists and models first
+FEWEST = 4                      # tasks, where there are as many files
+
+
+def _tasks(found: list[Any], sizes: dict[str, int]) -> int:
+    """How many: by the sources alone, so that results do not depend on who works. A file is read by
+    one task."""
+    return min(max(len(each.paths) for each in found),
+               max(FEWEST, -(-sum(sizes.values()) // TASK_BYTES)))
+
+
+def _lists(steps: list[Any]) -> dict[str, str]:
+    """The files that options name, by their checksums."""
+    named = [value for step in steps for option in vars(step).values()
+             for value in (option if isinstance(option, list) else [option])
+             if isinstance(value, Path)]
+    files = [path for each in named for path in ([each] if each.is_file() else each.rglob("*"))
+             if path.is_file()]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
+
+
+def _pairs(option: str, given: list[str]) -> dict[str, str]:
+    """Of OPTION=VALUE each."""
+    if wrong := [each for each in given if "=" not in each]:
+        raise ValueError(f"{option} is {wrong[0]!r}, wanted OPTION=VALUE")
+    return dict(each.lstrip("-").split("=", 1) for each in given)
 
 
 def _begin(work: Path, settings: dict[str, Any], fresh: bool) -> None:
@@ -114,19 +151,6 @@ def _begin(work: Path, settings: dict[str, Any], fresh: bool) -> None:
     disk.write_whole(noted, (json.dumps(settings, indent=1) + "\n").encode())
 
 
-def _execute(made: list[Any], work: Path, config: PrepareFineWeb) -> None:
-    from llmc.web import execute
-
-    shown: set[tuple[str, int]] = set()
-
-    def tell(phase: Any, ended: int) -> None:
-        if (phase.name, ended) not in shown:
-            shown.add((phase.name, ended))
-            print(f"{phase.name:<24} {ended} of {phase.tasks} tasks", flush=True)
-
-    execute.run(made, work, config.workers or os.cpu_count() or 1, tell)
-
-
 def _funnel(made: list[Any], work: Path) -> list[dict[str, Any]]:
     """Of each step, the documents that came and were kept, and why others were not."""
     from llmc.web import execute
@@ -136,35 +160,31 @@ def _funnel(made: list[Any], work: Path) -> list[dict[str, Any]]:
         for place, counted in enumerate(execute.counts(phase, work)):
             if not (step := phase.steps.get(place)):
                 continue
+            reasons = {key.removeprefix("dropped_"): int(value) for key, value in counted.items()
+                       if key.startswith("dropped_")}
             if step == "read":
-                came = kept = int(counted["documents"])
+                kept = int(counted["documents"])
+                came = kept + sum(reasons.values())
             else:
                 came, kept = int(counted["total"]), int(counted["forwarded"])
-            reasons = {key.removeprefix("dropped_"): int(value) for key, value in counted.items()
-                       if key.startswith("dropped_") and step != "read"}
             if unnamed := came - kept - sum(reasons.values()):
                 reasons["no_text" if step == "extract" else "duplicate"] = unnamed
             if rows and step == "read":         # one more kind of source
                 came, kept = came + rows[0]["documents"], kept + rows[0]["kept"]
-                rows.clear()
+                reasons = dict(Counter(reasons) + Counter(rows.pop()["reasons"]))
             rows.append({"step": step, "documents": came, "kept": kept, "reasons": reasons})
     return rows
 
 
-def _cut(work: Path, tasks: int, funnel: list[dict[str, Any]], config: PrepareFineWeb) -> int:
-    """Cuts what was kept into tokens, in piles: how many."""
-    from llmc.web import phases, tokens
-
-    if not list((work / "kept").glob("*.jsonl.zst")):
-        lost = Counter({row["step"]: row["documents"] - row["kept"] for row in funnel})
-        read = funnel[0]["kept"]
-        why = ", ".join(f"{count} {step}" for step, count in lost.most_common() if count)
-        raise ValueError(f"all {read} documents were dropped: {why}" if read else
-                         f"no documents were found in {', '.join(map(str, config.source))}")
-    piles = tokens.piles_for(work / "kept")
-    cut = tokens.CutToPiles(work / "tokens", config.tokenizer, piles, config.seed)
-    _execute([phases.Phase("tokens", [phases.reader(work / "kept"), cut], tasks)], work, config)
-    return piles
+def _any_kept(work: Path, funnel: list[dict[str, Any]], config: PrepareFineWeb) -> None:
+    """A ValueError where nothing was."""
+    if list((work / "kept").glob("*.jsonl.zst")):
+        return
+    lost = Counter({row["step"]: row["documents"] - row["kept"] for row in funnel})
+    read = funnel[0]["documents"]
+    why = ", ".join(f"{count} {step}" for step, count in lost.most_common() if count)
+    raise ValueError(f"all {read} documents were dropped: {why}" if read else
+                     f"no documents were found in {', '.join(map(str, config.source))}")
 
 
 def _write(folder: Path, piles_folder: Path, piles: int, name: str, tokenizer: Tokenizer,

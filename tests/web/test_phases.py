@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmc.web import execute, phases, recipes
+from llmc.web import execute, phases, recipes, watch
 
 TASKS = 3
 STOP = ["the", "of", "and", "to", "with", "that", "have", "be"]
@@ -56,10 +56,7 @@ def run(pages: Path, work: Path, workers: int) -> list[phases.Phase]:
     work.parent.mkdir(exist_ok=True)
     (work.parent / "recipe.yaml").write_text(RECIPE)
     made = phases.plan(recipes.load(str(work.parent / "recipe.yaml")), [JsonlReader(str(pages))], [], TASKS, work)
-    told = []
-    execute.run(made, work, workers, lambda phase, ended: told.append((phase.name, ended)))
-    assert [(phase.name, phase.tasks) for phase in made] == [
-        pair for i, pair in enumerate(told) if i + 1 == len(told) or told[i + 1][0] != pair[0]]
+    execute.run(made, work, execute.Where(workers=workers), watch.Watcher())
     return made
 
 

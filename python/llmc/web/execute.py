@@ -1,29 +1,108 @@
-"""Runs phases with datatrove's executor for one machine.
+"""Runs phases with datatrove's executors: on this machine, on a Slurm cluster, on a Ray cluster.
 
 A task that has ended is never run again; one that was killed writes its files anew, and they come
-out the same. Each task's log lies under work/logs/PHASE/logs.
+out the same. Each task's log lies under work/logs/PHASE/logs, what its blocks have counted under
+stats, and until it ends, under so_far.
 """
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datatrove.executor import LocalPipelineExecutor
+import multiprocess
+from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from loguru import logger
+from multiprocess.managers import SyncManager
 
+from llmc import disk
+from llmc.web.extra import needed
 from llmc.web.phases import Phase
 
-LOOK = 0.5                      # seconds between two looks at how many tasks have ended
+EVERY = 1.0                     # seconds between two notes of what was counted
+ASK = 5.0                       # seconds between two questions to Slurm
+EXECUTORS = ("local", "slurm", "ray")
 
 
-class Local(LocalPipelineExecutor):
+@dataclass
+class Where:
+    """executor: one of EXECUTORS; workers: tasks at a time, 0: as many as there are cores, or as
+    the cluster takes; memory: GB for a task, that a cluster sets aside; slurm: options of sbatch,
+    by their long names."""
+    executor: str = "local"
+    workers: int = 0
+    memory: int = 4
+    slurm: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.executor == "slurm":
+            if missing := [key for key in ("partition", "time") if key not in self.slurm]:
+                raise ValueError(f"--executor slurm wants a {' and a '.join(missing)}, as in "
+                                 "--slurm partition=cpu time=20:00:00")
+        elif self.slurm:
+            raise ValueError(f"--slurm is for --executor slurm, and this is {self.executor}")
+
+
+class _Alone:
+    """For executors: a task runs once at a time, ends with the program that began it, and notes
+    while it runs what its blocks have counted."""
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
+        place = Path(self.logging_dir.resolve_paths(f"so_far/{rank:05d}.json"))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        done, above = threading.Event(), multiprocess.parent_process()
+
+        def note() -> None:
+            while not done.wait(EVERY):
+                if above and not above.is_alive():      # killed
+                    os._exit(1)
+                counted = [{"stats": {key: value.total for key, value in
+                                      dict(each.stats.stats).items()}} for each in self.pipeline]
+                disk.write_whole(place, json.dumps(counted).encode())
+
+        with _lock(place.with_suffix(".lock")):
+            noting = threading.Thread(target=note, daemon=True)
+            noting.start()
+            try:
+                return super()._run_for_rank(rank, local_rank, node_rank)
+            finally:
+                done.set()
+                noting.join()
+                place.unlink(missing_ok=True)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One task at a time: after a kill, one of the run before may not have ended yet."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:                # not every file system has locks
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+        yield
+
+
+class Local(_Alone, LocalPipelineExecutor):
     """datatrove's, whose tasks write to their logs and not to the terminal."""
+
+    def run(self) -> None:
+        theirs, multiprocess.Manager = multiprocess.Manager, _manager
+        try:
+            super().run()
+        finally:
+            multiprocess.Manager = theirs
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
@@ -33,52 +112,115 @@ class Local(LocalPipelineExecutor):
                 logger.remove()     # what writes to nowhere
 
 
-def run(phases: list[Phase], work: Path, workers: int,
-        tell: Callable[[Phase, int], None]) -> None:
-    """One phase after the other; tell(phase, tasks that have ended) is called now and then."""
+def _manager() -> SyncManager:
+    """multiprocess's own would stay for ever where the program that began it is killed."""
+    manager = SyncManager()
+    manager.start(_end_with_parent)
+    return manager
+
+
+def _end_with_parent() -> None:
+    def wait() -> None:
+        multiprocess.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+class Ray(_Alone, RayPipelineExecutor):
+    """datatrove's."""
+
+
+class Slurm(_Alone, SlurmPipelineExecutor):
+    """datatrove's, which waits for its job; started again, it waits for the one that runs."""
+
+    def run(self) -> None:
+        if "SLURM_ARRAY_TASK_ID" in os.environ:     # in the job
+            super().run()
+            return
+        noted = Path(self.logging_dir.resolve_paths("slurm_job"))
+        self.job_id = noted.read_text() if noted.is_file() else None
+        if not (self.job_id and _in_queue(self.job_id)):
+            self.job_id = None
+            super().run()
+            if self.job_id == -1:                   # every task has ended
+                return
+            disk.write_whole(noted, self.job_id.encode())
+        asked = time.monotonic()
+        while self.get_incomplete_ranks():
+            time.sleep(EVERY)
+            if time.monotonic() - asked >= ASK:
+                if not _in_queue(self.job_id):
+                    break
+                asked = time.monotonic()
+
+    def launch_merge_stats(self) -> None:
+        """Nothing: counts() reads what each task wrote."""
+
+
+def _in_queue(job: str) -> bool:
+    """Whether Slurm has not done with a job; what it cannot say now is asked again."""
+    while True:
+        asked = subprocess.run(["squeue", "--noheader", "--jobs", job], capture_output=True, text=True)
+        if asked.returncode == 0:
+            return bool(asked.stdout.strip())
+        if "Invalid job id" in asked.stderr:        # what it says of jobs long ended
+            return False
+        logger.warning("squeue: {}", asked.stderr.strip())
+        time.sleep(ASK)
+
+
+def run(phases: list[Phase], work: Path, where: Where, watch: Any) -> None:
+    """One phase after the other; `with watch(phase, logs)` is around each, see watch.py."""
     for phase in phases:
         logs = work / "logs" / phase.name
-        with _watched(phase, logs, tell):
-            made = Local(phase.blocks, tasks=phase.tasks, workers=min(workers, phase.tasks),
-                         logging_dir=str(logs))
-            logger.remove()     # tell says it
+        with watch(phase, logs):
+            logger.remove()     # watch says it
+            made = _executor(phase, logs, where)
             try:
                 made.run()
             except Exception as error:      # whatever ended a task, of any library
                 said = " ".join(str(error).split()) or type(error).__name__
-                raise ValueError(f"{phase.name} ended: {said[:500]}; {logs / 'logs'} tells more, "
-                                 "and started again it goes on from here") from error
+                raise _ended(phase, logs, said) from error
+            if left := made.get_incomplete_ranks(skip_completed=True):
+                raise _ended(phase, logs, f"{len(left)} of {phase.tasks} tasks failed, the first "
+                             f"of them number {left[0]}")
+
+
+def _ended(phase: Phase, logs: Path, said: str) -> ValueError:
+    return ValueError(f"{phase.name} ended: {said[:500]}; {logs} tells more, and started "
+                      "again it goes on from here")
+
+
+def _executor(phase: Phase, logs: Path, where: Where) -> Any:
+    common = {"tasks": phase.tasks, "logging_dir": str(logs)}
+    if where.executor == "local":
+        workers = where.workers or os.cpu_count() or 1
+        return Local(phase.blocks, workers=min(workers, phase.tasks), **common)
+    common |= {"workers": where.workers or -1, "mem_per_cpu_gb": where.memory}
+    if where.executor == "ray":
+        with needed("--executor ray", "ray"):
+            import ray
+        if not ray.is_initialized():        # the cluster that RAY_ADDRESS names, or that runs here
+            ray.init(logging_level="error", log_to_driver=False)
+        return Ray(phase.blocks, **common)
+    options = dict(where.slurm)
+    return Slurm(phase.blocks, time=options.pop("time"), partition=options.pop("partition"),
+                 qos=options.pop("qos", ""), job_name=f"llmc_{phase.name}", sbatch_args=options,
+                 venv_path=f"{sys.prefix}/bin/activate" if sys.prefix != sys.base_prefix else None,
+                 mail_type="NONE", **common)
 
 
 def counts(phase: Phase, work: Path) -> list[Counter[str]]:
     """Of each block of a phase, what its tasks counted: total, forwarded, dropped_REASON, …"""
     found = [Counter() for _ in phase.blocks]
     for path in sorted((work / "logs" / phase.name / "stats").glob("*.json")):
-        for block, counted in zip(found, json.loads(path.read_text())):
-            for key, value in counted["stats"].items():
-                block[key] += value["total"] if isinstance(value, dict) else value
+        add(found, path)
     return found
 
 
-@contextmanager
-def _watched(phase: Phase, logs: Path, tell: Callable[[Phase, int], None]) -> Iterator[None]:
-    done = threading.Event()
-
-    def look() -> None:
-        while not done.wait(LOOK):
-            tell(phase, ended(logs))
-
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()
-        tell(phase, ended(logs))
-
-
-def ended(logs: Path) -> int:
-    """How many tasks of a phase have ended."""
-    folder = logs / "completions"
-    return sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
+def add(found: list[Counter[str]], path: Path) -> None:
+    """What a file of stats/ or so_far/ says of each block."""
+    for block, counted in zip(found, json.loads(path.read_text())):
+        for key, value in counted["stats"].items():
+            block[key] += value["total"] if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""Packages that only work with web pages needs: the extra `web`."""
+"""Packages that only some stages need: the extras of the package."""
 from __future__ import annotations
 
 import os
@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def needed(purpose: str) -> Iterator[None]:
+def needed(purpose: str, extra: str = "web") -> Iterator[None]:
     """Around imports: one that is missing is an ImportError that says what for and what to do."""
     try:
         yield
     except ImportError as error:
         raise ImportError(f'{purpose} needs packages that are not installed ({error}); '
-                          'pip install "llmc[web]"') from error
+                          f'pip install "llmc[{extra}]"') from error
 
 
 @contextmanager
