@@ -1,4 +1,4 @@
-"""Files and folders to documents: .txt, .md, .jsonl and .parquet, each also compressed.
+"""Files and folders to documents: .txt, .md, .jsonl, .ndjson and .parquet, each also compressed.
 
 A text file is one document, a row of the others is one. They are read in blocks of about a
 megabyte, so that files may be of any size, and only at places where every tokenizer of ours cuts
@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-KINDS = {".txt": "text", ".md": "text", ".jsonl": "rows", ".parquet": "parquet"}
+KINDS = {".txt": "text", ".md": "text", ".jsonl": "rows", ".ndjson": "rows",
+         ".parquet": "parquet"}
 COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
 AS_BYTES = {"string": "binary", "large_string": "large_binary", "string_view": "binary_view"}
 BLOCK = 1 << 20                 # bytes read at a time, about
@@ -147,7 +148,6 @@ def last_cut(text: str) -> int:
 @contextmanager
 def opened(source: Source, on_read: Callable[[int], None] = lambda n: None) -> Iterator[BinaryIO]:
     """The file's bytes, decompressed. Damage is a ValueError that names the file."""
-    import bz2
     import gzip
     import lzma
     import zlib
@@ -156,24 +156,30 @@ def opened(source: Source, on_read: Callable[[int], None] = lambda n: None) -> I
 
     damage = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError)
     with open(source.path, "rb", buffering=0) as raw:
-        counted = io.BufferedReader(_Counted(raw, on_read))
         try:
-            if source.compression == ".gz":
-                yield gzip.GzipFile(fileobj=counted)
-            elif source.compression == ".xz":
-                yield lzma.LZMAFile(counted)
-            elif source.compression == ".bz2":
-                yield bz2.BZ2File(counted)
-            elif source.compression == ".zst":
-                yield io.BufferedReader(_Zstd(counted))
-            else:
-                yield counted
+            yield decompressed(io.BufferedReader(_Counted(raw, on_read)), source.compression)
         except damage as error:
             raise ValueError(f"{source.path} is damaged or cut off: {error}") from error
         except OSError as error:
             if error.filename is None and source.compression == ".bz2":     # all bz2 can say
                 raise ValueError(f"{source.path} is damaged: {error}") from error
             raise
+
+
+def decompressed(file: BinaryIO, compression: str) -> BinaryIO:
+    """A file's bytes out of one of COMPRESSED, or as they are. Reading damage raises what the
+    library for that compression raises, and EOFError where the end is missing."""
+    import bz2
+    import gzip
+    import lzma
+
+    if compression == ".gz":
+        return gzip.GzipFile(fileobj=file)
+    if compression == ".xz":
+        return lzma.LZMAFile(file)
+    if compression == ".bz2":
+        return bz2.BZ2File(file)
+    return io.BufferedReader(_Zstd(file)) if compression == ".zst" else file
 
 
 def _source(path: Path) -> Source | None:

@@ -1,4 +1,4 @@
-"""Text to token shards: .txt, .md, .jsonl and .parquet in, NAME_train_000001.bin out.
+"""Text to token shards: .txt, .md, .jsonl, .ndjson and .parquet in, NAME_train_000001.bin out.
 
 A text file is one document, a row of the others is one; <|endoftext|> follows each. For validation
 documents are set aside, evenly spread, or, where there are too few, the end of each. The shards
@@ -33,7 +33,8 @@ from llmc.tokenizer import Tokenizer
 @dataclass
 class PrepareText:
     """Cut text into tokens and write them to shards that training reads."""
-    input: list[Path]           # files and folders: .txt, .md, .jsonl, .parquet, also compressed
+    input: list[Path]           # files and folders: .txt, .md, .jsonl, .ndjson, .parquet, also
+                                # compressed
     out: Path                   # folder for the shards, tokenizer.json and prepared.json
     tokenizer: str = "gpt2"     # gpt2, cl100k_base, …, or a tokenizer.json or folder with one
     val_fraction: Annotated[float, Range(0, 0.5)] = 0.01    # share set aside for validation

@@ -41,7 +41,8 @@ MEASURED = 4_000_000            # characters that bytes a token are counted on
 @dataclass
 class TrainTokenizer:
     """Learn a vocabulary from text."""
-    input: list[Path]           # files and folders: .txt, .md, .jsonl, .parquet, also compressed
+    input: list[Path]           # files and folders: .txt, .md, .jsonl, .ndjson, .parquet, also
+                                # compressed
     out: Path                   # folder for tokenizer.json
     vocab_size: VocabSize = 2048    # tokens in all, the 256 bytes and <|endoftext|> included (bpe)
     kind: Literal["bpe", "bytes"] = "bpe"       # bytes: a token for each byte seen, no merges
