@@ -35,6 +35,10 @@ class Unreadable(Exception):
     """A file that cannot be read (further), with the reason."""
 
 
+class Unreachable(ValueError):
+    """A file that another machine does not give now: the run ends, so that it is not left out."""
+
+
 def pieces(file: BinaryIO, is_beginning: Callable[[bytes], bool]) -> Iterator[Piece | Gap]:
     """What is in the file. After a gap it goes on at the next member that begins as is_beginning
     wants it."""
@@ -63,6 +67,8 @@ class _Source:
         while len(self.raw) < count:
             try:
                 more = self._file.read(CHUNK)
+            except Unreachable:
+                raise
             except Exception as error:          # every file system of fsspec has its own kinds
                 raise Unreadable(f"reading stopped at byte {self.at + len(self.raw)}: "
                                  f"{type(error).__name__}: {error}") from error

@@ -13,7 +13,8 @@ from io import BytesIO
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from llmc.web.compressed import Unreadable
+from llmc.documents import COMPRESSED
+from llmc.web.compressed import Unreachable, Unreadable
 from llmc.web.extra import needed, same_library_path
 from llmc.web.records import LARGEST, Problem, Record, records
 
@@ -179,7 +180,9 @@ class HtmlReader(PageReader):
 
     def read_file(self, filepath: str) -> Iterator[Document]:
         """The page that the file is."""
-        name = filepath.lower().removesuffix(".gz").removesuffix(".zst")
+        name = filepath.lower()
+        for suffix in COMPRESSED:
+            name = name.removesuffix(suffix)
         if not name.endswith(HTML_FILES):
             self.stat_update("skipped_file")
             return
@@ -220,6 +223,8 @@ def _as_declared(page: Page, http: StatusAndHeaders | None) -> dict | None:
 def _opened(folder: Any, path: str, compression: str | None) -> Any:
     try:
         return folder.open(path, "rb", compression=compression)
+    except Unreachable:
+        raise
     except Exception as error:                  # every file system of fsspec has its own kinds
         raise Unreadable(f"it cannot be opened: {type(error).__name__}: {error}") from error
 

@@ -1,0 +1,19 @@
+"""What kinds of files documents are read from, by their names."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePath
+
+from llmc import documents
+
+KINDS = {".warc": "archive", ".arc": "archive", ".html": "html", ".htm": "html", ".xhtml": "html",
+         ".wet": "wet"} | documents.KINDS
+PAGES = ("archive", "html")     # whose documents are HTML
+
+
+def kind_of(path: str | PurePath, kinds: Mapping[str, str] = KINDS) -> str | None:
+    """By the ending that says how a file is compressed, or the one before it; None if neither is
+    known."""
+    suffixes = [suffix.lower() for suffix in PurePath(path).suffixes[-2:]]
+    last = [suffix for suffix in suffixes if suffix not in documents.COMPRESSED][-1:]
+    return kinds.get(last[0]) if last else None
