@@ -31,9 +31,15 @@ from llmc.web.extra import needed
 class PrepareFineWeb:
     """Clean web documents by a recipe, and cut them into token shards that training reads."""
     source: list[str]           # files and folders: .warc, .arc, .html, and text as .wet, .jsonl,
-                                # .parquet, .txt, .md; also compressed
+                                # .ndjson, .parquet, .txt, .md; also compressed; or hf:OWNER/NAME,
+                                # hf:OWNER/NAME@REVISION: a data set of the Hugging Face hub, or
+                                # cc:CC-MAIN-2024-10, cc:CC-MAIN-2024-10/wet: Common Crawl's pages,
+                                # or their text; :0-9 behind these is the first ten files
     out: Path                   # folder for the shards, tokenizer.json and prepared.json
     recipe: str = "llmc-default"    # fineweb, llmc-default, minimal, or a YAML file of steps
+    config: str = ""            # of data sets of the hub: the configuration, or a folder
+    cc_base: str = "https://data.commoncrawl.org"   # where Common Crawl is read; s3://commoncrawl
+                                # needs s3fs and a key of AWS
     set: list[str] | None = None    # STEP.OPTION=VALUE: options of the recipe's steps
     tokenizer: str = "gpt2"     # gpt2, cl100k_base, …, or a tokenizer.json or folder with one
     val_fraction: Annotated[float, Range(0, 0.5)] = 0.01    # share held out, by documents' hashes
@@ -66,26 +72,26 @@ def run(config: PrepareFineWeb) -> None:
     name = prepared.shard_name(config.name, config.out)
     tokenizer = Tokenizer.load(config.tokenizer)
     steps = recipes.load(config.recipe, config.set or [])
-    found = sources.find(config.source)
-    pages = [each.paths[0] for each in found if each.kind in sources.PAGES]
+    work = config.out.resolve() / "work"
+    noted = {} if config.fresh else sources.noted(work / "settings.json")
+    found = sources.find(config.source, config.config, config.cc_base, noted)
+    pages = [each.full(each.paths[0]) for each in found if each.kind in sources.PAGES]
     if pages and not any(step.name == "extract" for step in steps):
-        raise ValueError(f"/{pages[0]} holds HTML, and recipe {config.recipe} has no step extract, "
+        raise ValueError(f"{pages[0]} holds HTML, and recipe {config.recipe} has no step extract, "
                          "which makes text of it; add one")
     if around := [place for place in config.source
                   if config.out.resolve().is_relative_to(Path(place).resolve())]:
         raise ValueError(f"--out {config.out} lies in --source {around[0]}, which would be read "
                          "again with what is written there; choose another --out")
     settings = {"steps": [{"step": step.name} | asdict(step) for step in steps],
-                "files": {path: Path(f"/{path}").stat().st_size
-                          for each in found for path in each.paths},
+"files": sources.listing(found),
                 "lists": _lists(steps),
                 "tokenizer": f"{tokenizer.fingerprint():016x}", "seed": config.seed}
-    work = config.out.resolve() / "work"
     with disk.locked(config.out):
         old = prepared.old_shards(config.out, name, tokenizer, config.fresh or work.exists(),
                                   "--fresh")
         _begin(work, json.loads(json.dumps(settings, default=str)), config.fresh)
-        tasks = _tasks(found, settings["files"])
+        tasks = _tasks(found)
         for step in steps:
             step.prepare(work)
         declared = any(getattr(step, "declared", False) for step in steps)
@@ -113,11 +119,11 @@ TASK_BYTES = 1 << 24            # of sources in a task, about: it loads lists an
 FEWEST = 4                      # tasks, where there are as many files
 
 
-def _tasks(found: list[Any], sizes: dict[str, int]) -> int:
+def _tasks(found: list[Any]) -> int:
     """How many: by the sources alone, so that results do not depend on who works. A file is read by
     one task."""
-    return min(max(len(each.paths) for each in found),
-               max(FEWEST, -(-sum(sizes.values()) // TASK_BYTES)))
+    sizes = [TASK_BYTES if size is None else size for each in found for size in each.sizes.values()]
+    return min(max(len(each.paths) for each in found), max(FEWEST, -(-sum(sizes) // TASK_BYTES)))
 
 
 def _lists(steps: list[Any]) -> dict[str, str]:
@@ -216,10 +222,12 @@ def _write(folder: Path, piles_folder: Path, piles: int, name: str, tokenizer: T
 def _describe(folder: Path, made: dict[str, Any], funnel: list[dict[str, Any]],
               settings: dict[str, Any], tokenizer: Tokenizer, name: str) -> None:
     """tokenizer.json and prepared.json: sources, recipe, counts, checksums."""
+    from llmc.web import sources
+
     whole = {"name": name, "tokenizer": tokenizer.name, "vocab_size": tokenizer.vocab_size,
              "eot": tokenizer.eot, "fingerprint": settings["tokenizer"]} | made
     whole |= {"funnel": funnel, "steps": settings["steps"], "seed": settings["seed"],
-              "sources": list(settings["files"])}
+              "sources": sources.listed(settings["files"])}
     disk.write_whole(folder / "tokenizer.json", tokenizer.to_json())
     disk.write_whole(folder / "prepared.json",
                      (json.dumps(whole, indent=1, default=str) + "\n").encode())

@@ -196,6 +196,8 @@ def test_what_others_made_and_sources_that_changed_are_not_mixed_in(llmc, pages,
 def test_a_damaged_file_is_named_and_what_was_done_is_kept(llmc, pages, tmp_path, capsys):
     damaged = tmp_path / "damaged.parquet"
     damaged.write_bytes(b"PAR1 and no more")
-    assert llmc(tmp_path / "out", "--source", pages, damaged) == 1
-    error = capsys.readouterr().err
-    assert "1_read ended" in error and error.count("\n") == 1
+    assert llmc(tmp_path / "out", "--source", pages, damaged) == 0
+    assert "1 records could not be read" in capsys.readouterr().out
+    assert len([*documents(tmp_path / "out", "train"), *documents(tmp_path / "out", "val")]) == 51
+    problem, = (tmp_path / "out" / "work" / "problems" / "parquet").rglob("00000.jsonl")
+    assert json.loads(problem.read_text())["file"].endswith(str(damaged))

@@ -1,81 +1,148 @@
-"""Where documents come from: files and folders, each read by the reader for its kind."""
+"""Where documents come from: files and folders here, data sets of the Hugging Face hub, crawls of
+Common Crawl; each file is read by the reader for its kind."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datatrove.data import Document
-from datatrove.pipeline.readers import JsonlReader, ParquetReader
-from datatrove.pipeline.readers.base import BaseDiskReader
-
+from llmc import disk, documents
+from llmc.web import common_crawl, hub
 from llmc.web.extract import HTML
+from llmc.web.kinds import KINDS, PAGES, kind_of
 from llmc.web.pages import ArchiveReader, HtmlReader
+from llmc.web.remote import RemoteFolder
+from llmc.web.rows import RowReader, TableReader, TextReader
 
-KINDS = {"archive": (".warc", ".arc"), "html": (".html", ".htm", ".xhtml"), "wet": (".wet",),
-         "jsonl": (".jsonl", ".ndjson"), "parquet": (".parquet",), "text": (".txt", ".md")}
-PAGES = ("archive", "html")     # whose documents are HTML
-PACKED = (".gz", ".zst")
-
-
-class TextReader(BaseDiskReader):
-    """A file is a document."""
-    name = "Text"
-
-    def read_file(self, filepath: str) -> Iterator[Document]:
-        with self.data_folder.open(filepath, "rt", encoding="utf-8", compression="infer") as file:
-            document = self.get_document_from_dict({"text": file.read()}, filepath, 0)
-        if document:
-            yield document
-
-
-READERS = {"archive": ArchiveReader, "html": HtmlReader, "wet": ArchiveReader,
-           "jsonl": JsonlReader, "parquet": ParquetReader, "text": TextReader}
+READERS = {"archive": ArchiveReader, "html": HtmlReader, "wet": ArchiveReader, "rows": RowReader,
+           "parquet": TableReader, "text": TextReader}
+REMOTE = ("hf:", "cc:")         # how places that are not here begin
+RANGE = re.compile(r"(?P<place>.*?)(?::(?P<first>\d+)(?:-(?P<last>\d+))?)?")
 
 
 @dataclass
 class Found:
-    """Files of one kind, in order; paths without the / they begin with, as datatrove has them."""
+    """Files of one kind, in order; paths in the folder root, for files here without the / they
+    begin with, as datatrove has them. Sizes in bytes, None where they are not known."""
     kind: str
-    paths: list[str]
+    sizes: dict[str, int | None]
+    root: str = "/"
+    place: str = ""             # of the sources, where it is not here
+    name: str = ""              # of what is written about it under work/
+
+    @property
+    def paths(self) -> list[str]:
+        return list(self.sizes)
+
+    def full(self, path: str) -> str:
+        """The URL of a file, or its path."""
+        return f"{self.root.rstrip('/')}/{path}"
 
     def reader(self, work: Path, declared: bool) -> Any:
-        """datatrove's, which finds the paths in a file under work/. What it cannot read of pages is
-        named in work/problems; declared: see Extract."""
-        listed = work / "sources" / f"{self.kind}.txt"
+        """datatrove's, which finds the paths in a file under work/. What it cannot read is named in
+        work/problems; declared: see Extract."""
+        listed = work / "sources" / f"{self.name}.txt"
         listed.parent.mkdir(parents=True, exist_ok=True)
         listed.write_text("".join(f"{path}\n" for path in self.paths), encoding="utf-8")
-        options: dict[str, Any] = {"paths_file": str(listed)}
-        if self.kind in (*PAGES, "wet"):
-            options["problems"] = str(work / "problems" / self.kind)
+        options: dict[str, Any] = {"paths_file": str(listed),
+                                   "problems": str(work / "problems" / self.name)}
         if self.kind in PAGES:
             options["default_metadata"] = {HTML: True}
         if self.kind == "archive":
             options["declared"] = declared
-        return READERS[self.kind]("/", **options)
+        return READERS[self.kind](RemoteFolder(self.root) if self.place else self.root, **options)
 
 
-def find(places: Iterable[str]) -> list[Found]:
-    """The files, and those in folders below whose kind is known; a ValueError if there are none."""
-    files: dict[str, set[str]] = {}
-    for place in places:
-        path = Path(place)
-        if not path.exists():
-            raise ValueError(f"--source {place}: there is no such file or folder")
-        inside = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
-        kinds = {each: kind for each in inside if (kind := kind_of(each))}
-        if not kinds:
-            known = " ".join(suffix for suffixes in KINDS.values() for suffix in suffixes)
-            raise ValueError(f"--source {place}: no file of a known kind; wanted {known}, also "
-                             f"compressed as {' or '.join(PACKED)}")
-        for each, kind in kinds.items():
-            files.setdefault(kind, set()).add(str(each.resolve()).lstrip("/"))
-    return [Found(kind, sorted(files[kind])) for kind in KINDS if kind in files]
+def find(places: Iterable[str], config: str = "", cc_base: str = common_crawl.BASE,
+         noted: Mapping[str, Any] | None = None) -> list[Found]:
+    """The files: those named, those in folders below whose kind is known, and those that other
+    machines list. A ValueError if a place has none.
+
+    config: which of its configurations is read of a data set of the hub
+    cc_base: where Common Crawl is read
+    noted: what `listing` gave before; a place that it names is not asked again, so that a run goes
+        on with the same files
+    """
+    local: dict[str, set[str]] = {}
+    remote: list[Found] = []
+    for place in dict.fromkeys(places):
+        if place.startswith(REMOTE):
+            remote += _remote(place, config, cc_base, noted or {})
+            continue
+        for path, kind in _local(place).items():
+            local.setdefault(kind, set()).add(str(path.resolve()).lstrip("/"))
+    for number, each in enumerate(remote, 1):
+        each.name = f"{each.kind}_{number}"
+    return [Found(kind, {path: Path(f"/{path}").stat().st_size for path in sorted(local[kind])},
+                  name=kind) for kind in READERS if kind in local] + remote
 
 
-def kind_of(path: Path) -> str | None:
-    """By its name: one of KINDS, or None."""
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    last = [suffix for suffix in suffixes if suffix not in PACKED][-1:]
-    return next((kind for kind, known in KINDS.items() if last and last[0] in known), None)
+def listing(found: Iterable[Found]) -> dict[str, Any]:
+    """What the files are: sizes of those here, and of each other place the root and its files."""
+    noted: dict[str, Any] = {}
+    for each in found:
+        if each.place:
+            files = noted.setdefault(each.place, {"root": each.root, "files": {}})["files"]
+            files.update(each.sizes)
+        else:
+            noted.update(each.sizes)
+    return noted
+
+
+def noted(settings: Path) -> dict[str, Any]:
+    """What `listing` gave when a run began, out of the file with its settings; nothing where there
+    is none."""
+    if not settings.exists():
+        return {}
+    return disk.read_json(settings, {"files": dict}, "--fresh starts anew")["files"]
+
+
+def listed(files: Mapping[str, Any]) -> list[str]:
+    """The paths and URLs of a listing."""
+    return [name for place, each in files.items() for name in
+            ([f"{each['root']}/{path}" for path in each["files"]] if isinstance(each, dict)
+             else [place])]
+
+
+def _local(place: str) -> dict[Path, str]:
+    path = Path(place)
+    if not path.exists():
+        raise ValueError(f"--source {place}: there is no such file or folder")
+    inside = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
+    kinds = {each: kind for each in inside if (kind := kind_of(each))}
+    if not kinds:
+        raise ValueError(f"--source {place}: no file of a known kind; wanted {' '.join(KINDS)}, "
+                         f"also compressed as {' '.join(documents.COMPRESSED)}")
+    return kinds
+
+
+def _remote(place: str, config: str, cc_base: str, noted: Mapping[str, Any]) -> list[Found]:
+    """What another machine has, or had when it was asked before."""
+    match = RANGE.fullmatch(place[3:])
+    known, name = KINDS, place
+    if place.startswith("hf:"):
+        known, name = hub.KINDS, f"{place} --config {config}" if config else place
+    elif cc_base != common_crawl.BASE:
+        name = f"{place} --cc_base {cc_base}"
+    if name in noted:
+        root, files = noted[name]["root"], noted[name]["files"]
+    else:
+        root, files = (hub.listing(match["place"], config) if place.startswith("hf:")
+                       else common_crawl.listing(match["place"], cc_base))
+        files = _part(files, match, place)
+    kinds = {path: kind_of(path, known) for path in files}
+    return [Found(kind, {path: size for path, size in files.items() if kinds[path] == kind}, root,
+                  name) for kind in READERS if kind in kinds.values()]
+
+
+def _part(files: dict[str, int | None], match: re.Match, place: str) -> dict[str, int | None]:
+    """Those of the range that the place ends with."""
+    if match["first"] is None:
+        return files
+    first, last = int(match["first"]), int(match["last"] or match["first"])
+    if not first <= last < len(files):
+        raise ValueError(f"--source {place}: files {first} to {last} are wanted, and it has 0 to "
+                         f"{len(files) - 1}")
+    return dict(list(files.items())[first:last + 1])

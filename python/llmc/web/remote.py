@@ -1,0 +1,173 @@
+"""Files of other machines, read as they come: what fails is tried again, later and later."""
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+from datatrove.io import DataFolder
+from datatrove.utils.logging import logger
+from fsspec import AbstractFileSystem
+from huggingface_hub.utils import OfflineModeIsEnabled
+
+from llmc import cli
+from llmc.web.compressed import Unreachable
+
+TRIES = 8                       # of one request, while documents are read
+ASKS = 3                        # while someone waits, or where the file system tries again itself
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0    # seconds before another try; each wait is twice the last
+TIMEOUT = 60.0                  # seconds without a byte
+BLOCK = 1 << 20                 # bytes asked for at a time
+FINAL = (FileNotFoundError, PermissionError, OfflineModeIsEnabled)
+LATER = (408, 429)              # statuses of the client's errors that pass
+
+T = TypeVar("T")
+
+
+class Missing(Unreachable):
+    """What another machine says it does not have."""
+
+
+def patiently(call: Callable[[], T], what: str, tries: int = TRIES,
+              tell: Callable[[str], Any] = lambda sentence: None) -> T:
+    """What call() gives. If it fails it is called again, unless another answer cannot come; in the
+    end an Unreachable says in one sentence that `what` cannot be read. tell hears of each try."""
+    wait, done = FIRST_WAIT, 0
+    while True:
+        try:
+            return call()
+        except ImportError:
+            raise
+        except Exception as error:              # every file system of fsspec has its own kinds
+            done += 1
+            reason, status = cli.sentence(error), _status(error)
+            if status == 404 or isinstance(error, FileNotFoundError):
+                raise Missing(f"{what} is not there ({reason})") from error
+            final = isinstance(error, FINAL) or 400 <= status < 500 and status not in LATER
+            if final or done == tries:
+                raise Unreachable(f"{what} cannot be read ({reason})"
+                                  + f", tried {done} times" * (done > 1)) from error
+            tell(f"{what}: {reason}; once more in {wait:g} s")
+            time.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT)
+
+
+class RemoteFolder(DataFolder):
+    """datatrove's folder of a URL, http(s):// or of another of fsspec's file systems, whose files
+    are read patiently; what fails all the same is an Unreachable."""
+
+    def __init__(self, path: str, tries: int | None = None):
+        ours = path.startswith("http")
+        super().__init__(path, fs=HttpFiles() if ours else None)
+        self.tries = tries or (TRIES if ours else ASKS)
+
+    def open(self, path: str, mode: str = "rb", compression: None = None) -> io.BufferedReader:
+        """The file's bytes, as they are."""
+        return io.BufferedReader(_PatientFile(
+            lambda: super(RemoteFolder, self).open(path, mode), self.resolve_paths(path),
+            self.tries), BLOCK)
+
+
+class HttpFiles(AbstractFileSystem):
+    """Files of web servers, each read from its begin to its end by one request; fsspec's own asks
+    for blocks, a request each, and takes every error for a file that is not there."""
+    protocol = ("http", "https")
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return path
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> _HttpFile:
+        return _HttpFile(path)
+
+
+class _PatientFile(io.RawIOBase):
+    """A file of fsspec; a read that failed is done again from where it began."""
+
+    def __init__(self, opened: Callable[[], Any], name: str, tries: int):
+        self._name, self._tries = name, tries
+        self._file = self._patiently(opened)
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        return patiently(call, self._name, self._tries, logger.warning)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._patiently(lambda: self._file.read(len(buffer)))
+        buffer[:len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed and hasattr(self, "_file"):
+            self._file.close()
+        super().close()
+
+
+class _HttpFile(io.RawIOBase):
+    """A body of HTTP. After an error the next read asks for what is left."""
+
+    def __init__(self, url: str):
+        self._url, self._at, self._left = url, 0, b""
+        self._stack = ExitStack()
+        self._parts: Any = None
+        self._connect()
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        if self._parts is None:
+            self._connect()
+        part = self._left or self._next()
+        size = min(len(buffer), len(part))
+        buffer[:size], self._left = part[:size], part[size:]
+        self._at += size
+        return size
+
+    def close(self) -> None:
+        self._stack.close()
+        super().close()
+
+    def _connect(self) -> None:
+        """Ask for the bytes from the place that was read up to."""
+        import httpx
+
+        headers = {"Accept-Encoding": "identity"}
+        if self._at:
+            headers["Range"] = f"bytes={self._at}-"
+        response = self._stack.enter_context(httpx.stream(
+            "GET", self._url, headers=headers, timeout=TIMEOUT, follow_redirects=True))
+        response.raise_for_status()
+        self._parts = response.iter_raw()
+        skip = self._at if response.status_code != 206 else 0     # it gives the whole file
+        while skip and (part := self._next()):
+            self._left, skip = part[skip:], max(0, skip - len(part))
+
+    def _next(self) -> bytes:
+        try:
+            return next(self._parts, b"")
+        except Exception:
+            self._parts, self._left = None, b""
+            self._stack.close()
+            raise
+
+
+def _status(error: Exception) -> int:
+    """The status that HTTP answered with, 0 if it is not that."""
+    return getattr(getattr(error, "response", None), "status_code", 0)
