@@ -174,7 +174,7 @@ def _funnel(made: list[Any], work: Path) -> list[dict[str, Any]]:
             else:
                 came, kept = int(counted["total"]), int(counted["forwarded"])
             if unnamed := came - kept - sum(reasons.values()):
-                reasons["no_text" if step == "extract" else "duplicate"] = unnamed
+                reasons["duplicate"] = unnamed
             if rows and step == "read":         # one more kind of source
                 came, kept = came + rows[0]["documents"], kept + rows[0]["kept"]
                 reasons = dict(Counter(reasons) + Counter(rows.pop()["reasons"]))
