@@ -36,7 +36,8 @@ class PrepareFineWeb:
                                 # cc:CC-MAIN-2024-10, cc:CC-MAIN-2024-10/wet: Common Crawl's pages,
                                 # or their text; :0-9 behind these is the first ten files
     out: Path                   # folder for the shards, tokenizer.json and prepared.json
-    recipe: str = "llmc-default"    # fineweb, llmc-default, minimal, or a YAML file of steps
+    recipe: str = "llmc-default"    # fineweb, fineweb-edu, edu-scores, llmc-default,
+                                # minimal, or a YAML file of steps
     config: str = ""            # of data sets of the hub: the configuration, or a folder
     cc_base: str = "https://data.commoncrawl.org"   # where Common Crawl is read; s3://commoncrawl
                                 # needs s3fs and a key of AWS
@@ -79,12 +80,17 @@ def run(config: PrepareFineWeb) -> None:
     if pages and not any(step.name == "extract" for step in steps):
         raise ValueError(f"{pages[0]} holds HTML, and recipe {config.recipe} has no step extract, "
                          "which makes text of it; add one")
+    bare = [each for each in found if each.kind not in sources.WITH_FIELDS]
+    if bare and any(step.name == "quality" and not step.model for step in steps):
+        raise ValueError(f"{bare[0].full(bare[0].paths[0])} holds documents without a score, which the step "
+                         "quality keeps by; --set quality.model=DIR gives them one, by a "
+                         "classifier of llmc train_quality")
     if around := [place for place in config.source
                   if config.out.resolve().is_relative_to(Path(place).resolve())]:
         raise ValueError(f"--out {config.out} lies in --source {around[0]}, which would be read "
                          "again with what is written there; choose another --out")
     settings = {"steps": [{"step": step.name} | asdict(step) for step in steps],
-"files": sources.listing(found),
+                "files": sources.listing(found),
                 "lists": _lists(steps),
                 "tokenizer": f"{tokenizer.fingerprint():016x}", "seed": config.seed}
     with disk.locked(config.out):

@@ -20,12 +20,15 @@ from llmc.web.steps import Step
 
 STEPS: dict[str, type[Step]] = {step.name: step for step in (
     steps.Url, steps.Extract, steps.Language, steps.Repetition, steps.Quality, steps.C4,
-    steps.FineWeb, steps.Exact, steps.MinHash, steps.Decontaminate, steps.Personal)}
+    steps.FineWeb, steps.Exact, steps.MinHash, steps.Decontaminate, steps.Personal, steps.Scores)}
 
 RULES = ["language", "gopher_repetition", "gopher_quality", "c4", "fineweb_quality"]
 ALL_PERSONAL = dict.fromkeys(("phone", "ssn", "card", "iban", "spare_versions"), True)
+FINEWEB = ["url", "extract", *RULES, "minhash", "personal"]     # the published script
 RECIPES: dict[str, list[str | dict[str, dict[str, Any]]]] = {
-    "fineweb": ["url", "extract", *RULES, "minhash", "personal"],       # the published script
+    "fineweb": FINEWEB,
+    "fineweb-edu": [*FINEWEB, "quality"],       # of what is FineWeb the pages that educate
+    "edu-scores": ["quality"],          # the same of documents that are cleaned already
     "llmc-default": ["url", {"extract": {"declared": True}}, *RULES, "exact", "minhash",
                      {"personal": ALL_PERSONAL}],
     "minimal": [{"extract": {"declared": True}}, "exact"],

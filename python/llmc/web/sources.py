@@ -18,6 +18,7 @@ from llmc.web.rows import RowReader, TableReader, TextReader
 
 READERS = {"archive": ArchiveReader, "html": HtmlReader, "wet": ArchiveReader, "rows": RowReader,
            "parquet": TableReader, "text": TextReader}
+WITH_FIELDS = ("rows", "parquet")   # whose documents may carry more than their text
 REMOTE = ("hf:", "cc:")         # how places that are not here begin
 RANGE = re.compile(r"(?P<place>.*?)(?::(?P<first>\d+)(?:-(?P<last>\d+))?)?")
 
@@ -56,7 +57,7 @@ class Found:
 
 
 def find(places: Iterable[str], config: str = "", cc_base: str = common_crawl.BASE,
-         noted: Mapping[str, Any] | None = None) -> list[Found]:
+         noted: Mapping[str, Any] | None = None, flag: str = "--source") -> list[Found]:
     """The files: those named, those in folders below whose kind is known, and those that other
     machines list. A ValueError if a place has none.
 
@@ -64,14 +65,15 @@ def find(places: Iterable[str], config: str = "", cc_base: str = common_crawl.BA
     cc_base: where Common Crawl is read
     noted: what `listing` gave before; a place that it names is not asked again, so that a run goes
         on with the same files
+    flag: what gave the places
     """
     local: dict[str, set[str]] = {}
     remote: list[Found] = []
     for place in dict.fromkeys(places):
         if place.startswith(REMOTE):
-            remote += _remote(place, config, cc_base, noted or {})
+            remote += _remote(place, config, cc_base, noted or {}, flag)
             continue
-        for path, kind in _local(place).items():
+        for path, kind in _local(place, flag).items():
             local.setdefault(kind, set()).add(str(path.resolve()).lstrip("/"))
     for number, each in enumerate(remote, 1):
         each.name = f"{each.kind}_{number}"
@@ -106,19 +108,20 @@ def listed(files: Mapping[str, Any]) -> list[str]:
              else [place])]
 
 
-def _local(place: str) -> dict[Path, str]:
+def _local(place: str, flag: str) -> dict[Path, str]:
     path = Path(place)
     if not path.exists():
-        raise ValueError(f"--source {place}: there is no such file or folder")
+        raise ValueError(f"{flag} {place}: there is no such file or folder")
     inside = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
     kinds = {each: kind for each in inside if (kind := kind_of(each))}
     if not kinds:
-        raise ValueError(f"--source {place}: no file of a known kind; wanted {' '.join(KINDS)}, "
+        raise ValueError(f"{flag} {place}: no file of a known kind; wanted {' '.join(KINDS)}, "
                          f"also compressed as {' '.join(documents.COMPRESSED)}")
     return kinds
 
 
-def _remote(place: str, config: str, cc_base: str, noted: Mapping[str, Any]) -> list[Found]:
+def _remote(place: str, config: str, cc_base: str, noted: Mapping[str, Any],
+            flag: str) -> list[Found]:
     """What another machine has, or had when it was asked before."""
     match = RANGE.fullmatch(place[3:])
     known, name = KINDS, place
@@ -131,7 +134,7 @@ def _remote(place: str, config: str, cc_base: str, noted: Mapping[str, Any]) -> 
     else:
         root, files = (hub.listing(match["place"], config) if place.startswith("hf:")
                        else common_crawl.listing(match["place"], cc_base))
-        files = _part(files, match, place)
+        files = _part(files, match, f"{flag} {place}")
     kinds = {path: kind_of(path, known) for path in files}
     return [Found(kind, {path: size for path, size in files.items() if kinds[path] == kind}, root,
                   name) for kind in READERS if kind in kinds.values()]
@@ -143,6 +146,6 @@ def _part(files: dict[str, int | None], match: re.Match, place: str) -> dict[str
         return files
     first, last = int(match["first"]), int(match["last"] or match["first"])
     if not first <= last < len(files):
-        raise ValueError(f"--source {place}: files {first} to {last} are wanted, and it has 0 to "
+        raise ValueError(f"{place}: files {first} to {last} are wanted, and it has 0 to "
                          f"{len(files) - 1}")
     return dict(list(files.items())[first:last + 1])

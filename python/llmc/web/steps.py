@@ -271,3 +271,36 @@ class Personal(Step):
         masks = {kind: mask if getattr(self, kind) else None for kind, mask in EXAMPLES.items()}
         return PersonalData(self.action, **masks, phone_regions=self.phone_regions,
                             spare_versions=self.spare_versions, exclusion_writer=dropped)
+
+
+@dataclass
+class Scores(Step):
+    """Documents of low quality: their score is one they carry, such as FineWeb-Edu's, or one that a
+    classifier gives, see llmc train_quality."""
+    name = "quality"
+    model: Path | None = None   # folder of a classifier; null: documents carry scores
+    field: str | None = None    # that holds the score; null: int_score, or else score, rounded
+    threshold: float | None = None  # scores kept, at least; null: 3 [1, section 4], or what the
+                                # classifier learned with
+
+    def prepare(self, work: Path) -> None:
+        """The classifier is the same as when the work was begun."""
+        from llmc.web import quality
+
+        if not self.model:
+            return
+        found, noted = quality.about(self.model), work / f"{self.name}.sha256"
+        checksum = found["model"]["sha256"]
+        if noted.exists() and noted.read_text() != checksum:
+            raise ValueError(f"{work} was begun with another classifier than the one in "
+                             f"{self.model}; --fresh starts anew")
+        noted.write_text(checksum)
+
+    def block(self, dropped: Any) -> Any:
+        from llmc.web import quality
+
+        model = self.model and self.model.resolve()
+        threshold = self.threshold
+        if threshold is None:
+            threshold = quality.about(model)["threshold"] if model else quality.EDU
+        return quality.QualityFilter(threshold, model, self.field, dropped)
