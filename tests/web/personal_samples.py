@@ -3,6 +3,7 @@ with what only looks like it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from ipaddress import IPv6Address
 from random import Random
 
 Value = Callable[[Random], tuple[str, bool]]    # a value, and whether its form alone says what it is
@@ -13,6 +14,15 @@ FIRST = "anna bob chen dmitri eve farid grace hugo irina joao kim lena omar pia 
 LAST = "smith okafor garcia nguyen mueller rossi kowalski tanaka silva jones oneill dubois".split()
 SITES = "mail.com example.co.uk uni-koeln.de acme-corp.com x.io post.gov.au web.de research.ibm.com kde.org".split()
 
+STREETS = ("Main,Oak,Maple,Washington,Martin Luther King,Park,Lake,Second,5th,42nd,Cedar Creek,Old Mill,St. Charles,"
+           "Peachtree,N. Clark,O'Connor,De La Cruz").split(",")
+STREET_KINDS = ("Street St. St Avenue Ave. Ave Road Rd. Rd Boulevard Blvd. Lane Ln. Drive Dr. Court Ct. Place Pl. Way "
+                "Parkway Pkwy Terrace Circle Highway Hwy Square Trail Loop").split()
+CITIES = ("Springfield,New York,San Francisco,St. Louis,Los Angeles,Boise,Salt Lake City,Winston-Salem,Coeur d'Alene,"
+          "Ann Arbor,Fort Worth,Mobile,Baton Rouge,Portland").split(",")
+STATES = ("AL,AK,AZ,AR,CA,CO,CT,DE,FL,GA,HI,ID,IL,IN,IA,KS,KY,LA,ME,MD,MA,MI,MN,MS,MO,MT,NE,NV,NH,NJ,NM,NY,NC,ND,OH,"
+          "OK,OR,PA,RI,SC,SD,TN,TX,UT,VT,VA,WA,WV,WI,WY,Texas,California,New York,North Carolina,Ohio").split(",")
+
 WHERE = {
     "email": ["Write to {} before Friday if you want a seat.", "The editor ({}) answers within a week.",
               "Contact: {}", "You can reach me at {}, or leave a note at the desk.", "Mail <{}> for the slides.",
@@ -21,6 +31,11 @@ WHERE = {
            "The server at {} has been down since noon.", "Connection from {}:22 closed.",
            "http://{}/index.html was cached.",
            "Blocked addresses: {}, and nothing else.", "Its DNS record says {}", "User {} edited this page (talk)."],
+    "ipv6": ["The attack came from {} during the night.", "Ping {} to see whether it is up.",
+             "http://[{}]:8080/ is down", "{}: no route to host",
+             "Its AAAA record says {}", "User {} edited this page (talk).", "({}) was banned;"],
+    "address": ["Send it to {} before Friday.", "He lives at {}, next to the school.", "Visit us: {}",
+                "Our office ({}) is closed.", "Address: {}\nPhone: none", "Jane Roe\n{}\nUSA"],
     "phone": ["Call {} between nine and five.", "Phone: {}", "My cell is {}, text me when you land.",
               "For tickets ring the box office, tel. {}.", "You may reach the clinic at {} on weekdays.",
               "Fax {} or drop the form in the box.", "Front desk: phone {}; closed on Sundays.",
@@ -49,11 +64,11 @@ def made(kind: str, count: int, value_of: Value | None = None) -> Iterator[tuple
 
 
 def look_alikes(count: int) -> Iterator[tuple[str, str]]:
-    """`count` sentences with no personal data, each with the name of what looks like some."""
+    """`count` sentences of each name with no personal data, which look like some."""
     random = Random("look-alikes")
-    for at in range(count):
-        name = list(LIKE)[at % len(LIKE)]
-        yield name, random.choice(LIKE[name])(random)
+    for name, sentences in LIKE.items():
+        for _ in range(count):
+            yield name, random.choice(sentences)(random)
 
 
 def digits(random: Random, count: int, first: str = "0123456789") -> str:
@@ -81,6 +96,26 @@ def _ip(random: Random) -> tuple[str, bool]:
             or a == 198 and b in (18, 19) or (a, b, c) == (192, 88, 99)
         if not special:
             return f"{a}.{b}.{c}.{d}", True
+
+
+def _ipv6(random: Random) -> tuple[str, bool]:
+    """Of 2400::/12 to 2a00::/12, which the registries give to networks."""
+    head = [random.choice([0x2400, 0x2600, 0x2804, 0x2a00, 0x2a02]) + random.randrange(256), random.randrange(65536)]
+    tail = [0] * 5 + [random.randrange(1, 999)]
+    if random.random() < 0.5:
+        tail = [random.randrange(65536) for _ in tail]
+    address = IPv6Address(b"".join(group.to_bytes(2, "big") for group in head + tail))
+    return random.choice([address.compressed, address.compressed, address.exploded, address.compressed.upper()]), True
+
+
+def _address(random: Random) -> tuple[str, bool]:
+    side, house = random.choice(["", "", "", " N", " S.", " West", " NE"]), random.randrange(1, 9999)
+    street = f"{house}{side} {random.choice(STREETS)} {random.choice(STREET_KINDS)}"
+    street += random.choice(["", "", "", ", Apt 4B", ", Suite 200", " #12", ", Unit 7", " Apt. 3", ", Floor 5"])
+    street = f"P.O. Box {house}" if random.random() < 0.05 else street
+    place = f"{random.choice(CITIES)}{random.choice([', ', ', ', ' '])}{random.choice(STATES)}"
+    more = random.choice(["", "", f"-{digits(random, 4)}"])
+    return f"{street}{random.choice([', ', ', ', chr(10), ' '])}{place} {digits(random, 5)}{more}", True
 
 
 def _phone(random: Random) -> tuple[str, bool]:
@@ -135,7 +170,8 @@ def _iban(random: Random) -> tuple[str, bool]:
 
 
 VALUES: dict[str, Value] = {
-    "email": _email, "ip": _ip, "phone": _phone, "ssn": _ssn, "card": _card, "iban": _iban}
+    "email": _email, "ip": _ip, "ipv6": _ipv6, "phone": _phone, "ssn": _ssn, "card": _card, "iban": _iban,
+    "address": _address}
 
 
 def _isbn(random: Random) -> str:
@@ -181,6 +217,27 @@ def _price(random: Random) -> str:
                           f"£{amount:,.2f}-£{amount + 500:,.2f}", f"{amount:,.2f}".replace(",", " ")])
 
 
+def _colons(random: Random) -> str:
+    """Hardware addresses, prints of keys, times, names in programs, addresses that are not public."""
+    pairs = [f"{random.randrange(256):02x}" for _ in range(16)]
+    small = random.randrange(1, 999)
+    return random.choice([
+        ":".join(pairs[:6]), ":".join(pairs[:8]), ":".join(pairs), f"{small % 24:02}:{small % 60:02}:59",
+        f"20{small % 60:02}::{small}", "std::vector", "ffff::Feed", "Beef::dad", f"fe80::{small:x}", f"::{small:x}",
+        f"fd00:{pairs[0]}::{small:x}", f"2001:db8::{small:x}", f"2024:{small % 12 + 1:02}:{small % 28 + 1:02} 10:00:00",
+        f"{small}:{small}::"])
+
+
+def _house(random: Random) -> str:
+    """Numbers, streets and places that are no address with a ZIP code."""
+    city, street, number = random.choice(CITIES), random.choice(STREETS), random.randrange(1, 9999)
+    return random.choice([
+        f"{number} people in {city}", f"{street} Street in {city}", f"{city}, TX in {1900 + number % 100}",
+        f"{number} miles of road to {city}, and {digits(random, 5, '123456789')} tons of salt",
+        f"the {number} men of {street} Street; {digits(random, 5, '123456789')} came", f"ZIP {digits(random, 5)}",
+        f"{number} votes in Ohio, {digits(random, 5, '123456789')} in Iowa", f"{street} Ave and {street} St"])
+
+
 def _with(value: Callable[[Random], str], *sentences: str) -> list[Callable[[Random], str]]:
     return [lambda random, sentence=sentence: sentence.format(value(random)) for sentence in sentences]
 
@@ -198,6 +255,9 @@ LIKE = {
     "order": _with(_order, "Your order {} has shipped.", "Order number: {}", "Invoice no. {} is overdue.",
                    "Tracking number {} was not found.", "Call us and mention order {}.", "The parcel {} is on its way.",
                    "Part {} fits all models.", "Case {} was closed without a hearing."),
+    "colons": _with(_colons, "It says {}.", "{} was in the log.", "The device ({}) is off.", "See {} for more.",
+                    "Since {} nothing has come."),
+    "house": _with(_house, "It was about {}.", "They wrote of {} at length.", "In the news: {}", "{}, he said."),
     "price": _with(_price, "It costs {} without tax.", "The fund paid {} to its members.", "Sold for {} at auction.",
                    "Call now: only {} a month!", "The total is {}."),
 }

@@ -5,10 +5,14 @@ that FineWeb looks for (G. Penedo et al., "The FineWeb Datasets", 2024,
 https://arxiv.org/abs/2406.17557); as there, what is masked becomes an example of its kind that
 belongs to nobody. The other kinds are off unless they are asked for:
 
+    ipv6    public addresses of version 6, of 2000::/3, which is all that is given out,
+            https://www.iana.org/assignments/ipv6-address-space
     phone   what libphonenumber holds valid, https://github.com/google/libphonenumber
     ssn     US social security numbers, https://www.ssa.gov/employment/randomization.html
     card    payment cards: an issuer's range, its length, and the check digit of ISO/IEC 7812-1
     iban    bank accounts: a country's structure, and the remainder 1 by 97, ISO 13616 and 7064
+    address postal ones of the US as https://pe.usps.com/text/pub28 has them: from the house's
+            number and a street, or a P.O. box, to state and ZIP code; none without the two
 
 A form alone says little, so words ahead of a number are heard. Ten digits in a row are a phone
 number, and nine in a row or with blanks an ssn, where they are called so; behind "phone:" or "call
@@ -20,21 +24,25 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from ipaddress import ip_address
 from typing import Any, Literal, NamedTuple
 
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.formatters.pii import PIIFormatter
 
-KINDS = ("email", "ip", "iban", "card", "ssn", "phone")     # an earlier kind's place is no later's
+# an earlier kind's place is no later's
+KINDS = ("email", "ip", "ipv6", "iban", "card", "ssn", "address", "phone")
 FINEWEB = PIIFormatter()
 EXAMPLES = {                    # what masks a kind: addresses and numbers that nobody will be given
     "email": FINEWEB.emails_replacer.replacements,
     "ip": FINEWEB.ip_replacer.replacements,
+    "ipv6": ("2001:db8::1", "2001:db8::2"),     # the range for documentation, RFC 3849
     "phone": ("202-555-0143", "202-555-0178"),  # 555-0100 to 555-0199: for fiction, by NANPA
     "ssn": ("987-65-4320", "987-65-4329"),      # the range for advertisements, by the SSA
     "card": ("4111 1111 1111 1111",),           # the number that payment services test with
     "iban": ("GB29 NWBK 6016 1331 9268 19",),   # the example in ISO 13616's registry
+    "address": ("123 Main Street, Anytown, NY 00000",),     # no such ZIP code
 }
 Replacement = str | Sequence[str] | None
 
@@ -69,6 +77,26 @@ CARDS = (                       # first digits from, to, and how many digits the
     (300, 305, range(14, 20)), (36, 36, range(14, 20)), (38, 39, range(16, 20)),
     (3528, 3589, range(16, 20)), (62, 62, range(16, 20)))
 CARD_CUE = re.compile(r"\b(?:cards?|cc|visa|mastercard|amex|maestro|jcb|unionpay)\b", re.I)
+IPV6 = re.compile(r"(?<![\w:.-])[23][0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{0,4}){2,8}(?!\w|:[0-9A-Fa-f:])")
+STATE = ("A[AEKLPRZ]|C[AOT]|D[CE]|FL|G[AU]|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|P[AR]"
+         "|RI|S[CD]|T[NX]|UT|V[AIT]|W[AIVY]|Alabama|Alaska|Arizona|Arkansas|California|Colorado"
+         "|Connecticut|Delaware|Florida|Georgia|Hawaii|Idaho|Illinois|Indiana|Iowa|Kansas|Kentucky"
+         "|Louisiana|Maine|Maryland|Massachusetts|Michigan|Minnesota|Mississippi|Missouri|Montana"
+         "|Nebraska|Nevada|New (?:Hampshire|Jersey|Mexico|York)|(?:North|South) (?:Carolina|Dakota)"
+         "|Ohio|Oklahoma|Oregon|Pennsylvania|Rhode Island|Tennessee|Texas|Utah|Vermont|Virginia"
+         "|Washington|West Virginia|Wisconsin|Wyoming")
+ZIP = re.compile(rf"\b(?:{STATE})[.,]?\s{{1,3}}[0-9]{{5}}(?:-[0-9]{{4}})?(?![\w-]|[.,][0-9])")
+STREET = 120                    # characters before the state in which the street may begin
+HOUSE = re.compile(r"(?<![\w.,/$#-])(?<!Suite )(?<!Ste\. )(?<!Apt )(?<!Apt\. )(?<!Unit )(?<!Floor )"
+                   r"(?:[0-9]|P\.? ?O\.? ?Box|PSC|CMR|Unit)", re.I)
+WORD = r"[\s,;]+[\w.'\u2019#&/-]+"
+TO_CITY = re.compile(           # from the house on, nothing is between it and the state but words
+    r"(?:[0-9]{1,6}[A-Z]?(?:-[0-9]{1,5})?(?:\s+Broadway|(?:\s+[\w.'\u2019-]+){1,5}?\s+(?:Alley"
+    r"|Ave(?:nue)?|Blvd|Boulevard|Building|Cent(?:er|re)|Cir(?:cle)?|C(?:our)?t|Cove"
+    r"|Crescent|Dr(?:ive)?|Expressway|F(?:ree)?wy|Freeway|Hall|H(?:igh)?wy|Highway|L(?:ane|n)|Loop"
+    r"|Parkway|Pkwy|Park|Pike|Pl(?:ace|aza)?|R(?:oa)?d|Route|Row|Sq(?:uare)?|St(?:reet)?"
+    r"|Terr?(?:ace)?|Tower|Trail|Turnpike|Way))\b\.?"
+    rf"|(?:P\.? ?O\.?|(?:PSC|CMR|Unit)\s[0-9]+,?)\s*Box\s+[0-9]+)(?:{WORD}){{0,9}}[\s,]+\Z", re.I)
 IBAN = re.compile(r"(?<!\w)(?=([A-Za-z]{2}[0-9]{2}(?: ?[0-9A-Za-z]){11,30})(?!\w))")
 IN_A_NAME = (re.compile(r"(?:[A-Za-z0-9_]|[A-Za-z]-|[0-9][.,])$"),
              re.compile(r"[A-Za-z0-9_]|-[A-Za-z]|\.[0-9]"))
@@ -88,9 +116,9 @@ class Span(NamedTuple):
 class PersonalData(BaseFilter):
     """Masks personal data, or drops the documents that hold any (reason personal_KIND).
 
-    email, ip, phone, ssn, card, iban: what a kind is masked with, several taking turns in each
-    task; None: the kind is not looked for. EXAMPLES has something for each. As it stands, and with
-    "mask", this is FineWeb's PIIFormatter.
+    email, ip, ipv6, phone, ssn, card, iban, address: what a kind is masked with, several taking
+    turns in each task; None: the kind is not looked for. EXAMPLES has something for each. As it
+    stands, and with "mask", this is FineWeb's PIIFormatter.
     phone_regions: ISO 3166 codes of the countries whose numbers are found as they are written
     there; with + and the country's code those of all are.
     spare_versions: leave what is rather a version than an address; FineWeb masks both.
@@ -101,12 +129,14 @@ class PersonalData(BaseFilter):
     def __init__(self, action: Literal["mask", "drop"] = "mask",
                  email: Replacement = EXAMPLES["email"], ip: Replacement = EXAMPLES["ip"],
                  phone: Replacement = None, ssn: Replacement = None, card: Replacement = None,
-                 iban: Replacement = None, phone_regions: Sequence[str] = ("US",),
-                 spare_versions: bool = False, exclusion_writer: Any = None) -> None:
+                 iban: Replacement = None, ipv6: Replacement = None, address: Replacement = None,
+                 phone_regions: Sequence[str] = ("US",), spare_versions: bool = False,
+                 exclusion_writer: Any = None) -> None:
         super().__init__(exclusion_writer)
         if action not in ("mask", "drop"):
             raise ValueError(f"personal data can be 'mask'ed or 'drop'ped, not {action!r}")
-        given = {"email": email, "ip": ip, "iban": iban, "card": card, "ssn": ssn, "phone": phone}
+        given = {"email": email, "ip": ip, "ipv6": ipv6, "iban": iban, "card": card, "ssn": ssn,
+                 "address": address, "phone": phone}
         self.replacements = {kind: (value,) if isinstance(value, str) else tuple(value)
                              for kind, value in given.items() if value is not None}
         if empty := [kind for kind, values in self.replacements.items() if not values]:
@@ -150,8 +180,9 @@ def find(text: str, kinds: Iterable[str] = KINDS, phone_regions: Sequence[str] =
     """The personal data in a text, in order; no two overlap. Versions are spared unless FineWeb's
     way is asked for (spare_versions=False)."""
     finders: dict[str, Callable[[str], Iterable[tuple[int, int]]]] = {
-        "email": _emails, "ip": lambda text: _ips(text, spare_versions), "iban": _ibans,
-        "card": _cards, "ssn": _ssns, "phone": lambda text: _phones(text, phone_regions)}
+        "email": _emails, "ip": lambda text: _ips(text, spare_versions), "ipv6": _ipv6s,
+        "iban": _ibans, "card": _cards, "ssn": _ssns, "address": _addresses,
+        "phone": lambda text: _phones(text, phone_regions)}
     kinds = set(kinds)
     if unknown := sorted(kinds - set(KINDS)):
         raise ValueError(f"{unknown[0]!r} is no kind of personal data; there are "
@@ -206,6 +237,32 @@ def _is_version(text: str, match: re.Match[str]) -> bool:
         return True
     small = all(int(part) < 32 for part in match[0].split("."))
     return bool(VERSION_CUE.search(before)) or small and not IP_CUE.search(before)
+
+
+def _ipv6s(text: str) -> Iterator[tuple[int, int]]:
+    for match in IPV6.finditer(text):
+        found = match[0]
+        if found.endswith(":") and not found.endswith("::"):    # the sentence's
+            found = found[:-1]
+        try:
+            public = ip_address(found).is_global
+        except ValueError:
+            continue
+        groups = sum(map(bool, found.split(":")))
+        if public and (groups > 2 or _said(IP_CUE, text, match.start())):
+            yield match.start(), match.start() + len(found)
+
+
+def _addresses(text: str) -> Iterator[tuple[int, int]]:
+    done = 0
+    for match in ZIP.finditer(text):
+        begin = max(done, match.start() - STREET)
+        before = text[begin:match.start()]
+        for start in [found.start() for found in HOUSE.finditer(before)][::-1]:
+            if TO_CITY.match(before, start):
+                yield begin + start, match.end()
+                done = match.end()
+                break
 
 
 def _ibans(text: str) -> Iterator[tuple[int, int]]:

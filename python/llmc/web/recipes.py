@@ -23,7 +23,7 @@ STEPS: dict[str, type[Step]] = {step.name: step for step in (
     steps.FineWeb, steps.Exact, steps.MinHash, steps.Decontaminate, steps.Personal, steps.Scores)}
 
 RULES = ["language", "gopher_repetition", "gopher_quality", "c4", "fineweb_quality"]
-ALL_PERSONAL = dict.fromkeys(("phone", "ssn", "card", "iban", "spare_versions"), True)
+ALL_PERSONAL = dict.fromkeys(("ipv6", "phone", "ssn", "card", "iban", "spare_versions"), True)
 FINEWEB = ["url", "extract", *RULES, "minhash", "personal"]     # the published script
 RECIPES: dict[str, list[str | dict[str, dict[str, Any]]]] = {
     "fineweb": FINEWEB,

@@ -257,11 +257,13 @@ class Personal(Step):
     name = "personal"
     action: Literal["mask", "drop"] = "mask"    # drop: documents that hold any
     email: bool = True
-    ip: bool = True             # public ones
+    ip: bool = True             # public ones, of version 4
+    ipv6: bool = False          # public ones, of version 6
     phone: bool = False         # as written in phone_regions, or with + and the country's code
     ssn: bool = False           # US social security numbers
     card: bool = False          # of payment cards, checked by Luhn's sum
     iban: bool = False          # of bank accounts, checked by their sum
+    address: bool = False       # postal, of the US: house, street, city, state, ZIP code
     phone_regions: list[str] = field(default_factory=lambda: ["US"])    # countries
     spare_versions: bool = False    # leave what is rather a version than an IP address
 
