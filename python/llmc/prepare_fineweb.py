@@ -65,49 +65,32 @@ class PrepareFineWeb:
 def run(config: PrepareFineWeb) -> None:
     """Write the shards, or fail and leave those that were there."""
     with needed("cleaning web documents"):
-        from llmc.web import execute, phases, recipes, sources, tokens, watch
+        from llmc.web import execute, phases, recipes, report, sources, tokens, watch
 
     where = execute.Where(config.executor, config.workers, config.memory,
                           _pairs("--slurm", config.slurm or []))
-    watcher = watch.Watcher()
     name = prepared.shard_name(config.name, config.out)
     tokenizer = Tokenizer.load(config.tokenizer)
     steps = recipes.load(config.recipe, config.set or [])
     work = config.out.resolve() / "work"
-    noted = {} if config.fresh else sources.noted(work / "settings.json")
-    found = sources.find(config.source, config.config, config.cc_base, noted)
-    pages = [each.full(each.paths[0]) for each in found if each.kind in sources.PAGES]
-    if pages and not any(step.name == "extract" for step in steps):
-        raise ValueError(f"{pages[0]} holds HTML, and recipe {config.recipe} has no step extract, "
-                         "which makes text of it; add one")
-    bare = [each for each in found if each.kind not in sources.WITH_FIELDS]
-    if bare and any(step.name == "quality" and not step.model for step in steps):
-        raise ValueError(f"{bare[0].full(bare[0].paths[0])} holds documents without a score, which the step "
-                         "quality keeps by; --set quality.model=DIR gives them one, by a "
-                         "classifier of llmc train_quality")
-    if around := [place for place in config.source
-                  if config.out.resolve().is_relative_to(Path(place).resolve())]:
-        raise ValueError(f"--out {config.out} lies in --source {around[0]}, which would be read "
-                         "again with what is written there; choose another --out")
+    found = _found(config, steps, work)
     settings = {"steps": [{"step": step.name} | asdict(step) for step in steps],
-                "files": sources.listing(found),
-                "lists": _lists(steps),
+                "files": sources.listing(found), "lists": _lists(steps),
                 "tokenizer": f"{tokenizer.fingerprint():016x}", "seed": config.seed}
+    about = {"name": name, "recipe": Path(config.recipe).name, "tokenizer": tokenizer.name}
+    watcher = watch.Watcher()
     with disk.locked(config.out):
         old = prepared.old_shards(config.out, name, tokenizer, config.fresh or work.exists(),
                                   "--fresh")
         _begin(work, json.loads(json.dumps(settings, default=str)), config.fresh)
         tasks = _tasks(found)
-        for step in steps:
-            step.prepare(work)
-        declared = any(getattr(step, "declared", False) for step in steps)
-        readers = [each.reader(work, declared) for each in found]
-        files = [reader.data_folder.resolve_paths(path)
-                 for each, reader in zip(found, readers) for path in each.paths]
-        made = phases.plan(steps, readers, files, tasks, work)
+        made = _planned(steps, found, tasks, work)
         execute.run(made, work, where, watcher)
         funnel = _funnel(made, work)
-        _any_kept(work, funnel, config)
+        execute.run([report.phase(work, config.tokenizer, config.seed)], work, where, watcher)
+        if not phases.any_in(work / "kept"):
+            report.write(work, work, about, funnel)
+            raise ValueError(_all_dropped(work, funnel, config.source))
         piles = tokens.piles_for(work / "kept")
         cut = tokens.CutToPiles(work / "tokens", config.tokenizer, piles, config.seed)
         execute.run([phases.Phase("tokens", [phases.reader(work / "kept"), cut], tasks)], work,
@@ -116,9 +99,45 @@ def run(config: PrepareFineWeb) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
         found_in = _write(unfinished, work / "tokens", piles, name, tokenizer, config)
         _describe(unfinished, found_in, funnel, settings, tokenizer, name)
+        report.write(unfinished, work, about | found_in, funnel)
         with ThreadPoolExecutor(1) as pool:     # signals end the main thread: not halfway here
             pool.submit(prepared.put_in_place, unfinished, config.out, old).result()
     _report(config.out, name, funnel, found_in)
+
+
+def _found(config: PrepareFineWeb, steps: list[Any], work: Path) -> list[Any]:
+    """The sources; a ValueError where the steps cannot do with them."""
+    from llmc.web import sources
+
+    if around := [place for place in config.source
+                  if config.out.resolve().is_relative_to(Path(place).resolve())]:
+        raise ValueError(f"--out {config.out} lies in --source {around[0]}, which would be read "
+                         "again with what is written there; choose another --out")
+    noted = {} if config.fresh else sources.noted(work / "settings.json")
+    found = sources.find(config.source, config.config, config.cc_base, noted)
+    pages = [each.full(each.paths[0]) for each in found if each.kind in sources.PAGES]
+    if pages and not any(step.name == "extract" for step in steps):
+        raise ValueError(f"{pages[0]} holds HTML, and recipe {config.recipe} has no step extract, "
+                         "which makes text of it; add one")
+    bare = [each.full(each.paths[0]) for each in found if each.kind not in sources.WITH_FIELDS]
+    if bare and any(step.name == "quality" and not step.model for step in steps):
+        raise ValueError(f"{bare[0]} holds documents without a score, which the step quality keeps "
+                         "by; --set quality.model=DIR gives them one, by a classifier of llmc "
+                         "train_quality")
+    return found
+
+
+def _planned(steps: list[Any], found: list[Any], tasks: int, work: Path) -> list[Any]:
+    """The phases."""
+    from llmc.web import phases
+
+    for step in steps:
+        step.prepare(work)
+    declared = any(getattr(step, "declared", False) for step in steps)
+    readers = [each.reader(work, declared) for each in found]
+    files = [reader.data_folder.resolve_paths(path)
+             for each, reader in zip(found, readers) for path in each.paths]
+    return phases.plan(steps, readers, files, tasks, work)
 
 
 TASK_BYTES = 1 << 24            # of sources in a task, about: it loads lists and models first
@@ -188,15 +207,13 @@ def _funnel(made: list[Any], work: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _any_kept(work: Path, funnel: list[dict[str, Any]], config: PrepareFineWeb) -> None:
-    """A ValueError where nothing was."""
-    if list((work / "kept").glob("*.jsonl.zst")):
-        return
+def _all_dropped(work: Path, funnel: list[dict[str, Any]], places: list[str]) -> str:
+    """A sentence."""
     lost = Counter({row["step"]: row["documents"] - row["kept"] for row in funnel})
     read = funnel[0]["documents"]
     why = ", ".join(f"{count} {step}" for step, count in lost.most_common() if count)
-    raise ValueError(f"all {read} documents were dropped: {why}" if read else
-                     f"no documents were found in {', '.join(map(str, config.source))}")
+    return (f"all {read} documents were dropped: {why}; {work / 'report.html'} shows some of each"
+            if read else f"no documents were found in {', '.join(places)}")
 
 
 def _write(folder: Path, piles_folder: Path, piles: int, name: str, tokenizer: Tokenizer,
@@ -252,7 +269,7 @@ def _report(out: Path, name: str, funnel: list[dict[str, Any]], made: dict[str, 
     if problems := sum(len(path.read_bytes().splitlines())
                        for path in (out / "work" / "problems").rglob("*.jsonl")):
         print(f"{problems:,} records could not be read; {out / 'work' / 'problems'} names them")
-    print(f"saved in {out}: {name}_*.bin, tokenizer.json, prepared.json")
+    print(f"saved in {out}: {name}_*.bin, tokenizer.json, prepared.json, report.html, report.json")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from multiprocess.managers import SyncManager
 
 from llmc import disk
 from llmc.web.extra import needed
-from llmc.web.phases import Phase
+from llmc.web.phases import Phase, any_in
 
 EVERY = 1.0                     # seconds between two notes of what was counted
 ASK = 5.0                       # seconds between two questions to Slurm
@@ -171,7 +171,8 @@ def _in_queue(job: str) -> bool:
 
 
 def run(phases: list[Phase], work: Path, where: Where, watch: Any) -> None:
-    """One phase after the other; `with watch(phase, logs)` is around each, see watch.py."""
+    """One phase after the other, as long as documents are left; `with watch(phase, logs)` is around
+    each, see watch.py."""
     for phase in phases:
         logs = work / "logs" / phase.name
         with watch(phase, logs):
@@ -185,6 +186,8 @@ def run(phases: list[Phase], work: Path, where: Where, watch: Any) -> None:
             if left := made.get_incomplete_ranks(skip_completed=True):
                 raise _ended(phase, logs, f"{len(left)} of {phase.tasks} tasks failed, the first "
                              f"of them number {left[0]}")
+        if phase.writes and not any_in(phase.writes):
+            return
 
 
 def _ended(phase: Phase, logs: Path, said: str) -> ValueError:

@@ -24,6 +24,7 @@ class Phase:
     blocks: list[Any]
     tasks: int
     steps: dict[int, str] = field(default_factory=dict)
+    writes: Path | None = None  # where its documents go, if others follow that read them
 
     @property
     def filters(self) -> bool:
@@ -71,4 +72,10 @@ def _written(phase: Phase, folder: Path) -> Phase:
     from datatrove.pipeline.writers import JsonlWriter
 
     phase.blocks.append(JsonlWriter(str(folder), FILE, compression="zstd"))
+    phase.writes = folder
     return phase
+
+
+def any_in(folder: Path) -> bool:
+    """Whether a phase wrote documents there."""
+    return any(folder.glob("*.jsonl.zst"))
