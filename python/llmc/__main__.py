@@ -9,8 +9,9 @@ from pathlib import Path
 from llmc import cli
 
 # the order of the pipeline; stages that are not named here come after them
-ORDER = ("crawl", "train_quality", "prepare_fineweb", "prepare_text", "train_tokenizer", "tokenize",
-         "tokenizer_report", "pretrain", "sample", "perplexity", "convert", "plot", "doctor")
+ORDER = ("crawl", "train_quality", "prepare_fineweb", "inspect", "prepare_text", "train_tokenizer",
+         "tokenize", "tokenizer_report", "pretrain", "sample", "perplexity", "convert", "plot",
+         "doctor")
 
 
 def stages() -> dict[str, str]:

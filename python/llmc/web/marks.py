@@ -165,11 +165,13 @@ def _quality(step: Any, doc: Document, reason: str) -> Finding:
     if reason == "gopher_long_doc":
         return Finding(f"{len(plain):,} words, at most {step.max_doc_words:,} are kept{NO_PART}")
     if reason == "gopher_below_avg_threshold":
-        return Finding(f"words of {mean:.2f} letters, at least {step.min_avg_word_length:g} are "
-                       "kept", [span for word, span in plain if len(word) < step.min_avg_word_length])
+        least = step.min_avg_word_length
+        return Finding(f"words of {mean:.2f} letters, at least {least:g} are kept",
+                       [span for word, span in plain if len(word) < least])
     if reason == "gopher_above_avg_threshold":
-        return Finding(f"words of {mean:.2f} letters, at most {step.max_avg_word_length:g} are "
-                       "kept", [span for word, span in plain if len(word) > step.max_avg_word_length])
+        most = step.max_avg_word_length
+        return Finding(f"words of {mean:.2f} letters, at most {most:g} are kept",
+                       [span for word, span in plain if len(word) > most])
     if reason in ("gopher_too_many_hashes", "gopher_too_many_ellipsis"):
         what, pattern = (("#", "#") if reason.endswith("hashes") else ("…", r"\.\.\.|…"))
         parts = [match.span() for match in re.finditer(pattern, text)]
@@ -226,7 +228,7 @@ def _fineweb(step: Any, doc: Document, reason: str) -> Finding:
         bare = [span for span in lines if not text[slice(*span)].endswith(block.stop_chars)]
         ends = [(text.rfind(" ", start, end) + 1 or start, end) for start, end in bare]
         return Finding(f"lines that end with an end mark: {1 - len(bare) / len(lines):.1%}, at "
-                       f"least {step.line_punct_thr:.0%} are kept; marked are the ends of the others",
+                       f"least {step.line_punct_thr:.0%} are kept; marked are the others' ends",
                        [(max(a, start), b) for (a, b), (start, _) in zip(ends, bare)])
     if reason == "short_line_ratio":
         parts = [(a, b) for a, b in lines if b - a <= step.short_line_length]

@@ -76,9 +76,9 @@ def _funnel(figures: dict[str, Any]) -> str:
             f'{_river(funnel)}<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
             '<p class="note">Text and tokens are what is left behind each step: of documents that '
             "are kept as they are in the end, of others as they were when they were dropped. "
-            "Documents and bytes are counted, and so are the tokens of what is kept. Of what a step "
-            f"dropped up to {ENCODED} documents, chosen by their hashes, were cut into tokens, and the rest put at their "
-            "tokens a byte; ± is twice the standard error.</p></section>")
+            "Documents and bytes are counted, and so are tokens of what is kept. Of what a step "
+            f"dropped up to {ENCODED} documents, chosen by their hashes, were cut into tokens, and "
+            "the rest put at their tokens a byte; ± is twice the standard error.</p></section>")
 
 
 def _river(funnel: list[dict[str, Any]]) -> str:
@@ -136,7 +136,8 @@ def _languages(figures: dict[str, Any]) -> str:
     rest = sum(sum(seen[language]) for language in order[ROWS:])
     error = max(group["languages_error"] for group in [kept, *dropped])
     return ('<section><h2>Languages</h2><p>Documents by the score of their likeliest language, of '
-            f'those that came so far as to be asked.<br>{_key("kept", "dropped, here or later")}</p>'
+            "those that came so far as to be asked.<br>"
+            f'{_key("kept", "dropped, here or later")}</p>'
             f'<div class="plot">{_columns(scores)}{_ticks(ticks)}</div>'
             f'<div class="scroll"><table>{head}{"".join(rows)}</table></div><p class="note">'
             + (f"{len(order) - ROWS} more languages: {rest:,} documents. " if rest else "")

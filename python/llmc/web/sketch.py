@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -21,21 +22,20 @@ class Frequent:
 
     def __init__(self, room: int, total: int = 0, error: int = 0,
                  counts: dict[str, int] | None = None, adding: int = 0) -> None:
-        self.room, self.total, self.error, self.counts = room, total, error, counts or {}
+        self.room, self.total, self.error = room, total, error
+        self.counts = Counter(counts)
         self.adding = max(room, adding)
 
-    def add(self, keys: Iterable[str]) -> None:
+    def add(self, keys: Collection[str]) -> None:
         """Each once. After a call there are at most twice as many keys as there is room for; their
         order within a call plays no role."""
-        for key in keys:
-            self.counts[key] = self.counts.get(key, 0) + 1
-            self.total += 1
+        self.counts.update(keys)
+        self.total += len(keys)
         if len(self.counts) > 2 * self.adding:
             self._shrink(self.adding)
 
     def merge(self, other: Frequent) -> None:
-        for key, count in other.counts.items():
-            self.counts[key] = self.counts.get(key, 0) + count
+        self.counts.update(other.counts)
         self.total += other.total
         self.error += other.error
         self._shrink(self.room)
@@ -57,7 +57,8 @@ class Frequent:
             return
         values = np.fromiter(self.counts.values(), np.int64, len(self.counts))
         least = int(np.partition(values, -room - 1)[-room - 1])
-        self.counts = {key: count - least for key, count in self.counts.items() if count > least}
+        self.counts = Counter({key: count - least for key, count in self.counts.items()
+                               if count > least})
         self.error += least
 
 

@@ -116,11 +116,8 @@ class Gather(PipelineStep):
         yield from ()
 
     def _add(self, tally: Tally, name: str, doc: Document) -> None:
-        import xxhash
-
         tally.add(doc)
-        whole = "\0".join((str(doc.id), str(doc.metadata.get("url")), doc.text))
-        order = xxhash.xxh64_intdigest(whole.encode("utf-8", "replace"), self.seed)
+        order = order_of(doc, self.seed)
         reason = KEPT
         if name == KEPT:
             tally.frequent["ngrams"].add({gram for gram, _, _ in ngrams(doc.text, N_GRAM)})
@@ -146,6 +143,14 @@ class Gather(PipelineStep):
                 "language": str(data.get("language") or "")[:20], "score": score_of(data),
                 "characters": len(doc.text), "why": found.why[:EXCERPT],
                 "text": marks.excerpt(doc.text, found.parts, EXCERPT)}
+
+
+def order_of(doc: Document, seed: int) -> int:
+    """A hash of the document, 64 bits: its place in a random order."""
+    import xxhash
+
+    whole = "\0".join((str(doc.id), str(doc.metadata.get("url")), doc.text))
+    return xxhash.xxh64_intdigest(whole.encode("utf-8", "replace"), seed)
 
 
 def folders(work: Path) -> dict[str, Path]:
