@@ -34,7 +34,7 @@ KEYS = {b"n": "next", b"\x1b[C": "next", b"\n": "next", b"\r": "next",
         b"p": "back", b"\x1b[D": "back",
         b" ": "down", b"\x1b[B": "down", b"\x1b[6~": "down",
         b"b": "up", b"\x1b[A": "up", b"\x1b[5~": "up",
-        b"m": "mark", b"q": "quit", b"\x04": "quit", b"": "quit"}
+        b"m": "mark", b"q": "quit", b"\x04": "quit"}
 
 
 @dataclass
@@ -195,6 +195,7 @@ def _page(found: Iterator[Shown], steps: dict[str, Step], find: str, console: Co
     """Documents one at a time, until the reader quits."""
     seen, at, top, over = [next(found)], 0, 0, False
     with console.screen(hide_cursor=True), _single_keys():
+        keys = _pressed()
         while True:
             width, height = console.size
             lines = described(*seen[at], steps, find, bool(console.color_system)).wrap(
@@ -202,13 +203,13 @@ def _page(found: Iterator[Shown], steps: dict[str, Step], find: str, console: Co
             room = max(1, height - 2)
             top = max(0, min(top, len(lines) - room))
             status = (f" document {at + 1}{' (the last)' if over and at == len(seen) - 1 else ''}"
-                      f" · lines {top + 1} to {min(top + room, len(lines))} of {len(lines)}"
-                      " · n next  p previous  space down  b up  m mark  q quit")
+                      f" · lines {top + 1}-{min(top + room, len(lines))} of {len(lines)}"
+                      " · n p: document  space b: page  m: mark  q: quit")
             page = Text("\n").join([*lines[top:top + room], *[Text()] * (room - len(lines))])
             console.clear()
             console.print(page, no_wrap=True, overflow="crop")
             console.print(Text(status[:width - 1], "reverse"), end="")
-            key = KEYS.get(os.read(sys.stdin.fileno(), 8))
+            key = next(keys)
             if key == "quit":
                 return
             if key in ("down", "up"):
@@ -224,6 +225,14 @@ def _page(found: Iterator[Shown], steps: dict[str, Step], find: str, console: Co
                     seen.append(more)
                 over = at + 1 == len(seen)
                 at, top = min(at + 1, len(seen) - 1), 0
+
+
+def _pressed() -> Iterator[str | None]:
+    """What the keys mean that were pressed; several may come at once."""
+    while raw := os.read(sys.stdin.fileno(), 64):
+        for key in re.findall(rb"\x1b[\[O][0-9;]*[A-Za-z~]|.", raw, re.S):
+            yield KEYS.get(key)
+    yield "quit"
 
 
 @contextmanager

@@ -29,12 +29,14 @@ URL = "javascript:alert(document.domain)//\"><a href='https://evil.example'>"
 
 
 def page(number: int) -> dict[str, object]:
-    row = {"id": f"<i>{number}</i>", "text": STORY.format(number, number), "url": f"https://www.site{number % 3}.co.uk/{number}",
+    row = {"id": f"<i>{number}</i>", "text": STORY.format(number, number),
+           "url": f"https://www.site{number % 3}.co.uk/{number}",
            "language": "en", "language_score": 0.9 + number / 1000}
     if number % 5 == 0:
         row["text"] = f"Too short, says {number}."
     if number % 7 == 0:
-        row |= {"text": f"{row['text']} This {{is}} a page of code, which says what to do and not much else.", "language": "de<b>", "language_score": 0.25}
+        row |= {"text": f"{row['text']} This {{is}} a page of code, which says what to do and not much else.",
+                "language": "de<b>", "language_score": 0.25}
     if number % 4 == 3:
         row |= {"text": f"{ATTACK} {row['text']}"}
     if number % 4 == 2:
@@ -142,8 +144,8 @@ def test_what_pages_hold_is_text_in_the_report(out):
     parsed.feed(page)
     assert parsed.tags <= set("html head meta title style body header section div p span b br h1 h2 h3 table tr th td "
                               "svg path rect details summary article pre mark".split())
-    assert parsed.attributes <= set("lang charset http-equiv content name class colspan role aria-label aria-hidden d x "
-                                    "y width height viewbox preserveaspectratio fill-opacity style dir open".split())
+    assert parsed.attributes <= set("lang charset http-equiv content name class colspan role aria-label aria-hidden d "
+                                    "x y width height viewbox preserveaspectratio fill-opacity style dir open".split())
     shown = ATTACK.replace("\x00", "\ufffd").replace("\x1b", "\ufffd")
     for each in (shown, URL, "de<b>", "<i>"):
         assert each in parsed.text

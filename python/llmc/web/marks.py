@@ -122,6 +122,7 @@ def _repetition(step: Any, doc: Document, reason: str) -> Finding:
         share = (len(parts) / len(spans) if measure == "frac" else _length(parts) / len(text))
         what = {"line": "lines", "para": "paragraphs"}[kind]
         whose = what if measure == "frac" else f"characters, in {what}"
+        parts = [(start, end) for start, end in parts if start < end]
         return Finding(_over(f"{whose} that occurred before", share, getattr(step, reason)), parts)
     n = int(re.search("[0-9]+", reason)[0])
     words = word_spans(text, step.language)

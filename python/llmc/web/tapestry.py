@@ -61,7 +61,8 @@ def lines(text: str) -> Iterator[tuple[int, str]]:
             continue
         line = text[start:start + LETTERS].split("\n")[0]
         blank = line.rfind(" ")
-        if len(line) == LETTERS and blank > LETTERS // 2 and not text[start + LETTERS:][:1].isspace():
+        goes_on = len(line) == LETTERS and not text[start + LETTERS:start + LETTERS + 1].isspace()
+        if goes_on and blank > LETTERS // 2:
             line = line[:blank]
         yield start, line
         start += len(line)
