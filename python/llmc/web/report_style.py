@@ -70,6 +70,6 @@ summary b { font-weight: 600; }
 mark { background: var(--mark); color: var(--markink); border-radius: .15em; }
 @media (max-width: 40rem) { .wide { display: none; } body { padding: 1.2rem .9rem 4rem; }
   .bar { width: 18%; min-width: 3rem; } .river { height: 9rem; }
-  td, th { padding-left: .25rem; padding-right: .25rem; } }
+  table { font-size: .85rem; } td, th { padding-left: .2rem; padding-right: .2rem; } }
 @media print { .card pre { max-height: none; } }
 """
