@@ -75,7 +75,7 @@ def run(config: PrepareFineWeb) -> None:
     work = config.out.resolve() / "work"
     found = _found(config, steps, work)
     settings = {"steps": [{"step": step.name} | asdict(step) for step in steps],
-                "files": sources.listing(found), "lists": _lists(steps),
+                "files": sources.listing(found), "option files": _option_files(steps),
                 "tokenizer": f"{tokenizer.fingerprint():016x}", "seed": config.seed}
     about = {"name": name, "recipe": Path(config.recipe).name, "tokenizer": tokenizer.name}
     watcher = watch.Watcher()
@@ -151,7 +151,7 @@ def _tasks(found: list[Any]) -> int:
     return min(max(len(each.paths) for each in found), max(FEWEST, -(-sum(sizes) // TASK_BYTES)))
 
 
-def _lists(steps: list[Any]) -> dict[str, str]:
+def _option_files(steps: list[Any]) -> dict[str, str]:
     """The files that options name, by their checksums."""
     named = [value for step in steps for option in vars(step).values()
              for value in (option if isinstance(option, list) else [option])

@@ -106,7 +106,7 @@ def test_two_piles_are_told_apart_and_a_recipe_keeps_by_the_score(rows, tmp_path
     assert learn("--good", tmp_path / "good.jsonl", "--bad", tmp_path / "bad.parquet", "--out", tmp_path / "model",
                  "--overwrite", "--seed", 5) == 0
     assert command(prepare, PrepareFineWeb, *argv) == 1
-    assert "was begun with another classifier" in capsys.readouterr().err
+    assert "was begun with other option files" in capsys.readouterr().err
 
 
 def documents(folder: Path) -> list[dict]:

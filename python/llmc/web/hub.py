@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from llmc import cli
 from llmc import documents
 from llmc.web.kinds import kind_of
 from llmc.web.remote import ASKS, Missing, Unreachable, patiently
