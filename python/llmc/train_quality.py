@@ -209,11 +209,17 @@ def _documents(places: list[str], flag: str, work: Path) -> Iterator[Any]:
         return
     logger.disable("datatrove")                 # each file's name
     try:
-        for found in sources.find(places, flag):
+        for found in sources.find(places, flag=flag):
             if found.kind in sources.PAGES:
-                raise ValueError(f"{flag}: /{found.paths[0]} holds HTML, wanted documents; llmc "
+                raise ValueError(f"{flag}: {found.full(found.paths[0])} holds HTML, wanted documents; llmc "
                                  "prepare_fineweb makes them of it, in OUT/work/kept")
-            yield from found.reader(work / flag, False).run()
+            reader = found.reader(work / flag, False)
+            yield from reader.run()
+            if count := int(reader.stats["problem"].total):
+                named = sorted((work / flag / "problems" / found.name).glob("*.jsonl"))[0]
+                first = json.loads(named.read_text().splitlines()[0])
+                print(f"{flag}: {count:,} rows or files could not be read, the first in "
+                      f"{first['file']}: {first['problem']}")
     except (OSError, ValueError):
         raise
     except Exception as error:                  # every compression has its own kinds

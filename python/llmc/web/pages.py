@@ -79,7 +79,8 @@ class PageReader(BaseDiskReader):
     def name_problem(self, path: str, problem: Problem) -> None:
         """Count it and write it down, at once: a task may be killed."""
         self.stat_update("problem", f"problem_{problem.kind}")
-        line = {"file": self.data_folder.resolve_paths(path), "record": problem.number,
+        file = self.data_folder.resolve_paths(path)
+        line = {"file": file[1:] if file.startswith("//") else file, "record": problem.number,
                 "offset": problem.offset, "kind": problem.kind, "problem": problem.what}
         if self._log is None:
             logger.warning("{file}, record {record} at byte {offset}: {problem}", **line)
