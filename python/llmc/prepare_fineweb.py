@@ -50,7 +50,11 @@ class PrepareFineWeb:
     executor: Literal["local", "slurm", "ray"] = "local"    # where tasks run: this machine, or a
                                 # cluster that sees the same files
     workers: cli.Threads = 0    # tasks at a time; 0: one for each core, or what the cluster takes
-    memory: Annotated[int, Range(1, 10**6)] = 4     # GB that a cluster sets aside for a task
+    memory: Annotated[int, Range(300_000_000, 10**15)] = 4_000_000_000  # bytes that finding
+                                # duplicates takes here, all its tasks together: fewer work at a
+                                # time, at 270 MB each. Beside that: 28 bytes for each document of a
+                                # task (exact), 260 for each that has a near-duplicate (minhash)
+    task_memory: Annotated[int, Range(1, 10**6)] = 4    # GB that a cluster sets aside for a task
     slurm: list[str] | None = None  # OPTION=VALUE, as sbatch has them: partition=cpu time=20:00:00
     fresh: bool = False         # start anew, whatever OUT/work holds
 
@@ -67,7 +71,7 @@ def run(config: PrepareFineWeb) -> None:
     with needed("cleaning web documents"):
         from llmc.web import execute, phases, recipes, report, sources, tokens, watch
 
-    where = execute.Where(config.executor, config.workers, config.memory,
+    where = execute.Where(config.executor, config.workers, config.memory, config.task_memory,
                           _pairs("--slurm", config.slurm or []))
     name = prepared.shard_name(config.name, config.out)
     tokenizer = Tokenizer.load(config.tokenizer)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from prose import Writer
 
-from llmc.web import execute, phases, recipes
+from llmc.web import execute, near, phases, recipes
 
 BUCKETS, HASHES, N = 14, 8, 5
 PAIRS = 500                 # of each similarity
@@ -36,8 +36,10 @@ def deduplicated(texts: list[str], folder: Path) -> Path:
 def shingles(texts: list[str]) -> list[frozenset[int]]:
     """datatrove's own: hashes of five words in a row, of the text made simple."""
     from datatrove.pipeline.dedup import MinhashDedupSignature
+    from datatrove.pipeline.dedup.minhash import MinhashConfig
+    from datatrove.utils.hashing import HashConfig
 
-    step = MinhashDedupSignature("unused", recipes.STEPS["minhash"]().config(), "eng")
+    step = MinhashDedupSignature("unused", MinhashConfig(N, hash_config=HashConfig(precision=64, hash_fc="sha1")))
     return [frozenset(step.get_shingles(text).ravel().tolist()) for text in texts]
 
 
@@ -88,11 +90,15 @@ def test_the_share_found_is_the_one_that_the_formula_gives(similarity, found):
 def met(work: Path) -> set[tuple[int, int]]:
     """Every pair of documents with the same hashes in a bucket. The second phase writes those that follow one another
     in order of their hashes: a chain of them has the same."""
+    def place(file: int, doc: int) -> int:
+        task, part = divmod(file - near.FIRST, near.PARTS)
+        return 2 * (near.PART * part + doc) + task
+
     pairs = set()
     for path in sorted((work / "2_minhash" / "buckets").glob("*.dups")):
         chain: list[int] = []
-        for file, doc, next_file, next_doc in struct.iter_unpack("<4I", path.read_bytes()):
-            first, second = 2 * doc + file, 2 * next_doc + next_file
+        for match in struct.iter_unpack("<4I", path.read_bytes()):
+            first, second = place(*match[:2]), place(*match[2:])
             if chain[-1:] != [first]:
                 chain = [first]
             pairs |= {tuple(sorted((other, second))) for other in chain}

@@ -32,17 +32,21 @@ from llmc.web.phases import Phase, any_in
 
 EVERY = 1.0                     # seconds between two notes of what was counted
 ASK = 5.0                       # seconds between two questions to Slurm
+DUPLICATES = "\U0001fac2"       # how datatrove marks the blocks that find them, in their type
+PROCESS = 1 << 28               # bytes that one process takes for it, with a part of the signatures
 EXECUTORS = ("local", "slurm", "ray")
 
 
 @dataclass
 class Where:
     """executor: one of EXECUTORS; workers: tasks at a time, 0: as many as there are cores, or as
-    the cluster takes; memory: GB for a task, that a cluster sets aside; slurm: options of sbatch,
-    by their long names."""
+    the cluster takes; memory: bytes for all tasks that find duplicates, on this machine;
+    task_memory: GB for a task, that a cluster sets aside; slurm: options of sbatch, by their long
+    names."""
     executor: str = "local"
     workers: int = 0
-    memory: int = 4
+    memory: int = 4_000_000_000
+    task_memory: int = 4
     slurm: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -161,7 +165,8 @@ class Slurm(_Alone, SlurmPipelineExecutor):
 def _in_queue(job: str) -> bool:
     """Whether Slurm has not done with a job; what it cannot say now is asked again."""
     while True:
-        asked = subprocess.run(["squeue", "--noheader", "--jobs", job], capture_output=True, text=True)
+        asked = subprocess.run(["squeue", "--noheader", "--jobs", job], capture_output=True,
+                               text=True)
         if asked.returncode == 0:
             return bool(asked.stdout.strip())
         if "Invalid job id" in asked.stderr:        # what it says of jobs long ended
@@ -196,11 +201,10 @@ def _ended(phase: Phase, logs: Path, said: str) -> ValueError:
 
 
 def _executor(phase: Phase, logs: Path, where: Where) -> Any:
-    common = {"tasks": phase.tasks, "logging_dir": str(logs)}
+    common = {"tasks": phase.tasks, "logging_dir": str(logs), "workers": at_a_time(phase, where)}
     if where.executor == "local":
-        workers = where.workers or os.cpu_count() or 1
-        return Local(phase.blocks, workers=min(workers, phase.tasks), **common)
-    common |= {"workers": where.workers or -1, "mem_per_cpu_gb": where.memory}
+        return Local(phase.blocks, **common)
+    common["mem_per_cpu_gb"] = where.task_memory
     if where.executor == "ray":
         with needed("--executor ray", "ray"):
             import ray
@@ -212,6 +216,25 @@ def _executor(phase: Phase, logs: Path, where: Where) -> Any:
                  qos=options.pop("qos", ""), job_name=f"llmc_{phase.name}", sbatch_args=options,
                  venv_path=f"{sys.prefix}/bin/activate" if sys.prefix != sys.base_prefix else None,
                  mail_type="NONE", **common)
+
+
+def at_a_time(phase: Phase, where: Where) -> int:
+    """How many tasks, -1: any. Of a phase that finds duplicates, on this machine, as many as have
+    room in the memory, at PROCESS each and what a block says it takes besides; a ValueError if not
+    one has."""
+    local = where.executor == "local"
+    workers = min(where.workers or os.cpu_count() or 1, phase.tasks) if local else (
+        where.workers or -1)
+    finding = [block for block in phase.blocks if block.type.startswith(DUPLICATES)]
+    if not finding:
+        return workers
+    wanted = PROCESS + max(block.memory() if hasattr(block, "memory") else 0 for block in finding)
+    given, option = (where.memory, "--memory") if local else (
+        where.task_memory * 10**9, "--task_memory")
+    if wanted > given:
+        raise ValueError(f"{phase.name} takes about {wanted:,} bytes of memory, and {option} gives "
+                         f"{given:,}; give it more, or prepare the sources in parts")
+    return min(workers, given // wanted) if local else workers
 
 
 def counts(phase: Phase, work: Path) -> list[Counter[str]]:

@@ -198,10 +198,11 @@ class MinHash(Duplicates):
     hashes: int = 8             # of a bucket [1]
 
     def blocks(self, sources: list[str], folder: Path, dropped: Any) -> tuple[Any, list[Any], Any]:
-        from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
-        from datatrove.pipeline.dedup import MinhashDedupFilter, MinhashDedupSignature
+        from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupFilter
         from datatrove.pipeline.dedup.minhash import MinhashConfig
         from datatrove.utils.hashing import HashConfig
+
+        from llmc.web.near import Clusters, Signatures
 
         signatures, buckets, remove = (str(folder / each)
                                        for each in ("signatures", "buckets", "remove"))
@@ -210,8 +211,8 @@ class MinHash(Duplicates):
                                hash_config=HashConfig(precision=64, hash_fc="sha1"))
         between = [
             ("buckets", MinhashDedupBuckets(signatures, buckets, config=config), self.buckets),
-            ("clusters", MinhashDedupCluster(buckets, remove, config), 1)]
-        return (MinhashDedupSignature(signatures, config, self.language), between,
+            ("clusters", Clusters(buckets, remove, config), 1)]
+        return (Signatures(signatures, config, self.language), between,
                 MinhashDedupFilter(remove, exclusion_writer=dropped))
 
 
