@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import struct
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from prose import Writer
 
 from llmc import cli
 from llmc.prepare_fineweb import PrepareFineWeb, run
-from llmc.web import execute, near, phases, recipes
+from llmc.web import execute, near, phases, recipes, watch
 
 TASKS = 3
 
@@ -42,7 +43,7 @@ def deduplicated(sources: Path, work: Path) -> tuple[list[str], list[str]]:
     work.mkdir(parents=True)
     (work / "recipe.yaml").write_text("steps: [minhash]")
     made = phases.plan(recipes.load(str(work / "recipe.yaml")), [JsonlReader(str(sources))], [], TASKS, work)
-    execute.run(made, work, 1, lambda phase, ended: None)
+    execute.run(made, work, execute.Where(workers=1), watch.Watcher())
     return ids(work / "kept"), ids(work / "dropped" / "2_minhash")
 
 
@@ -117,11 +118,31 @@ def test_a_budget_decides_how_many_work_at_a_time(tmp_path):
     pairs = [(0, i, 1, i) for i in range(1000)]
     for bucket in range(14):
         (buckets / f"{bucket:05d}_00.dups").write_bytes(b"".join(struct.pack("<4I", *pair) for pair in pairs))
-    at_a_time = {phase.name: execute.at_a_time(phase, 8, 3 * execute.PROCESS) for phase in made}
-    assert at_a_time == {"1_read": 8, "3_exact_signatures": 3, "3_exact_matches": 3, "3_exact": 3,
-                         "4_minhash_signatures": 3, "4_minhash_buckets": 3, "4_minhash_clusters": 2, "4_minhash": 3}
+    room = execute.Where(workers=8, memory=3 * execute.PROCESS)
+    at_a_time = {phase.name: execute.at_a_time(phase, room) for phase in made}
+    assert at_a_time == {"1_read": 8, "3_exact_signatures": 3, "3_exact_matches": 1, "3_exact": 3,
+                         "4_minhash_signatures": 3, "4_minhash_buckets": 3, "4_minhash_clusters": 1, "4_minhash": 3}
     clusters = made[-2]
     assert clusters.blocks[0].memory() == 2000 * near.CLUSTERED
-    assert execute.at_a_time(clusters, 8, None) == 8
     with pytest.raises(ValueError, match="4_minhash_clusters takes about 268,955,456 bytes of memory"):
-        execute.at_a_time(clusters, 8, execute.PROCESS)
+        execute.at_a_time(clusters, execute.Where(memory=execute.PROCESS))
+
+
+def test_more_tasks_than_files_may_be_open(sources, tmp_path):
+    from datatrove.pipeline.dedup import MinhashDedupBuckets
+
+    few, tasks = len(list(Path("/dev/fd").iterdir())) + 40, 80
+    for bucket in range(14):
+        for task in range(tasks):
+            path = tmp_path / "signatures" / f"bucket_{bucket:03d}" / f"{near.FIRST + near.PARTS * task}.minhash.sig"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(struct.pack("<8QI", *range(8), task))
+    block = MinhashDedupBuckets(str(tmp_path / "signatures"), str(tmp_path / "buckets"), config=config())
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, before[1]))
+        execute.run([phases.Phase("buckets", [block], 14)], tmp_path, execute.Where(workers=1),
+                    watch.Watcher())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert all(path.stat().st_size == 16 * (tasks - 1) for path in (tmp_path / "buckets").iterdir())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from prose import Writer
 
-from llmc.web import execute, near, phases, recipes
+from llmc.web import execute, near, phases, recipes, watch
 
 BUCKETS, HASHES, N = 14, 8, 5
 PAIRS = 500                 # of each similarity
@@ -29,7 +29,7 @@ def deduplicated(texts: list[str], folder: Path) -> Path:
     (folder / "recipe.yaml").write_text("steps: [minhash]")
     steps = recipes.load(str(folder / "recipe.yaml"))
     made = phases.plan(steps, [JsonlReader(str(folder / "in"))], [], 2, folder / "work")
-    execute.run(made, folder / "work", 1, lambda phase, ended: None)
+    execute.run(made, folder / "work", execute.Where(workers=1), watch.Watcher())
     return folder / "work"
 
 

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -75,6 +76,7 @@ class _Alone:
                                       dict(each.stats.stats).items()}} for each in self.pipeline]
                 disk.write_whole(place, json.dumps(counted).encode())
 
+        _allow_open_files()
         with _lock(place.with_suffix(".lock")):
             noting = threading.Thread(target=note, daemon=True)
             noting.start()
@@ -84,6 +86,14 @@ class _Alone:
                 done.set()
                 noting.join()
                 place.unlink(missing_ok=True)
+
+
+def _allow_open_files() -> None:
+    """As many as the system lets a user have: to compare signatures, datatrove has a file of every
+    task open, and the usual 1,024 is less than a crawl may have."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(now, 10_240) if most == resource.RLIM_INFINITY else most   # macOS gives no more
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 @contextmanager
