@@ -20,6 +20,7 @@ from llmc.tokenizer import Tokenizer
 
 RECORD = struct.Struct("<QQII")     # order, draw, bytes of its text, ids; then the ids, u32
 WAITING = 1 << 16               # bytes of a pile that are written at a time
+TOGETHER = 1000                 # documents that are written to a shard at once
 PILE_BYTES = 1 << 28                # of text in a pile, about
 
 
@@ -70,10 +71,15 @@ def write_shards(folder: Path, piles: int, val_fraction: float,
     """Every pile, sorted, into the writers train and val; what was written is counted."""
     counts: Counter[str] = Counter()
     for pile in range(piles):
-        for _, _, draw, size, ids in sorted(_records(folder / f"{pile:06d}"), key=lambda r: r[:2]):
-            split = "val" if draw < val_fraction * 2**64 else "train"
-            writers[split].append(ids)
-            counts += Counter({f"{split}_documents": 1, f"{split}_bytes": size})
+        records = sorted(_records(folder / f"{pile:06d}"), key=lambda record: record[:2])
+        for at in range(0, len(records), TOGETHER):
+            for split, writer in writers.items():
+                mine = [record for record in records[at:at + TOGETHER]
+                        if (record[2] < val_fraction * 2**64) == (split == "val")]
+                if mine:
+                    writer.append(np.concatenate([record[4] for record in mine]))
+                    counts += Counter({f"{split}_documents": len(mine),
+                                       f"{split}_bytes": sum(record[3] for record in mine)})
     return counts
 
 
