@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -63,6 +63,11 @@ class Case:
     work: list[Document]
     ours: Callable[[Path], Callable[[], Any]]
     plain: Callable[[Path], Callable[[], Any]] | None = None
+
+
+@contextmanager
+def unwatched(phase: phases.Phase, logs: Path) -> Iterator[None]:
+    yield
 
 
 def fresh(found: list[Document]) -> Iterator[Document]:
@@ -186,7 +191,7 @@ def whole(archives: Path, pages: list[Document]) -> Case:
         steps, found = recipes.load("fineweb"), sources.find([str(archives)])
         readers = [each.reader(at, False) for each in found]
         names = [path for each in found for path in each.paths]
-        execute.run(phases.plan(steps, readers, names, len(names), at), at, 1, lambda phase, ended: None)
+        execute.run(phases.plan(steps, readers, names, len(names), at), at, execute.Where(workers=1), unwatched)
 
     return Case("recipe fineweb", pages, lambda at: partial(ours, at),
                 lambda at: partial(against.plain, archives, at, len(list(archives.iterdir()))))

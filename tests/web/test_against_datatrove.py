@@ -148,6 +148,7 @@ def test_every_step_drops_what_datatroves_own_drops(archives, tmp_path):
     assert recipe(archives, tmp_path / "ours") == (dropped, kept)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_350_pages_of_the_web_are_kept_and_dropped_alike(shared, tmp_path):
     source = tmp_path / "archives"

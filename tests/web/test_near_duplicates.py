@@ -78,6 +78,7 @@ def found(tmp_path_factory) -> dict[float, tuple[np.ndarray, np.ndarray]]:
     return {each: (true[wanted == each], lost[wanted == each]) for each in np.unique(wanted)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("similarity", [0.95, 0.85, 0.75, 0.6])
 def test_the_share_found_is_the_one_that_the_formula_gives(similarity, found):
     true, lost = found[similarity]
@@ -106,6 +107,7 @@ def met(work: Path) -> set[tuple[int, int]]:
     return pairs
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_what_meets_among_wikipedias_leads_is_similar(shared, tmp_path):
     """The leads, and of each tenth a copy with words replaced: by themselves hardly two are alike."""
