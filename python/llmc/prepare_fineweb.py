@@ -52,7 +52,7 @@ class PrepareFineWeb:
     workers: cli.Threads = 0    # tasks at a time; 0: one for each core, or what the cluster takes
     memory: Annotated[int, Range(300_000_000, 10**15)] = 4_000_000_000  # bytes that finding
                                 # duplicates takes here, all its tasks together: fewer work at a
-                                # time, at 270 MB each. Beside that: 28 bytes for each document of a
+                                # time, at 270 MB each. Beside that: 48 bytes for each document of a
                                 # task (exact), 260 for each that has a near-duplicate (minhash)
     task_memory: Annotated[int, Range(1, 10**6)] = 4    # GB that a cluster sets aside for a task
     slurm: list[str] | None = None  # OPTION=VALUE, as sbatch has them: partition=cpu time=20:00:00

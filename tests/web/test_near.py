@@ -88,6 +88,13 @@ def test_parts_and_blocks_keep_what_datatrove_keeps_of_the_whole(sources, tmp_pa
         assert len(signed) > TASKS and all(len(name) == len("1000000000.minhash.sig") for name in signed)
 
 
+def test_more_documents_than_parts_have_room_for_are_refused(sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(near, "PART", 7)
+    monkeypatch.setattr(near, "PARTS", 2)
+    with pytest.raises(ValueError, match="among at most 14 documents of a file; cut it in parts"):
+        deduplicated(sources, tmp_path / "work")
+
+
 def test_clusters_made_again_say_the_same(sources, tmp_path, monkeypatch):
     monkeypatch.setattr(near, "PART", 7)
     deduplicated(sources, tmp_path / "work")
@@ -123,6 +130,8 @@ def test_a_budget_decides_how_many_work_at_a_time(tmp_path):
     assert at_a_time == {"1_read": 8, "3_exact_signatures": 3, "3_exact_matches": 1, "3_exact": 3,
                          "4_minhash_signatures": 3, "4_minhash_buckets": 3, "4_minhash_clusters": 1, "4_minhash": 3}
     clusters = made[-2]
+    execute.run([clusters], tmp_path, room, watch.Watcher())
+    execute.run([clusters], tmp_path, execute.Where(memory=1), watch.Watcher())     # what has ended takes nothing
     assert clusters.blocks[0].memory() == 2000 * near.CLUSTERED
     with pytest.raises(ValueError, match="4_minhash_clusters takes about 268,955,456 bytes of memory"):
         execute.at_a_time(clusters, execute.Where(memory=execute.PROCESS))

@@ -20,12 +20,12 @@ from datatrove.utils.text import TextNormConfig, simplify_text
 from datatrove.utils.typeshelper import StatHints
 
 MOST_SOURCES = 65_535           # a priority has 16 bits, and none is 0
-GATHERED = 1 << 16              # documents whose signatures are Python's numbers, 170 bytes each
+GATHERED = 1 << 16              # documents whose signatures are Python's numbers, 180 bytes each
 
 
 class Signatures(ExactDedupSignature):
-    """datatrove's, which holds those of a task's documents in 14 bytes each, and twice that where
-    it sorts them."""
+    """datatrove's, which holds those of a task's documents in 14 bytes each, and three times that
+    where it sorts them."""
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> None:
         dtype, signed = get_sig_dtype(self.config.hash_config), self._signed(data)

@@ -211,7 +211,9 @@ def _ended(phase: Phase, logs: Path, said: str) -> ValueError:
 
 
 def _executor(phase: Phase, logs: Path, where: Where) -> Any:
-    common = {"tasks": phase.tasks, "logging_dir": str(logs), "workers": at_a_time(phase, where)}
+    ended = sum(1 for _ in (logs / "completions").glob("*"))
+    common = {"tasks": phase.tasks, "logging_dir": str(logs),
+              "workers": at_a_time(phase, where) if ended < phase.tasks else 1}
     if where.executor == "local":
         return Local(phase.blocks, **common)
     common["mem_per_cpu_gb"] = where.task_memory

@@ -30,6 +30,9 @@ class Signatures(MinhashDedupSignature):
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> None:
         for part, documents in enumerate(_parts(data)):
+            if part == PARTS:
+                raise ValueError(f"near-duplicates are found among at most {PART * PARTS:,} "
+                                 "documents of a file; cut it in parts")
             super().run(documents, FIRST + PARTS * rank + part, world_size)
 
     def get_signature(self, shingles: np.ndarray) -> list[list[int]]:
