@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -48,7 +48,7 @@ from tldextract import TLDExtract  # noqa: E402
 from llmc import documents  # noqa: E402
 from llmc.shards import ShardWriter  # noqa: E402
 from llmc.tokenizer import Tokenizer  # noqa: E402
-from llmc.web import exact, execute, near, phases, recipes, sources, tokens  # noqa: E402
+from llmc.web import exact, execute, near, phases, recipes, sources, tokens, watch  # noqa: E402
 from llmc.web.extract import HTML  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data"
@@ -63,11 +63,6 @@ class Case:
     work: list[Document]
     ours: Callable[[Path], Callable[[], Any]]
     plain: Callable[[Path], Callable[[], Any]] | None = None
-
-
-@contextmanager
-def unwatched(phase: phases.Phase, logs: Path) -> Iterator[None]:
-    yield
 
 
 def fresh(found: list[Document]) -> Iterator[Document]:
@@ -191,7 +186,9 @@ def whole(archives: Path, pages: list[Document]) -> Case:
         steps, found = recipes.load("fineweb"), sources.find([str(archives)])
         readers = [each.reader(at, False) for each in found]
         names = [path for each in found for path in each.paths]
-        execute.run(phases.plan(steps, readers, names, len(names), at), at, execute.Where(workers=1), unwatched)
+        with redirect_stdout(sys.stderr):       # how far it is
+            execute.run(phases.plan(steps, readers, names, len(names), at), at, execute.Where(workers=1),
+                        watch.Watcher())
 
     return Case("recipe fineweb", pages, lambda at: partial(ours, at),
                 lambda at: partial(against.plain, archives, at, len(list(archives.iterdir()))))

@@ -1,5 +1,5 @@
 """How much memory prepare_fineweb takes to find duplicates: short documents are generated, and while it runs the
-proportional set sizes of all its processes are added up, four times a second, phase by phase.
+proportional set sizes of all its processes are added up, four times a second, phase by phase; those of tokens are also those of the shards.
 
     python dev/bench/web_memory.py [--documents 1000000] [--files 1] [--workers 2] [--memory 4000000000]
 
@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -76,21 +75,14 @@ def main() -> None:
         ran = subprocess.Popen(
             [sys.executable, "-m", "llmc", "prepare_fineweb", "--source", str(folder / "in"), "--out",
              str(folder / "out"), "--recipe", str(folder / "recipe.yaml"), "--workers", str(config.workers),
-             "--memory", str(config.memory)], stdout=subprocess.PIPE, text=True)
-        phase, peaks = ["start"], {}
-
-        def read() -> None:
-            for line in ran.stdout:
-                phase[0] = line.split()[0] if line.rstrip().endswith("tasks") else "shards"
-                print(line, end="", flush=True)
-
-        reader = threading.Thread(target=read)
-        reader.start()
+             "--memory", str(config.memory)])
+        logs, peaks = folder / "out" / "work" / "logs", {}
         while ran.poll() is None:
+            begun = {path.stat().st_mtime: path.name for path in logs.glob("*")}
+            phase = begun[max(begun)] if begun else "start"
             each = [proportional(pid) for pid in tree(ran.pid)]
-            peaks[phase[0]] = max(peaks.get(phase[0], (0, 0, 0)), (sum(each), max(each), len(each)))
+            peaks[phase] = max(peaks.get(phase, (0, 0, 0)), (sum(each), max(each), len(each)))
             time.sleep(0.25)
-        reader.join()
         for name, (whole, largest, count) in peaks.items():
             print(f"{name:<24}{whole / 1e6:>8,.0f} MB in {count} processes, the largest {largest / 1e6:,.0f}")
         sys.exit(ran.returncode)
