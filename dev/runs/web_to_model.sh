@@ -5,10 +5,10 @@
 #
 #   dev/runs/web_to_model.sh [FOLDER]     FOLDER: of HTML files, its first page index.html; without
 #                                         it, Debian's package anarchism, a book of 140 pages
-#   OUT=runs/web_to_model  STEPS=300  PAGES=2000      environment: where, how long, how many pages
+#   OUT=runs/web_to_model  STEPS=600  PAGES=2000      environment: where, how long, how many pages
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-OUT=${OUT:-runs/web_to_model} STEPS=${STEPS:-300} PAGES=${PAGES:-2000}
+OUT=${OUT:-runs/web_to_model} STEPS=${STEPS:-600} PAGES=${PAGES:-2000}
 mkdir -p "$OUT"
 
 make -s web train_gpt2
@@ -40,11 +40,16 @@ done
     touch "$OUT/pages/done"; }
 kill $server
 
-echo "== cleaning, and cutting into tokens"
-$llmc prepare_fineweb --source "$OUT/pages/site.warc.gz" --out "$OUT/shards" --name site --val_fraction 0.05
+echo "== cleaning, and cutting into tokens of its own"
+prepare="$llmc prepare_fineweb --source $OUT/pages/site.warc.gz --out $OUT/shards --name site --val_fraction 0.05"
+if [ ! -f "$OUT/tokenizer/tokenizer.json" ]; then
+    $prepare
+    $llmc train_tokenizer --input "$OUT/shards/work/kept" --vocab_size 4096 --out "$OUT/tokenizer"
+fi
+$prepare --tokenizer "$OUT/tokenizer/tokenizer.json"
 
 echo "== training"
-run="--data $OUT/shards --preset llama-tiny --batch_size 4 --max_seq_len 256 --total_batch_size 4096 --lr 1e-3 --warmup_steps 20 --val_every 50"
+run="--data $OUT/shards --preset llama-tiny --batch_size 16 --max_seq_len 256 --total_batch_size 4096 --lr 1e-3 --warmup_steps 20 --val_every 50"
 if [ -d "$OUT/model" ]; then run="--resume"; fi
 ./train_gpt2 --run "$OUT/model" $run --steps "$STEPS" --checkpoint_every 50
 

@@ -3,9 +3,10 @@ one reason, and says how many.
 
     llmc prepare_fineweb --source documents/ --out data/clean --recipe fineweb
 
-The steps are datatrove's, run by its executor. What they wrote lies under OUT/work: the documents
+The steps are datatrove's, run by its executors. What they wrote lies under OUT/work: the documents
 kept, those dropped by each step, logs. Started again, it goes on where it was left; the shards are
-the same bytes for any number of workers, and however often it was stopped.
+the same bytes for any number of workers, and however often it was stopped. With another --tokenizer
+the same documents are cut anew.
 """
 from __future__ import annotations
 
@@ -179,7 +180,11 @@ def _begin(work: Path, settings: dict[str, Any], fresh: bool) -> None:
         shutil.rmtree(work, ignore_errors=True)
     if work.exists():
         before = disk.read_json(noted, {"steps": list}, "--fresh starts anew")
-        if changed := [key for key in settings if before.get(key) != settings[key]]:
+        changed = [key for key in settings if before.get(key) != settings[key]]
+        if changed == ["tokenizer"]:            # the documents are the same
+            for each in ("logs/tokens", "logs/report", "tokens", "report"):
+                shutil.rmtree(work / each, ignore_errors=True)
+        elif changed:
             raise ValueError(f"{work} was begun with other {' and '.join(changed)}; --fresh starts "
                              "anew, another --out keeps it")
     work.mkdir(parents=True, exist_ok=True)

@@ -175,6 +175,18 @@ def test_other_settings_in_the_same_folder_are_refused_until_it_starts_anew(llmc
     assert llmc(tmp_path / "out", "--seed", 5, "--fresh") == 0
 
 
+def test_another_tokenizer_cuts_the_same_documents_anew(llmc, tmp_path):
+    out = tmp_path / "out"
+    assert llmc(out) == 0
+    before, kept = documents(out, "train"), out / "work" / "kept" / "00000.jsonl.zst"
+    written = kept.stat().st_mtime_ns
+    assert llmc(out, "--tokenizer", "cl100k_base") == 0
+    assert Tokenizer.load(str(out)).vocab_size > 100_000 and documents(out, "train") == before
+    assert kept.stat().st_mtime_ns == written
+    assert json.loads((out / "report.json").read_text())["tokenizer"] == "cl100k_base"
+    assert llmc(out) == 0 and documents(out, "train") == before
+
+
 def test_what_others_made_and_sources_that_changed_are_not_mixed_in(llmc, pages, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
