@@ -7,37 +7,38 @@
 #                                         it, Debian's package anarchism, a book of 140 pages
 #   OUT=runs/web_to_model  STEPS=600  PAGES=2000      environment: where, how long, how many pages
 set -euo pipefail
+[ $# = 0 ] || folder=$(realpath -e "$1") || { echo "web_to_model: there is no folder $1" >&2; exit 1; }
 cd "$(dirname "$0")/../.."
 OUT=${OUT:-runs/web_to_model} STEPS=${STEPS:-600} PAGES=${PAGES:-2000}
-mkdir -p "$OUT"
+mkdir -p "$OUT/pages"
 
 make -s web train_gpt2
 llmc=".venv/bin/python -m llmc"
 
-folder=${1:-$OUT/package/usr/share/doc/anarchism/html}
+folder=${folder:-$OUT/package/usr/share/doc/anarchism/html}
 if [ ! -d "$folder" ]; then
-    [ $# = 0 ] || { echo "web_to_model: there is no folder $folder" >&2; exit 1; }
     command -v apt-get dpkg >/dev/null || { echo "web_to_model: the package anarchism is fetched by apt-get, which is not here; give a folder of HTML files" >&2; exit 1; }
     echo "== fetching Debian's package anarchism"
-    rm -rf "$OUT/deb" && mkdir "$OUT/deb"
+    rm -rf "$OUT/deb" "$OUT/package" && mkdir "$OUT/deb"
     (cd "$OUT/deb" && apt-get -qq download anarchism) || { echo "web_to_model: apt-get could not download the package anarchism; give a folder of HTML files" >&2; exit 1; }
-    dpkg -x "$OUT"/deb/*.deb "$OUT/package"
+    dpkg -x "$OUT"/deb/*.deb "$OUT/deb/package" && mv "$OUT/deb/package" "$OUT/package"
 fi
 
 echo "== crawling $folder"
-.venv/bin/python -u -m http.server 0 --bind 127.0.0.1 --directory "$folder" >"$OUT/server.log" 2>&1 &
+# the same port again: on another it would be another site
+.venv/bin/python -u -m http.server "$(cat "$OUT/port" 2>/dev/null || echo 0)" --bind 127.0.0.1 --directory "$folder" >"$OUT/server.log" 2>&1 &
 server=$!
-trap 'kill $server 2>/dev/null' EXIT
+trap 'kill $server 2>/dev/null || true' EXIT
 for _ in $(seq 100); do
     port=$(sed -n 's/.* port \([0-9]*\) .*/\1/p' "$OUT/server.log")
     [ -z "$port" ] || break
     sleep 0.1
 done
 [ -n "$port" ] || { echo "web_to_model: no server came up; $OUT/server.log says why" >&2; exit 1; }
-# a new port is a new site: what an earlier run fetched stays as it is
-[ -f "$OUT/pages/done" ] || { rm -rf "$OUT/pages" && mkdir "$OUT/pages"
+echo "$port" >"$OUT/port"
+[ -f "$OUT/pages/all" ] || {
     $llmc crawl "http://127.0.0.1:$port/" --out "$OUT/pages/site.warc.gz" --delay 0 --max_pages "$PAGES"
-    touch "$OUT/pages/done"; }
+    touch "$OUT/pages/all"; }
 kill $server
 
 echo "== cleaning, and cutting into tokens of its own"
@@ -51,7 +52,8 @@ $prepare --tokenizer "$OUT/tokenizer/tokenizer.json"
 echo "== training"
 run="--data $OUT/shards --preset llama-tiny --batch_size 16 --max_seq_len 256 --total_batch_size 4096 --lr 1e-3 --warmup_steps 20 --val_every 50"
 if [ -d "$OUT/model" ]; then run="--resume"; fi
-./train_gpt2 --run "$OUT/model" $run --steps "$STEPS" --checkpoint_every 50
+[ -d "$OUT/model/checkpoints/step_$(printf %08d "$STEPS")" ] ||
+    ./train_gpt2 --run "$OUT/model" $run --steps "$STEPS" --checkpoint_every 50
 
 echo "== writing"
 $llmc plot "$OUT/model" --out "$OUT/loss.png"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -51,6 +52,15 @@ def write_whole(path: Path, data: bytes) -> None:
     finally:
         with suppress(OSError):
             unfinished.unlink()
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal digits; a part of them is in memory at a time."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 @contextmanager

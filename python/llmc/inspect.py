@@ -46,7 +46,8 @@ class Inspect:
     find: str = ""              # only documents with this in the text or the url, in any case
     random: bool = False        # in a random order, not as they lie
     seed: cli.Seed = 1337       # decides the random order
-    count: cli.CountOrZero = 0  # how many; 0: all in a terminal, else 5, and 200 in a tapestry
+    count: cli.CountOrZero = 0  # how many; 0: all in a terminal (of --random 1,000), else 5,
+                                # and 200 in a tapestry
     tapestry: Path | None = None    # a .png to draw: documents as one picture
     colour: Literal["step", "language"] = "step"    # what colours mean in it
 
@@ -96,7 +97,7 @@ def documents(config: Inspect, work: Path) -> Iterator[Shown]:
     """Those asked for, kept ones first, then step by step; a ValueError if there are none."""
     from llmc.web import marks, phases, tally
 
-    known, found = set(), False
+    known, found = {step.name for step in marks.steps_of(work).values()}, False
     for place, folder in tally.folders(work).items():
         step = place.partition("_")[2]
         known |= {place} if place == tally.KEPT else {"dropped", step}
@@ -129,7 +130,7 @@ def described(place: str, doc: Any, steps: dict[str, Step], find: str = "",
     text.append("\n")
     if data.get("url"):
         text.append_text(_marked(str(data["url"]), finding.url, colours)).append("\n")
-    score = tally.score_of(data)
+    score = tally.language_score(data)
     about = [_clean(str(doc.id)), *([f"{_clean(str(data['language']))} "
              f"{'' if score is None else f'{score:.3f}'}"] if data.get("language") else []),
              f"{len(doc.text):,} characters"]

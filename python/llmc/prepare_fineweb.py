@@ -10,7 +10,6 @@ the same documents are cut anew.
 """
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections import Counter
@@ -103,6 +102,10 @@ def run(config: PrepareFineWeb) -> None:
         unfinished = work / "shards"
         shutil.rmtree(unfinished, ignore_errors=True)
         found_in = _write(unfinished, work / "tokens", piles, name, tokenizer, config)
+        written, kept = sum(found_in[f"{split}_documents"] for split in SPLITS), funnel[-1]["kept"]
+        if written != kept:
+            raise ValueError(f"{written} of {kept} documents kept were found in {work}, from which "
+                             "something is missing; --fresh starts anew")
         _describe(unfinished, found_in, funnel, settings, tokenizer, name)
         report.write(unfinished, work, about | found_in, funnel)
         with ThreadPoolExecutor(1) as pool:     # signals end the main thread: not halfway here
@@ -114,10 +117,10 @@ def _found(config: PrepareFineWeb, steps: list[Any], work: Path) -> list[Any]:
     """The sources; a ValueError where the steps cannot do with them."""
     from llmc.web import sources
 
-    if around := [place for place in config.source
-                  if config.out.resolve().is_relative_to(Path(place).resolve())]:
-        raise ValueError(f"--out {config.out} lies in --source {around[0]}, which would be read "
-                         "again with what is written there; choose another --out")
+    sources.apart(config.out, config.source)
+    if inside := [place for place in config.source if Path(place).resolve().is_relative_to(work)]:
+        raise ValueError(f"--source {inside[0]} lies in what --out {config.out} was made with; "
+                         "choose another --out")
     noted = {} if config.fresh else sources.noted(work / "settings.json")
     found = sources.find(config.source, config.config, config.cc_base, noted)
     pages = [each.full(each.paths[0]) for each in found if each.kind in sources.PAGES]
@@ -163,7 +166,7 @@ def _option_files(steps: list[Any]) -> dict[str, str]:
              if isinstance(value, Path)]
     files = [path for each in named for path in ([each] if each.is_file() else each.rglob("*"))
              if path.is_file()]
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
+    return {str(path): disk.sha256(path) for path in sorted(files)}
 
 
 def _pairs(option: str, given: list[str]) -> dict[str, str]:
@@ -177,7 +180,9 @@ def _begin(work: Path, settings: dict[str, Any], fresh: bool) -> None:
     """work/ for these settings: new, or as it was left by a run with the same."""
     noted = work / "settings.json"
     if fresh:
-        shutil.rmtree(work, ignore_errors=True)
+        noted.unlink(missing_ok=True)           # without it the others count for nothing
+    if work.exists() and not noted.exists():
+        shutil.rmtree(work)
     if work.exists():
         before = disk.read_json(noted, {"steps": list}, "--fresh starts anew")
         changed = [key for key in settings if before.get(key) != settings[key]]
@@ -246,7 +251,7 @@ def _write(folder: Path, piles_folder: Path, piles: int, name: str, tokenizer: T
         made |= {f"{split}_tokens": writers[split].tokens,
                  f"{split}_bytes": counts[f"{split}_bytes"],
                  f"{split}_documents": counts[f"{split}_documents"],
-                 f"{split}_shards": {path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+                 f"{split}_shards": {path.name: disk.sha256(path)
                                      for path in writers[split].paths}}
     return made
 

@@ -13,6 +13,7 @@ is the mean of the grades by their probability. Scores are those of FineWeb-Edu 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import threading
 from collections import Counter
@@ -72,11 +73,13 @@ def run(config: TrainQuality) -> None:
     if not find_spec("datatrove"):
         raise ValueError("documents are read by datatrove, which is not installed; "
                          'pip install "llmc[web]"')
-    from llmc.web import quality
+    from llmc.web import quality, sources
 
     if config.source and (config.good or config.bad) or not (
             config.source or config.good and config.bad):
         raise ValueError("wanted --source, or else --good and --bad")
+    for flag in ("source", "good", "bad"):
+        sources.apart(config.out, getattr(config, flag) or [], f"--{flag}")
     learn = _learner()
     good_from = config.threshold if config.source else 1
     threshold = good_from - 0.5         # of the score, which is no whole number
@@ -85,6 +88,9 @@ def run(config: TrainQuality) -> None:
             raise ValueError(f"{config.out / quality.ABOUT} is there already; --overwrite "
                              "replaces it")
         work = Path(folder)
+        for left in config.out.glob(".work*"):  # by a run that was killed
+            if left != work:
+                shutil.rmtree(left)
         dealt = _deal_out(config, work)
         _check(dealt, good_from, config)
         model = _apart(lambda: learn(_options(config, work / "train.txt")))
@@ -98,7 +104,7 @@ def run(config: TrainQuality) -> None:
                      "source": config.source, "good": config.good, "bad": config.bad},
                  "held_out": report, "threads": 1,
                  "options": {key: getattr(config, key) for key in OPTIONS},
-                 "model": {"file": quality.MODEL, "sha256": quality.checksum(work / quality.MODEL)}}
+                 "model": {"file": quality.MODEL, "sha256": disk.sha256(work / quality.MODEL)}}
         (work / quality.MODEL).replace(config.out / quality.MODEL)
         disk.write_whole(config.out / quality.ABOUT, (json.dumps(about, indent=1) + "\n").encode())
     if dealt.without_score:
@@ -211,8 +217,9 @@ def _documents(places: list[str], flag: str, work: Path) -> Iterator[Any]:
     try:
         for found in sources.find(places, flag=flag):
             if found.kind in sources.PAGES:
-                raise ValueError(f"{flag}: {found.full(found.paths[0])} holds HTML, wanted documents; llmc "
-                                 "prepare_fineweb makes them of it, in OUT/work/kept")
+                raise ValueError(f"{flag}: {found.full(found.paths[0])} holds HTML, wanted "
+                                 "documents; llmc prepare_fineweb makes them of it, in "
+                                 "OUT/work/kept")
             reader = found.reader(work / flag, False)
             yield from reader.run()
             if count := int(reader.stats["problem"].total):

@@ -18,7 +18,7 @@ from llmc import cli
 from llmc.prepare_fineweb import PrepareFineWeb, run
 
 FILES, DOCUMENTS = 4, 40
-RECIPE = "steps: [{gopher_quality: {min_stop_words: null, min_doc_words: 20}}, exact, minhash, personal]\n"
+RECIPE = "steps: [{extract: {precision: false}}, {gopher_quality: {min_stop_words: null, min_doc_words: 20}}, exact, minhash, personal]\n"
 # Slurm as far as the executor asks for it: sbatch starts an array job's tasks, srun one of them, squeue lists
 # a job while it lasts.
 SLURM = r'''#!{python}
@@ -54,8 +54,11 @@ def pages(tmp_path_factory) -> Path:
     for file in range(FILES):
         rows = [json.dumps({"text": text}) + "\n" for text in texts[file * DOCUMENTS:(file + 1) * DOCUMENTS]]
         (folder / f"{file}.jsonl").write_text("".join(rows))
+    for number in range(6):             # pages, whose text another process finds
+        page = f"<html><body><article><h1>{number}</h1><p>{' '.join(rng.choice(words, 60))}.</p></article></body></html>"
+        (folder / f"{number}.html").write_text(page)
     (folder / "recipe.yaml").write_text(RECIPE)
-    (folder / "quick.yaml").write_text("steps: [exact]\n")
+    (folder / "quick.yaml").write_text("steps: [{extract: {by: resiliparse}}, exact]\n")
     return folder
 
 
@@ -106,7 +109,8 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(pages, undisturbed, tm
             shutil.rmtree(tmp_path / "out", ignore_errors=True)
         running = program(pages, tmp_path / "out", "--workers", 2)
         time.sleep(moments.uniform(0.05, 0.7) * whole)
-        running.send_signal(signal.SIGKILL)         # its tasks are other processes, which it cannot end
+        # its tasks, and theirs, are other processes, which it cannot end then
+        running.send_signal(signal.SIGTERM if number % 4 == 1 else signal.SIGKILL)
         running.communicate()
         ended_early += not (tmp_path / "out" / "prepared.json").exists()
     last = program(pages, tmp_path / "out", "--workers", 2)
@@ -143,7 +147,7 @@ def test_a_slurm_cluster_writes_the_same_bytes(pages, tmp_path, slurm):
     script = (jobs / "1.job").read_text()
     assert "#SBATCH --partition=cpu\n" in script and "#SBATCH --mem=3G\n" in script
     names = [path.read_text().partition("--job-name=")[2].split()[0] for path in sorted(jobs.glob("*.job"))]
-    assert names[0] == "llmc_1_read" and len(names) == len(set(names)) == 5, "each phase once"
+    assert names[0] == "llmc_1_read" and len(names) == len(set(names)) == 6, "each phase once"
 
 
 def test_a_task_that_fails_on_a_cluster_ends_the_run(pages, tmp_path, slurm):

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
-from llmc import cli
+from llmc import cli, inspect
 from llmc.prepare_fineweb import PrepareFineWeb, run
 from llmc.shards import read_shard
 from llmc.tokenizer import Tokenizer
+from llmc.web import phases
 
 FILES = {"a.jsonl": 30, "below/b.jsonl": 20, "c.txt": 1}
 SHORT = "Too short."
@@ -158,6 +162,7 @@ def test_pages_become_text_and_text_passes_as_it_is(tmp_path, capsys):
     (["--set", "gopher_quality.min_doc_words=1000"], "all 53 documents were dropped: 53 gopher_quality"),
     (["--source", "/nowhere"], "--source /nowhere: there is no such file or folder"),
     (["--recipe", "finweb"], "there is no recipe 'finweb'; did you mean fineweb?"),
+    (["--set", "gopher_quality.min_doc_words=[20"], "--set gopher_quality.min_doc_words=[20: '[20' is no YAML"),
     (["--set", "gopher_quality.min_words=1"], "gopher_quality has no option 'min_words'"),
     (["--val_fraction", "1e-9"], "of 51 documents none is left to validate on"),
 ])
@@ -185,6 +190,75 @@ def test_another_tokenizer_cuts_the_same_documents_anew(llmc, tmp_path):
     assert kept.stat().st_mtime_ns == written
     assert json.loads((out / "report.json").read_text())["tokenizer"] == "cl100k_base"
     assert llmc(out) == 0 and documents(out, "train") == before
+
+
+def test_fields_that_rows_bring_along_change_nothing(tmp_path, capsys):
+    """A file_path of another's, a field html, a url that is none, values that JSON has not."""
+    rows = [{"text": prose(i), "file_path": "s3://commoncrawl/a.warc.gz", "html": "<p>raw</p>", "url": 5 + i}
+            for i in range(6)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]))
+    table = {"text": [prose(10)], "raw": [b"\x00\xff"], "price": [Decimal("1.50")], "parts": [[{"bytes": b"abc"}]]}
+    parquet.write_table(pyarrow.table(table), tmp_path / "b.parquet")
+    (tmp_path / "mine.yaml").write_text("steps: [url, {extract: {by: resiliparse}}, exact]\n")
+    argv = ["--source", str(tmp_path / "a.jsonl"), str(tmp_path / "b.parquet"), "--out", str(tmp_path / "out"),
+            "--recipe", str(tmp_path / "mine.yaml"), "--val_fraction", "0", "--workers", "1"]
+    assert cli.guarded(lambda: run(cli.parse(PrepareFineWeb, argv))) == 0, capsys.readouterr().err
+    assert sorted(documents(tmp_path / "out", "train")) == sorted([*map(prose, range(6)), prose(10)])
+    kept = list(phases.reader(tmp_path / "out" / "work" / "kept").run())
+    origins = {doc.metadata.get("original_file_path") for doc in kept}
+    assert origins == {"s3://commoncrawl/a.warc.gz", None}
+    raw, = (doc.metadata for doc in kept if "raw" in doc.metadata)
+    assert (raw["raw"], raw["price"], raw["parts"]) == ("<2 bytes>", "1.50", [{"bytes": "<3 bytes>"}])
+
+
+def test_what_a_step_leaves_nothing_of_is_dropped_by_it(tmp_path, capsys):
+    texts = [prose(1), "The cookies of this site.\nRead more.", prose(2)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    (tmp_path / "mine.yaml").write_text("steps: [{c4: {min_num_sentences: -1, min_words_per_line: 6}}, exact]\n")
+    argv = ["--source", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out"), "--recipe",
+            str(tmp_path / "mine.yaml"), "--val_fraction", "0", "--workers", "1"]
+    assert cli.guarded(lambda: run(cli.parse(PrepareFineWeb, argv))) == 0, capsys.readouterr().err
+    funnel = json.loads((tmp_path / "out" / "prepared.json").read_text())["funnel"]
+    assert [(row["step"], row["documents"], row["kept"], row["reasons"]) for row in funnel] == [
+        ("read", 3, 3, {}), ("c4", 3, 2, {"no_text": 1}), ("exact", 2, 2, {})]
+
+
+def test_pages_without_text_are_in_the_report_and_shown(tmp_path, capsys):
+    for name, text in (("a", prose(1)), ("b", ""), ("c", prose(2))):
+        (tmp_path / f"{name}.html").write_text(f"<html><body><article><p>{text}</p></article></body></html>")
+    (tmp_path / "mine.yaml").write_text("steps: [{extract: {by: resiliparse}}, exact]\n")
+    out = tmp_path.parent / f"{tmp_path.name}_out"
+    argv = ["--source", str(tmp_path), "--out", str(out), "--recipe", str(tmp_path / "mine.yaml"),
+            "--val_fraction", "0", "--workers", "1"]
+    assert cli.guarded(lambda: run(cli.parse(PrepareFineWeb, argv))) == 0, capsys.readouterr().err
+    found = json.loads((out / "report.json").read_text())["dropped"]["2_extract"]
+    assert (found["documents"], found["reasons"]) == (1, {"no_text": 1})
+    assert cli.guarded(lambda: inspect.run(cli.parse(inspect.Inspect, [str(out), "--show", "no_text"]))) == 0
+    assert "b.html" in capsys.readouterr().out
+    assert cli.guarded(lambda: inspect.run(cli.parse(inspect.Inspect, [str(out), "--show", "exact"]))) == 1
+    assert "holds no such document" in capsys.readouterr().err
+
+
+def test_a_work_folder_that_was_half_removed_is_begun_anew(llmc, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert llmc(out) == 0
+    whole = (out / "prepared.json").read_bytes()
+    (out / "work" / "settings.json").unlink()           # as --fresh begins
+    next((out / "work" / "tokens").rglob("*.tokens")).unlink()
+    assert llmc(out) == 0 and (out / "prepared.json").read_bytes() == whole
+    next((out / "work" / "tokens").rglob("*.tokens")).unlink()
+    capsys.readouterr()
+    assert llmc(out) == 1 and "something is missing; --fresh starts anew" in capsys.readouterr().err
+    assert (out / "prepared.json").read_bytes() == whole
+    assert llmc(out, "--source", out / "work" / "kept", "--fresh") == 1
+    assert "lies in what --out" in capsys.readouterr().err and (out / "work" / "kept").exists()
+
+
+def test_how_far_it_is_is_told_where_one_process_does_it_all(llmc, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("llmc.web.watch.EVERY", 0)
+    monkeypatch.setattr("llmc.web.watch.LOOK", 0.01)
+    assert llmc(tmp_path / "out") == 0
+    assert re.search("^1_read: [0-4] of [0-9] tasks", capsys.readouterr().err, re.M)
 
 
 def test_what_others_made_and_sources_that_changed_are_not_mixed_in(llmc, pages, tmp_path, capsys):

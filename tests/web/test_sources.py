@@ -275,7 +275,7 @@ def test_local_and_remote_files_are_read_together(hub, crawl, tmp_path):
     hub.commits, crawl.files = {}, {}
     again = sources.find(places, cc_base=crawl.url, noted=noted)
     assert again == found and sources.listed(noted)[:2] == [
-        str(tmp_path / "in" / "a.ndjson").lstrip("/"), f"hf://datasets/owner/set@{NEW}/data/CC-1/000.parquet"]
+        str(tmp_path / "in" / "a.ndjson"), f"hf://datasets/owner/set@{NEW}/data/CC-1/000.parquet"]
 
 
 def test_an_empty_folder_is_one_sentence(tmp_path):

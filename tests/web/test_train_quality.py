@@ -191,7 +191,8 @@ def test_few_documents_pages_and_half_a_pair_of_piles_are_refused(rows, tmp_path
             (["--source", tmp_path / "few.jsonl"], "wanted at least 50 of either, and one held out"),
             (["--good", tmp_path / "few.jsonl"], "wanted --source, or else --good and --bad"),
             (["--good", tmp_path / "few.jsonl", "--bad", tmp_path / "page.html"], "--bad: /"),
-            (["--good", "/nowhere", "--bad", tmp_path], "--good /nowhere: there is no such file or folder"),
+            (["--source", tmp_path], "model lies in --source"),
+            (["--good", "/nowhere", "--bad", tmp_path / "few.jsonl"], "--good /nowhere: there is no such file or folder"),
             (["--source", tmp_path / "broken.parquet"], "arquet")]:
         assert learn(*args, "--out", tmp_path / "model") == 1
         error = capsys.readouterr().err

@@ -29,18 +29,18 @@ from multiprocess.managers import SyncManager
 
 from llmc import disk
 from llmc.web.extra import needed
+from llmc.web.orphans import end_with_parent
 from llmc.web.phases import Phase, any_in
 
 EVERY = 1.0                     # seconds between two notes of what was counted
 ASK = 5.0                       # seconds between two questions to Slurm
 DUPLICATES = "\U0001fac2"       # how datatrove marks the blocks that find them, in their type
 PROCESS = 1 << 28               # bytes that one process takes for it, with a part of the signatures
-EXECUTORS = ("local", "slurm", "ray")
 
 
 @dataclass
 class Where:
-    """executor: one of EXECUTORS; workers: tasks at a time, 0: as many as there are cores, or as
+    """executor: local, slurm or ray; workers: tasks at a time, 0: as many as there are cores, or as
     the cluster takes; memory: bytes for all tasks that find duplicates, on this machine;
     task_memory: GB for a task, that a cluster sets aside; slurm: options of sbatch, by their long
     names."""
@@ -66,15 +66,18 @@ class _Alone:
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         place = Path(self.logging_dir.resolve_paths(f"so_far/{rank:05d}.json"))
         place.parent.mkdir(parents=True, exist_ok=True)
-        done, above = threading.Event(), multiprocess.parent_process()
+        done = threading.Event()
+        if multiprocess.parent_process():
+            end_with_parent()
 
         def note() -> None:
             while not done.wait(EVERY):
-                if above and not above.is_alive():      # killed
-                    os._exit(1)
                 counted = [{"stats": {key: value.total for key, value in
                                       dict(each.stats.stats).items()}} for each in self.pipeline]
-                disk.write_whole(place, json.dumps(counted).encode())
+                try:
+                    disk.write_whole(place, json.dumps(counted).encode())
+                except OSError as error:        # the blocks hear of a full disk themselves
+                    logger.warning("{}", error)
 
         _allow_open_files()
         with _lock(place.with_suffix(".lock")):
@@ -101,7 +104,7 @@ def _lock(path: Path) -> Iterator[None]:
     """One task at a time: after a kill, one of the run before may not have ended yet."""
     with path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.lockf(file, fcntl.LOCK_EX)    # which no process has that it starts
         except OSError as error:                # not every file system has locks
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
                 raise
@@ -129,16 +132,8 @@ class Local(_Alone, LocalPipelineExecutor):
 def _manager() -> SyncManager:
     """multiprocess's own would stay for ever where the program that began it is killed."""
     manager = SyncManager()
-    manager.start(_end_with_parent)
+    manager.start(end_with_parent)
     return manager
-
-
-def _end_with_parent() -> None:
-    def wait() -> None:
-        multiprocess.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 class Ray(_Alone, RayPipelineExecutor):
@@ -181,7 +176,8 @@ def _in_queue(job: str) -> bool:
             return bool(asked.stdout.strip())
         if "Invalid job id" in asked.stderr:        # what it says of jobs long ended
             return False
-        logger.warning("squeue: {}", asked.stderr.strip())
+        print(f"squeue cannot say whether job {job} has ended, asked again in {ASK:g} s: "
+              f"{asked.stderr.strip()}", file=sys.stderr)
         time.sleep(ASK)
 
 

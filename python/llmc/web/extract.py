@@ -10,7 +10,9 @@ from datatrove.data import Document
 from datatrove.pipeline.extractors import Trafilatura
 from datatrove.pipeline.extractors.base import BaseExtractor
 
-HTML = "html"                   # in a document's metadata: its text is HTML
+from llmc.web.orphans import end_with_parent
+
+HTML = "text_is_html"           # in a document's metadata: it is
 FAILURES = ("timeout", "broken_process", "clean_error")     # as datatrove counts them
 
 
@@ -61,12 +63,18 @@ class PagesAlone(BaseExtractor):
         if self._failure:       # no_text it has counted
             self.stat_update("dropped")
         if writer:
-            document.text, document.metadata["filter_reason"] = "", reason
+            document.text = ""
+            document.metadata |= {HTML: True, "filter_reason": reason}
             writer.write(document, rank)
 
 
 class ByTrafilatura(PagesAlone, Trafilatura):
     """A. Barbaresi, "Trafilatura", 2021, https://aclanthology.org/2021.acl-demo.15"""
+
+    def extract(self, text: str) -> str:
+        """The main content, in a process of datatrove's."""
+        end_with_parent()
+        return super().extract(text)
 
 
 class ByResiliparse(PagesAlone):
@@ -82,4 +90,5 @@ class ByResiliparse(PagesAlone):
         """The main content, one block a line."""
         from resiliparse.extract.html2text import extract_plain_text
 
+        end_with_parent()
         return extract_plain_text(text, main_content=True, alt_texts=False, comments=False)

@@ -76,6 +76,17 @@ class PageReader(BaseDiskReader):
         with self.problems.open(f"{rank:05d}.jsonl", "wt", encoding="utf-8") as self._log:
             yield from super().run(data, rank, world_size)
 
+    def get_document_from_dict(self, data: dict, source_file: str,
+                               id_in_file: int) -> Document | None:
+        """datatrove's. A file_path that the data has is another one, such as that of the archive
+        which a row of FineWeb comes from: it is kept as original_file_path."""
+        document = super().get_document_from_dict(data, source_file, id_in_file)
+        if document and self.add_file_path:
+            ours = self.data_folder.resolve_paths(source_file)
+            if (theirs := document.metadata["file_path"]) != ours:
+                document.metadata |= {"file_path": ours, "original_file_path": theirs}
+        return document
+
     def name_problem(self, path: str, problem: Problem) -> None:
         """Count it and write it down, at once: a task may be killed."""
         self.stat_update("problem", f"problem_{problem.kind}")

@@ -62,10 +62,18 @@ def _dropped(work: Path, place: str) -> Any:
 
 
 def reader(folder: Path) -> Any:
-    """Of the documents that a phase wrote."""
+    """Of the documents that a phase wrote, those without text as well: pages that have none."""
+    from datatrove.data import Document
     from datatrove.pipeline.readers import JsonlReader
 
-    return JsonlReader(str(folder), glob_pattern="*.jsonl.zst", add_file_path=False)
+    class Written(JsonlReader):
+        def get_document_from_dict(self, data: dict, source_file: str, id_in_file: int) -> Document:
+            text = data.get("text", "")
+            found = super().get_document_from_dict(data | {"text": " "}, source_file, id_in_file)
+            found.text = text
+            return found
+
+    return Written(str(folder), glob_pattern="*.jsonl.zst", add_file_path=False)
 
 
 def _written(phase: Phase, folder: Path) -> Phase:

@@ -7,7 +7,6 @@ https://arxiv.org/abs/2406.17557). Its documents carry `score` and, rounded, `in
 """
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
@@ -59,18 +58,9 @@ def about(folder: Path) -> dict[str, Any]:
     if found["text"] != TEXT:
         raise ValueError(f"{path} is of a classifier that reads {found['text']}, wanted {TEXT}; "
                          f"{advice}")
-    if checksum(folder / MODEL) != found["model"].get("sha256"):
+    if disk.sha256(folder / MODEL) != found["model"].get("sha256"):
         raise ValueError(f"{folder / MODEL} is not the one that {path} describes; {advice}")
     return found
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def expected(model: Any, text: str) -> float:

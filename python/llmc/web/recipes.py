@@ -57,7 +57,7 @@ def _from_file(path: Path) -> list[tuple[str, dict[str, Any]]]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path} is no YAML: {cli.sentence(error)}") from None
     if not isinstance(content, dict) or not isinstance(content.get("steps"), list):
         raise ValueError(f"{path} has no list of steps; wanted 'steps:' and a line '- NAME' each")
     if unknown := [key for key in content if key != "steps"]:
@@ -99,8 +99,12 @@ def _change(made: list[Step], text: str) -> None:
     if not mine:
         raise ValueError(f"--set {text}: the recipe has no step {name!r}"
                          f"{cli.nearest(name, [step.name for step in made])}")
+    try:
+        found = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(f"--set {text}: {value!r} is no YAML: {cli.sentence(error)}") from None
     for step in mine:
-        _set(step, key, yaml.safe_load(value), "--set")
+        _set(step, key, found, "--set")
 
 
 def _set(step: Step, key: str, value: Any, where: str) -> None:
@@ -143,7 +147,7 @@ def typed(value: Any, hint: Any) -> Any:
         kinds = get_args(hint)
         return {typed(key, kinds[0]): typed(each, kinds[1]) for key, each in value.items()}
     if hint is Path and isinstance(value, str):
-        return Path(value)
+        return Path(value).absolute()       # others read it later, in other folders
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, hint) and (hint is not int or not isinstance(value, bool)):

@@ -22,6 +22,7 @@ from llmc.web.compressed import Unreachable, Unreadable
 from llmc.web.pages import PageReader
 from llmc.web.records import LARGEST, Problem
 
+PLAIN = (str, int, float, bool, type(None))
 MARK = b"\xef\xbb\xbf"          # a byte order mark, which some write before the first line
 
 
@@ -160,7 +161,14 @@ class TableReader(Rows, ParquetReader):
         if self._rows == 0 and self.text_key not in data:
             raise Unreadable(f"there is no column {self.text_key!r} among {', '.join(data)}")
         self._rows += 1
+        data = {key: value if isinstance(value, PLAIN) else orjson.loads(orjson.dumps(
+            value, default=_as_text)) for key, value in data.items()}
         return self.row(data, source_file, self._rows - 1, id_in_file)
+
+
+def _as_text(value: Any) -> str:
+    """Of what a table may hold and JSON not: bytes, decimal numbers, spans of time."""
+    return f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value)
 
 
 @contextmanager

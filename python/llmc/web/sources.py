@@ -81,6 +81,14 @@ def find(places: Iterable[str], config: str = "", cc_base: str = common_crawl.BA
                   name=kind) for kind in READERS if kind in local] + remote
 
 
+def apart(out: Path, places: Iterable[str], flag: str = "--source") -> None:
+    """A ValueError where out lies in one of the places, which would be read again with what is
+    written there."""
+    if around := [place for place in places if out.resolve().is_relative_to(Path(place).resolve())]:
+        raise ValueError(f"--out {out} lies in {flag} {around[0]}, which would be read again with "
+                         "what is written there; choose another --out")
+
+
 def listing(found: Iterable[Found]) -> dict[str, Any]:
     """What the files are: sizes of those here, and of each other place the root and its files."""
     noted: dict[str, Any] = {}
@@ -105,7 +113,7 @@ def listed(files: Mapping[str, Any]) -> list[str]:
     """The paths and URLs of a listing."""
     return [name for place, each in files.items() for name in
             ([f"{each['root']}/{path}" for path in each["files"]] if isinstance(each, dict)
-             else [place])]
+             else [f"/{place}"])]
 
 
 def _local(place: str, flag: str) -> dict[Path, str]:

@@ -55,9 +55,7 @@ class Url(Step):
     soft_words: int = 2         # so many of the doubtful words drop a page [1]
 
     def block(self, dropped: Any) -> Any:
-        from tldextract import TLDExtract
-
-        from llmc.web.urls import UrlFilter
+        from llmc.web.urls import UrlFilter, extractor
 
         def lines(path: Path | None) -> list[str] | None:
             return path.read_text(encoding="utf-8").split() if path else None
@@ -65,7 +63,7 @@ class Url(Step):
         block = UrlFilter(soft_word_threshold=self.soft_words, extra_domains=lines(self.domains),
                           extra_urls=lines(self.urls), banned_words=lines(self.words),
                           use_integrated_lists=self.lists, exclusion_writer=dropped)
-        block.tldextractor = TLDExtract(suffix_list_urls=())    # the list it ships: no network
+        block.tldextractor = extractor()
         return block
 
 
@@ -164,9 +162,9 @@ class C4(Step):
     filter_policy: bool = True                  # lines of cookie and privacy notices [3]
 
     def block(self, dropped: Any) -> Any:
-        from datatrove.pipeline.filters import C4QualityFilter
+        from llmc.web.lines import C4Filter
 
-        return C4QualityFilter(exclusion_writer=dropped, **asdict(self))
+        return C4Filter(exclusion_writer=dropped, **asdict(self))
 
 
 @dataclass

@@ -140,7 +140,7 @@ class Gather(PipelineStep):
             found = marks.Finding(marks.reason_of(name.partition("_")[2], doc.metadata))
         data = doc.metadata
         return {"id": str(doc.id)[:EXCERPT], "url": str(data.get("url") or "")[:EXCERPT],
-                "language": str(data.get("language") or "")[:20], "score": score_of(data),
+                "language": str(data.get("language") or "")[:20], "score": language_score(data),
                 "characters": len(doc.text), "why": found.why[:EXCERPT],
                 "text": marks.excerpt(doc.text, found.parts, EXCERPT)}
 
@@ -191,9 +191,9 @@ def _registered(host: str) -> str:
 
 @lru_cache(maxsize=1)
 def _extractor() -> Any:
-    from tldextract import TLDExtract
+    from llmc.web.urls import extractor
 
-    return TLDExtract(suffix_list_urls=())      # the list it ships: no network
+    return extractor()
 
 
 def domain_of(url: Any) -> str | None:
@@ -207,7 +207,7 @@ def domain_of(url: Any) -> str | None:
     return None
 
 
-def score_of(metadata: dict[str, Any]) -> float | None:
+def language_score(metadata: dict[str, Any]) -> float | None:
     """The score of a document's language, 0 to 1, if it has one."""
     score = metadata.get("language_score")
     return round(score, 3) if isinstance(score, float) and 0 <= score <= 1 else None
@@ -215,7 +215,7 @@ def score_of(metadata: dict[str, Any]) -> float | None:
 
 def _language(metadata: dict[str, Any]) -> str | None:
     """"07 en": the bin of the score, and the language."""
-    language, score = metadata.get("language"), score_of(metadata)
+    language, score = metadata.get("language"), language_score(metadata)
     if not isinstance(language, str) or score is None:
         return None
     return f"{min(int(metadata['language_score'] * SCORES), SCORES - 1):02d} {language[:20]}"

@@ -5,6 +5,7 @@ from typing import Any
 
 from datatrove.data import Document
 from datatrove.pipeline.filters import URLFilter
+from tldextract import TLDExtract
 
 LISTS = ("block_listed_domains", "block_listed_url", "banned_words", "banned_subwords",
          "soft_banned_words", "banned_subwords_automaton", "_downloaded")
@@ -13,11 +14,17 @@ LISTS = ("block_listed_domains", "block_listed_url", "banned_words", "banned_sub
 _loaded: dict[Any, dict[str, Any]] = {}
 
 
+def extractor() -> TLDExtract:
+    """Of the parts of a host's name, by the list of suffixes that the package ships: no network."""
+    return TLDExtract(suffix_list_urls=())
+
+
 class UrlFilter(URLFilter):
     """datatrove's, which ends at a document without a url; here it is kept, and counted."""
 
     def filter(self, document: Document) -> bool | tuple[bool, str]:
-        if not document.metadata.get("url"):
+        url = document.metadata.get("url")
+        if not (url and isinstance(url, str)):
             self.stat_update("without_url")
             return True
         return super().filter(document)

@@ -104,15 +104,17 @@ class Watcher:
 
 @contextmanager
 def _shown(name: str) -> Iterator[Callable[[float, str], None]]:
-    """A bar on a terminal, elsewhere a line now and then, on stderr."""
-    if not sys.stderr.isatty():
+    """A bar on a terminal, elsewhere a line now and then, on stderr: on the one that is there now,
+    as tasks in this process have another."""
+    stderr = sys.stderr
+    if not stderr.isatty():
         last = time.monotonic()
 
         def line(share: float, text: str) -> None:
             nonlocal last
             if time.monotonic() - last >= EVERY:
                 last = time.monotonic()
-                print(f"{name}: {text}", file=sys.stderr, flush=True)
+                print(f"{name}: {text}", file=stderr, flush=True)
 
         yield line
         return
@@ -121,6 +123,6 @@ def _shown(name: str) -> Iterator[Callable[[float, str], None]]:
 
     columns = (bars.TextColumn("{task.description}"), bars.BarColumn(),
                bars.TextColumn("{task.fields[text]}"))
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as display:
+    with bars.Progress(*columns, console=Console(file=stderr), transient=True) as display:
         task = display.add_task(name, total=1, text="")
         yield lambda share, text: display.update(task, completed=share, text=text)
