@@ -83,7 +83,7 @@ def undisturbed(pages, tmp_path_factory) -> dict[str, bytes]:
     return files
 
 
-@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("workers", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_number_of_workers_changes_no_byte(pages, undisturbed, tmp_path, workers):
     run(cli.parse(PrepareFineWeb, arguments(pages, tmp_path / "out", "--workers", workers)))
     assert made(tmp_path / "out") == undisturbed
@@ -150,6 +150,7 @@ def test_a_slurm_cluster_writes_the_same_bytes(pages, tmp_path, slurm):
     assert names[0] == "llmc_1_read" and len(names) == len(set(names)) == 6, "each phase once"
 
 
+@pytest.mark.slow
 def test_a_task_that_fails_on_a_cluster_ends_the_run(pages, tmp_path, slurm):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "sitecustomize.py").write_text("import os, sys\nif 'SLURM_ARRAY_TASK_ID' in os.environ:\n"
