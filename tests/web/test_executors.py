@@ -119,6 +119,21 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(pages, undisturbed, tm
     assert ended_early and made(tmp_path / "out") == undisturbed
 
 
+def test_a_process_that_is_killed_ends_the_run_and_nothing_is_lost(pages, undisturbed, tmp_path):
+    running = program(pages, tmp_path / "out", "--workers", 2)
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    workers: list[str] = []
+    while len(workers) < 2 and running.poll() is None:      # those of the server that forks them
+        time.sleep(0.05)
+        workers = [each for child in children.read_text().split()
+                   for each in Path(f"/proc/{child}/task/{child}/children").read_text().split()]
+    os.kill(int(workers[0]), signal.SIGKILL)                # as a system short of memory does
+    said, _ = running.communicate(timeout=60)
+    assert running.returncode == 1 and "was killed" in said and "Traceback" not in said, said
+    run(cli.parse(PrepareFineWeb, arguments(pages, tmp_path / "out", "--workers", 2)))
+    assert made(tmp_path / "out") == undisturbed
+
+
 @pytest.fixture
 def slurm(tmp_path) -> dict[str, str]:
     """An environment with Slurm's commands."""

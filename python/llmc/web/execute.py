@@ -11,21 +11,23 @@ import fcntl
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dill
 import multiprocess
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from loguru import logger
-from multiprocess.managers import SyncManager
+from multiprocess.connection import Connection, wait
 
 from llmc import disk
 from llmc.web.extra import needed
@@ -112,14 +114,33 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 class Local(_Alone, LocalPipelineExecutor):
-    """datatrove's, whose tasks write to their logs and not to the terminal."""
+    """datatrove's, whose tasks write to their logs and not to the terminal. A process that is
+    killed, as by a system short of memory, ends the run; the pool that datatrove has waits on."""
 
     def run(self) -> None:
-        theirs, multiprocess.Manager = multiprocess.Manager, _manager
+        ranks, raw = self.get_incomplete_ranks(), dill.dumps(self)
+        if self.workers == 1:
+            for rank in ranks:
+                dill.loads(raw)._run_for_rank(rank)     # each with blocks of its own, which count
+            return
+        context = multiprocess.get_context("forkserver")
+        workers: dict[Connection, Any] = {}
         try:
-            super().run()
+            for _ in ranks[:self.workers]:
+                ours, theirs = context.Pipe()
+                workers[ours] = context.Process(target=_tasks, args=(theirs,))
+                workers[ours].start()
+                theirs.close()
+                ours.send(raw)
+            _share_out(ranks, workers)
+        except (EOFError, ConnectionError) as error:
+            raise ChildProcessError("the process of a task was killed, as a system does that is "
+                                    "short of memory") from error
         finally:
-            multiprocess.Manager = theirs
+            for process in workers.values():
+                process.terminate()
+            for process in workers.values():
+                process.join()
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
@@ -129,11 +150,41 @@ class Local(_Alone, LocalPipelineExecutor):
                 logger.remove()     # what writes to nowhere
 
 
-def _manager() -> SyncManager:
-    """multiprocess's own would stay for ever where the program that began it is killed."""
-    manager = SyncManager()
-    manager.start(end_with_parent)
-    return manager
+def _tasks(told: Connection) -> None:
+    """In a process: an executor, pickled, then the ranks of its tasks, each answered when it has
+    ended with what went wrong or None."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)        # the program that began it ends it
+    end_with_parent()
+    with suppress(EOFError, BrokenPipeError):           # that program was killed
+        raw = told.recv()
+        while True:
+            rank, wrong = told.recv(), None
+            try:
+                dill.loads(raw)._run_for_rank(rank)
+            except Exception as error:                  # of any library
+                wrong = said_by(error)
+            told.send(wrong)
+
+
+def _share_out(ranks: list[int], workers: dict[Connection, Any]) -> None:
+    """Tells each process the next task whenever it has none, until all have ended. A
+    ChildProcessError for the first that failed, an EOFError or a ConnectionError where a process
+    was killed."""
+    left, at = iter(ranks), dict(zip(workers, ranks))
+    for ours in workers:
+        ours.send(next(left))
+    while at:
+        ready = wait([*at, *(workers[ours].sentinel for ours in at)])
+        for ours in list(at):
+            if workers[ours].sentinel in ready:         # none ends by itself
+                raise EOFError
+            if ours in ready:
+                if said := ours.recv():
+                    raise ChildProcessError(said)
+                del at[ours]
+                if (rank := next(left, None)) is not None:
+                    ours.send(rank)
+                    at[ours] = rank
 
 
 class Ray(_Alone, RayPipelineExecutor):
@@ -192,13 +243,17 @@ def run(phases: list[Phase], work: Path, where: Where, watch: Any) -> None:
             try:
                 made.run()
             except Exception as error:      # whatever ended a task, of any library
-                said = " ".join(str(error).split()) or type(error).__name__
-                raise _ended(phase, logs, said) from error
+                raise _ended(phase, logs, said_by(error)) from error
             if left := made.get_incomplete_ranks(skip_completed=True):
                 raise _ended(phase, logs, f"{len(left)} of {phase.tasks} tasks failed, the first "
                              f"of them number {left[0]}")
         if phase.writes and not any_in(phase.writes):
             return
+
+
+def said_by(error: Exception) -> str:
+    """What went wrong, in a line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _ended(phase: Phase, logs: Path, said: str) -> ValueError:
