@@ -179,20 +179,25 @@ def _pairs(option: str, given: list[str]) -> dict[str, str]:
 def _begin(work: Path, settings: dict[str, Any], fresh: bool) -> None:
     """work/ for these settings: new, or as it was left by a run with the same."""
     noted = work / "settings.json"
+    work.mkdir(parents=True, exist_ok=True)
+    if not noted.exists() and any(not each.name.startswith(f".{noted.name}.")
+                                  for each in work.iterdir()):
+        raise ValueError(f"{work} was not made here, where unfinished work would lie; move it "
+                         "away, or choose another --out")
+    changed = []
     if fresh:
-        noted.unlink(missing_ok=True)           # without it the others count for nothing
-    if work.exists() and not noted.exists():
-        shutil.rmtree(work)
-    if work.exists():
+        for each in (work / "logs", *work.iterdir()):   # first the marks that say what is there
+            if each != noted:
+                shutil.rmtree(each) if each.is_dir() else each.unlink(missing_ok=True)
+    elif noted.exists():
         before = disk.read_json(noted, {"steps": list}, "--fresh starts anew")
         changed = [key for key in settings if before.get(key) != settings[key]]
-        if changed == ["tokenizer"]:            # the documents are the same
-            for each in ("logs/tokens", "logs/report", "tokens", "report"):
-                shutil.rmtree(work / each, ignore_errors=True)
-        elif changed:
-            raise ValueError(f"{work} was begun with other {' and '.join(changed)}; --fresh starts "
-                             "anew, another --out keeps it")
-    work.mkdir(parents=True, exist_ok=True)
+    if changed == ["tokenizer"]:                # the documents are the same
+        for each in ("logs/tokens", "logs/report", "tokens", "report"):
+            shutil.rmtree(work / each, ignore_errors=True)
+    elif changed:
+        raise ValueError(f"{work} was begun with other {' and '.join(changed)}; --fresh starts "
+                         "anew, another --out keeps it")
     disk.write_whole(noted, (json.dumps(settings, indent=1) + "\n").encode())
 
 
@@ -225,9 +230,22 @@ def _all_dropped(work: Path, funnel: list[dict[str, Any]], places: list[str]) ->
     """A sentence."""
     lost = Counter({row["step"]: row["documents"] - row["kept"] for row in funnel})
     read = funnel[0]["documents"]
-    why = ", ".join(f"{count} {step}" for step, count in lost.most_common() if count)
-    return (f"all {read} documents were dropped: {why}; {work / 'report.html'} shows some of each"
-            if read else f"no documents were found in {', '.join(places)}")
+    if not read:
+        return "; ".join([f"no documents were found in {', '.join(places)}", *_problems(work)])
+    why = ", ".join(f"{count} by {step}" for step, count in lost.most_common() if count)
+    return f"all {read} documents were dropped: {why}; {work / 'report.html'} shows some of each"
+
+
+def _problems(work: Path) -> list[str]:
+    """What could not be read: nothing, or a sentence with the first as an example."""
+    folder = work / "problems"
+    found = [line for path in sorted(folder.rglob("*.jsonl"))
+             for line in path.read_bytes().splitlines()]
+    if not found:
+        return []
+    first = json.loads(found[0])
+    return [f"{len(found):,} records or files could not be read, the first in {first['file']}: "
+            f"{first['problem']}; {folder} names them"]
 
 
 def _write(folder: Path, piles_folder: Path, piles: int, name: str, tokenizer: Tokenizer,
@@ -280,9 +298,8 @@ def _report(out: Path, name: str, funnel: list[dict[str, Any]], made: dict[str, 
         if made[f"{split}_tokens"]:
             print(f"{split:<6} {made[f'{split}_tokens']:>13,} tokens  "
                   f"{made[f'{split}_documents']:>9,} documents")
-    if problems := sum(len(path.read_bytes().splitlines())
-                       for path in (out / "work" / "problems").rglob("*.jsonl")):
-        print(f"{problems:,} records could not be read; {out / 'work' / 'problems'} names them")
+    for sentence in _problems(out / "work"):
+        print(sentence)
     print(f"saved in {out}: {name}_*.bin, tokenizer.json, prepared.json, report.html, report.json")
 
 

@@ -2,6 +2,7 @@
 Face hub as huggingface_hub asks of a data set."""
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -82,6 +83,8 @@ def served(files: Files) -> Iterator[Files]:
             status, headers, data = files.answer(self.command, url.path, parse_qs(url.query), body)
             if failure in (403, 429, 500, 503):
                 status, headers, data, failure = failure, {}, b"SlowDown", None
+            if status == 200:
+                headers.setdefault("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
             if status == 200 and files.ranges and (match := re.fullmatch(r"bytes=(\d+)-(\d*)", span)):
                 first, last = int(match[1]), min(int(match[2] or len(data) - 1), len(data) - 1)
                 headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
@@ -98,6 +101,7 @@ def served(files: Files) -> Iterator[Files]:
         do_GET = do_HEAD = do_POST = handle_any
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *args: None        # one that is asked no more cannot send
     thread = Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     files.url = f"http://127.0.0.1:{server.server_address[1]}"

@@ -150,7 +150,7 @@ def test_pages_become_text_and_text_passes_as_it_is(tmp_path, capsys):
     kept = documents(tmp_path / "out", "train")
     assert len(kept) == 4 and sum(stories[3] in text and "<b>" in text for text in kept) == 1
     assert all(any(story in text and "Home" not in text for text in kept) for story in stories)
-    assert "1 records could not be read" in capsys.readouterr().out
+    assert "1 records or files could not be read" in capsys.readouterr().out
     problem, = (tmp_path / "out" / "work" / "problems" / "archive").rglob("00001.jsonl")
     assert json.loads(problem.read_text())["file"].endswith("broken.warc.gz")
     (tmp_path / "no.yaml").write_text("steps: [url]\n")
@@ -159,7 +159,7 @@ def test_pages_become_text_and_text_passes_as_it_is(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("args, sentence", [
-    (["--set", "gopher_quality.min_doc_words=1000"], "all 53 documents were dropped: 53 gopher_quality"),
+    (["--set", "gopher_quality.min_doc_words=1000"], "all 53 documents were dropped: 53 by gopher_quality"),
     (["--source", "/nowhere"], "--source /nowhere: there is no such file or folder"),
     (["--recipe", "finweb"], "there is no recipe 'finweb'; did you mean fineweb?"),
     (["--set", "gopher_quality.min_doc_words=[20"], "--set gopher_quality.min_doc_words=[20: '[20' is no YAML"),
@@ -243,7 +243,7 @@ def test_a_work_folder_that_was_half_removed_is_begun_anew(llmc, tmp_path, capsy
     out = tmp_path / "out"
     assert llmc(out) == 0
     whole = (out / "prepared.json").read_bytes()
-    (out / "work" / "settings.json").unlink()           # as --fresh begins
+    shutil.rmtree(out / "work" / "logs")                # as --fresh begins
     next((out / "work" / "tokens").rglob("*.tokens")).unlink()
     assert llmc(out) == 0 and (out / "prepared.json").read_bytes() == whole
     next((out / "work" / "tokens").rglob("*.tokens")).unlink()
@@ -252,6 +252,24 @@ def test_a_work_folder_that_was_half_removed_is_begun_anew(llmc, tmp_path, capsy
     assert (out / "prepared.json").read_bytes() == whole
     assert llmc(out, "--source", out / "work" / "kept", "--fresh") == 1
     assert "lies in what --out" in capsys.readouterr().err and (out / "work" / "kept").exists()
+
+
+def test_a_folder_work_of_someone_else_stays_as_it_is(llmc, tmp_path, capsys):
+    notes = tmp_path / "out" / "work" / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("precious")
+    for more in ((), ("--fresh",)):
+        assert llmc(tmp_path / "out", *more) == 1
+        assert "was not made here" in capsys.readouterr().err and notes.read_text() == "precious"
+
+
+def test_a_source_that_changed_meanwhile_is_not_taken_for_the_one_that_was_read(llmc, tmp_path, capsys):
+    changed = tmp_path / "more.txt"
+    changed.write_text(prose(100))
+    assert llmc(tmp_path / "out", "--source", changed) == 0
+    changed.write_text(prose(100)[::-1])
+    assert llmc(tmp_path / "out", "--source", changed) == 1
+    assert "was begun with other files; --fresh starts anew" in capsys.readouterr().err
 
 
 def test_how_far_it_is_is_told_where_one_process_does_it_all(llmc, tmp_path, capsys, monkeypatch):
@@ -283,7 +301,7 @@ def test_a_damaged_file_is_named_and_what_was_done_is_kept(llmc, pages, tmp_path
     damaged = tmp_path / "damaged.parquet"
     damaged.write_bytes(b"PAR1 and no more")
     assert llmc(tmp_path / "out", "--source", pages, damaged) == 0
-    assert "1 records could not be read" in capsys.readouterr().out
+    assert "1 records or files could not be read" in capsys.readouterr().out
     assert len([*documents(tmp_path / "out", "train"), *documents(tmp_path / "out", "val")]) == 51
     problem, = (tmp_path / "out" / "work" / "problems" / "parquet").rglob("00000.jsonl")
     assert json.loads(problem.read_text())["file"].endswith(str(damaged))

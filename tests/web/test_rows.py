@@ -150,6 +150,14 @@ def test_a_damaged_text_is_left_out(tmp_path):
     assert not documents and places(problems) == [("a.txt.gz", "cut_off", 0)]
 
 
+def test_a_text_without_an_end_is_left_out_in_bounded_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(rows, "LARGEST", 1 << 10)
+    folder = put(tmp_path / "in", "a.txt.gz", gzip.compress(b"x" * 1024))
+    put(folder, "b.txt", b"x" * 1023)
+    documents, _, problems = read(TextReader, folder)
+    assert [each.id for each in documents] == ["b.txt/0"] and places(problems) == [("a.txt.gz", "large", None)]
+
+
 def table(path: Path, rows: list[dict], **options) -> Path:
     path.parent.mkdir(exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), path, **options)
@@ -162,6 +170,14 @@ def test_parquet_gives_the_documents_of_datatroves_reader(tmp_path):
     documents, counts, problems = read(TableReader, tmp_path / "in", default_metadata={"set": "x"}, batch_size=7)
     assert same(documents, ParquetReader(str(tmp_path / "in"), default_metadata={"set": "x"}).run())
     assert len(documents) == 2000 and counts["dropped_empty"] == 500 and not problems
+
+
+def test_a_column_of_bytes_is_text_where_they_are_utf_8(tmp_path):
+    table(tmp_path / "in" / "a.parquet", [{"text": each, "raw": b"\xff"} for each in ("Grüße".encode(), b"Gr\xfc")])
+    documents, _, problems = read(TableReader, tmp_path / "in")
+    assert [(each.text, each.metadata["raw"]) for each in documents] == [("Grüße", "<1 bytes>")]
+    assert places(problems) == [("a.parquet", "text", 1)]
+    assert problems[0]["problem"] == "'text' is bytes, wanted a string"
 
 
 def test_a_bad_parquet_file_is_named_and_the_next_is_read(tmp_path):

@@ -18,6 +18,7 @@ from huggingface_hub import HfFileSystem
 from llmc import cli
 from llmc.prepare_fineweb import PrepareFineWeb, run
 from llmc.web import remote, sources
+from llmc.web.compressed import Unreachable
 from servers import Files, Hub, served
 
 OLD, NEW = "a" * 40, "b" * 40
@@ -234,6 +235,16 @@ def test_a_server_without_ranges_gives_the_same(crawl, tmp_path):
     assert len(made) == 2 and len(crawl.asked) == 3
 
 
+def test_halves_of_two_versions_of_a_file_are_not_put_together(crawl):
+    path = f"{CRAWL}/segments/1/warc/00003.warc.gz"
+    crawl.failures = {f"/{path}": [100]}
+    first = crawl.files[f"/{path}"]
+    with remote.RemoteFolder(crawl.url).open(path) as file:
+        crawl.files[f"/{path}"] = bytes(len(first))
+        with pytest.raises(Unreachable, match="is not what it was when reading it began"):
+            file.read()
+
+
 def test_a_crawl_goes_on_where_it_failed(crawl, tmp_path, capsys):
     args = ["--source", "cc:CC-MAIN-2024-10", "--cc_base", crawl.url, "--recipe", tmp_path / "mine.yaml",
             "--name", "x", "--out"]
@@ -281,3 +292,18 @@ def test_local_and_remote_files_are_read_together(hub, crawl, tmp_path):
 def test_an_empty_folder_is_one_sentence(tmp_path):
     with pytest.raises(ValueError, match=f"--source {tmp_path}: no file of a known kind; wanted .warc .arc .html"):
         sources.find([str(tmp_path)])
+
+
+def test_what_is_no_file_and_names_that_no_list_can_hold_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(ValueError, match="a.jsonl: there is no such file or folder"):
+        sources.find([str(tmp_path / "a.jsonl")])       # which waits for someone to write
+    for name in (b"a\nb.jsonl", b"\xff.jsonl"):
+        path = Path(os.fsdecode(bytes(tmp_path) + b"/" + name))
+        path.touch()
+        with pytest.raises(ValueError, match="rename it") as error:
+            sources.find([str(tmp_path)])
+        assert str(error.value).isprintable()
+        path.unlink()
+    with pytest.raises(ValueError, match="choose another --out"):
+        sources.apart(tmp_path / "a[b]", [])

@@ -129,11 +129,14 @@ class Local(_Alone, LocalPipelineExecutor):
         context.set_forkserver_preload(LOADED)
         workers: dict[Connection, Any] = {}
         try:
-            for _ in ranks[:self.workers]:
-                ours, theirs = context.Pipe()
-                workers[ours] = context.Process(target=_tasks, args=(theirs,))
-                workers[ours].start()
-                theirs.close()
+            with _no_interrupt():               # for them; this program ends them
+                for _ in ranks[:self.workers]:
+                    ours, theirs = context.Pipe()
+                    process = context.Process(target=_tasks, args=(theirs,))
+                    process.start()
+                    workers[ours] = process
+                    theirs.close()
+            for ours in workers:
                 ours.send(raw)
             _share_out(ranks, workers)
         except (EOFError, ConnectionError) as error:
@@ -149,14 +152,28 @@ class Local(_Alone, LocalPipelineExecutor):
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
             try:
                 return super()._run_for_rank(rank, local_rank, node_rank)
+            except Exception as error:
+                # The log has them. What their frames hold is closed now, and a disk that is full
+                # is so again.
+                error.__context__ = error.__cause__ = None
+                raise error.with_traceback(None)
             finally:
                 logger.remove()     # what writes to nowhere
+
+
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Ctrl-C waits, and for processes that are started meanwhile and for theirs it never comes."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _tasks(told: Connection) -> None:
     """In a process: an executor, pickled, then the ranks of its tasks, each answered when it has
     ended with what went wrong or None."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)        # the program that began it ends it
     end_with_parent()
     with suppress(EOFError, BrokenPipeError):           # that program was killed
         raw = told.recv()

@@ -38,7 +38,7 @@ def patiently(call: Callable[[], T], what: str, tries: int = TRIES,
     while True:
         try:
             return call()
-        except ImportError:
+        except (ImportError, Unreachable):
             raise
         except Exception as error:              # every file system of fsspec has its own kinds
             done += 1
@@ -120,7 +120,7 @@ class _HttpFile(io.RawIOBase):
     """A body of HTTP. After an error the next read asks for what is left."""
 
     def __init__(self, url: str):
-        self._url, self._at, self._left = url, 0, b""
+        self._url, self._at, self._left, self._version = url, 0, b"", ""
         self._stack = ExitStack()
         self._parts: Any = None
         self._connect()
@@ -154,6 +154,10 @@ class _HttpFile(io.RawIOBase):
         response = self._stack.enter_context(httpx.stream(
             "GET", self._url, headers=headers, timeout=TIMEOUT, follow_redirects=True))
         response.raise_for_status()
+        version = response.headers.get("ETag") or response.headers.get("Last-Modified", "")
+        if self._at and version != self._version:
+            raise Unreachable(f"{self._url} is not what it was when reading it began")
+        self._version = version
         self._parts = response.iter_raw()
         skip = self._at if response.status_code != 206 else 0     # it gives the whole file
         while skip and (part := self._next()):

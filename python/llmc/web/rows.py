@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import PurePath
 from typing import Any, BinaryIO
 
@@ -118,10 +118,7 @@ class TextReader(PageReader):
         """The document that the file is."""
         try:
             with _opened(self.data_folder, filepath) as file, self.track_time():
-                text = io.TextIOWrapper(file, "utf-8-sig").read()
-                document = self.get_document_from_dict({"text": text}, filepath, 0)
-                if document is None:
-                    self.stat_update("dropped_empty")
+                document = self._document(file, filepath)
         except Unreachable:
             raise
         except UnicodeDecodeError as error:
@@ -133,6 +130,17 @@ class TextReader(PageReader):
             self.name_problem(filepath, _rest(error, 0))
         if document:
             yield document
+
+    def _document(self, file: BinaryIO, path: str) -> Document | None:
+        text = io.TextIOWrapper(file, "utf-8-sig").read(LARGEST)
+        if len(text) == LARGEST:
+            self.name_problem(path, Problem(None, None, "large", f"a text of {LARGEST} characters "
+                                            "or more"))
+            return None
+        document = self.get_document_from_dict({"text": text}, path, 0)
+        if document is None:
+            self.stat_update("dropped_empty")
+        return document
 
 
 class TableReader(Rows, ParquetReader):
@@ -161,9 +169,13 @@ class TableReader(Rows, ParquetReader):
         if self._rows == 0 and self.text_key not in data:
             raise Unreadable(f"there is no column {self.text_key!r} among {', '.join(data)}")
         self._rows += 1
+        text = data.pop(self.text_key)
+        if isinstance(text, bytes):             # as some write strings
+            with suppress(UnicodeDecodeError):
+                text = text.decode()
         data = {key: value if isinstance(value, PLAIN) else orjson.loads(orjson.dumps(
             value, default=_as_text)) for key, value in data.items()}
-        return self.row(data, source_file, self._rows - 1, id_in_file)
+        return self.row({self.text_key: text} | data, source_file, self._rows - 1, id_in_file)
 
 
 def _as_text(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class Found:
         work/problems; declared: see Extract."""
         listed = work / "sources" / f"{self.name}.txt"
         listed.parent.mkdir(parents=True, exist_ok=True)
-        listed.write_text("".join(f"{path}\n" for path in self.paths), encoding="utf-8")
+        disk.write_whole(listed, "".join(f"{path}\n" for path in self.paths).encode())
         options: dict[str, Any] = {"paths_file": str(listed),
                                    "problems": str(work / "problems" / self.name)}
         if self.kind in PAGES:
@@ -83,21 +84,26 @@ def find(places: Iterable[str], config: str = "", cc_base: str = common_crawl.BA
 
 def apart(out: Path, places: Iterable[str], flag: str = "--source") -> None:
     """A ValueError where out lies in one of the places, which would be read again with what is
-    written there."""
+    written there, or cannot be a folder of datatrove's."""
+    if has_magic(str(out.resolve())):
+        raise ValueError(f"--out {out}: its path has one of * ? [, which make a pattern of it; "
+                         "choose another --out")
     if around := [place for place in places if out.resolve().is_relative_to(Path(place).resolve())]:
         raise ValueError(f"--out {out} lies in {flag} {around[0]}, which would be read again with "
                          "what is written there; choose another --out")
 
 
 def listing(found: Iterable[Found]) -> dict[str, Any]:
-    """What the files are: sizes of those here, and of each other place the root and its files."""
+    """What the files are: sizes and times of change, in ns, of those here, and of each other place
+    the root and its files."""
     noted: dict[str, Any] = {}
     for each in found:
         if each.place:
             files = noted.setdefault(each.place, {"root": each.root, "files": {}})["files"]
             files.update(each.sizes)
         else:
-            noted.update(each.sizes)
+            noted |= {path: [size, Path(f"/{path}").stat().st_mtime_ns]
+                      for path, size in each.sizes.items()}
     return noted
 
 
@@ -118,13 +124,16 @@ def listed(files: Mapping[str, Any]) -> list[str]:
 
 def _local(place: str, flag: str) -> dict[Path, str]:
     path = Path(place)
-    if not path.exists():
+    if not (path.is_file() or path.is_dir()):
         raise ValueError(f"{flag} {place}: there is no such file or folder")
     inside = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
     kinds = {each: kind for each in inside if (kind := kind_of(each))}
     if not kinds:
         raise ValueError(f"{flag} {place}: no file of a known kind; wanted {' '.join(KINDS)}, "
                          f"also compressed as {' '.join(documents.COMPRESSED)}")
+    if odd := [str(each) for each in kinds if not str(each.resolve()).isprintable()]:
+        raise ValueError(f"{flag} {place}: the name {odd[0]!r} has what is no printable character "
+                         "of UTF-8, and names are listed a line each; rename it")
     return kinds
 
 
