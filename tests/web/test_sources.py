@@ -1,6 +1,7 @@
 """Documents from elsewhere: data sets of the Hugging Face hub and Common Crawl, from servers that the tests start."""
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -307,3 +308,18 @@ def test_what_is_no_file_and_names_that_no_list_can_hold_are_refused(tmp_path):
         path.unlink()
     with pytest.raises(ValueError, match="choose another --out"):
         sources.apart(tmp_path / "a[b]", [])
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "a.jsonl").touch()
+    listed = os.scandir
+
+    def scandir(folder):                # root may read every one
+        if str(folder).endswith("secret"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError, match="secret"):
+        sources.find([str(tmp_path)])

@@ -2,8 +2,9 @@
 Common Crawl; each file is read by the reader for its kind."""
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path
@@ -126,8 +127,8 @@ def _local(place: str, flag: str) -> dict[Path, str]:
     path = Path(place)
     if not (path.is_file() or path.is_dir()):
         raise ValueError(f"{flag} {place}: there is no such file or folder")
-    inside = [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
-    kinds = {each: kind for each in inside if (kind := kind_of(each))}
+    kinds = {each: kind for each in (_inside(path) if path.is_dir() else [path])
+             if (kind := kind_of(each))}
     if not kinds:
         raise ValueError(f"{flag} {place}: no file of a known kind; wanted {' '.join(KINDS)}, "
                          f"also compressed as {' '.join(documents.COMPRESSED)}")
@@ -135,6 +136,15 @@ def _local(place: str, flag: str) -> dict[Path, str]:
         raise ValueError(f"{flag} {place}: the name {odd[0]!r} has what is no printable character "
                          "of UTF-8, and names are listed a line each; rename it")
     return kinds
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """The files below. An OSError for a folder that may not be read."""
+    def refused(error: OSError) -> None:
+        raise error
+
+    for below, _, names in os.walk(folder, onerror=refused):
+        yield from (path for name in names if (path := Path(below, name)).is_file())
 
 
 def _remote(place: str, config: str, cc_base: str, noted: Mapping[str, Any],
