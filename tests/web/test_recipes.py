@@ -66,6 +66,13 @@ def test_a_file_of_steps_and_options(tmp_path):
     ("steps: [{language: {languages: en}}]", "language.languages is 'en', wanted a list, [A, B] or null"),
     ("steps: [{url: {domains: 5}}]", "url.domains is 5, wanted a path or null"),
     ("steps: [{gopher_repetition: {dup_n_grams: [5]}}]", "dup_n_grams is [5], wanted pairs, {A: B}"),
+    ("steps: [{url: {domains: /}}]", "url.domains is '/', wanted a file that is there or null"),
+    ("steps: [{decontaminate: {sets: [/none]}}]", "wanted a file or folder that is there"),
+    ("steps: [{minhash: {buckets: 0}}]", "minhash.buckets is 0, wanted a whole number from 1 to 1,000"),
+    ("steps: [{language: {threshold: .nan}}]", "language.threshold is nan, wanted a number from 0 to 1"),
+    ("steps: [{language: {languages: [no]}}]", "language.languages is [False], wanted text, in quotes or null"),
+    ("steps: [{language: {languages: []}}]", "language.languages is [], wanted at least one, [A, B] or null"),
+    ("steps: [{c4: {language: klingon}}]", "wanted a language whose words datatrove knows, as eng is one"),
     ("steps: [[url]]", "['url'] is no step; wanted NAME, or NAME: {OPTION: VALUE}"),
     ("steps: [url", "is no YAML"),
 ])

@@ -37,7 +37,7 @@ from llmc.web.phases import Phase, any_in
 EVERY = 1.0                     # seconds between two notes of what was counted
 ASK = 5.0                       # seconds between two questions to Slurm
 DUPLICATES = "\U0001fac2"       # how datatrove marks the blocks that find them, in their type
-LOADED = [                      # once, instead of in every process of every phase; spacy takes 2.5 s
+LOADED = [                      # once, not by every process of every phase; spacy takes 2.5 s
     "llmc.web.execute", "datatrove.pipeline.dedup", "trafilatura", "spacy"]
 PROCESS = 1 << 28               # bytes that one process takes for it, with a part of the signatures
 

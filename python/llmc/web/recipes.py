@@ -12,7 +12,7 @@ import types
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from llmc import cli
 from llmc.web import steps
@@ -41,18 +41,19 @@ def load(recipe: str, options: Iterable[str] = ()) -> list[Step]:
     if recipe in RECIPES:
         found = [_entry(entry, Path(recipe)) for entry in RECIPES[recipe]]
     else:
-        found = _from_file(Path(recipe))
+        found = _from_file(recipe)
     made = [_step(name, values, recipe) for name, values in found]
     for text in options:
         _change(made, text)
     return made
 
 
-def _from_file(path: Path) -> list[tuple[str, dict[str, Any]]]:
+def _from_file(recipe: str) -> list[tuple[str, dict[str, Any]]]:
     import yaml
 
+    path = Path(recipe)
     if path.suffix not in (".yaml", ".yml"):
-        raise ValueError(f"there is no recipe {str(path)!r}{cli.nearest(str(path), RECIPES)}; "
+        raise ValueError(f"there is no recipe {recipe!r}{cli.nearest(recipe, RECIPES)}; "
                          f"wanted {', '.join(RECIPES)}, or a .yaml file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -112,14 +113,14 @@ def _set(step: Step, key: str, value: Any, where: str) -> None:
     if key not in names:
         raise ValueError(f"{where}: {step.name} has no option {key!r}{cli.nearest(key, names)}; "
                          f"wanted some of {', '.join(names)}")
-    hint = get_type_hints(type(step))[key]
+    hint = get_type_hints(type(step), include_extras=True)[key]
     try:
         setattr(step, key, typed(value, hint))
     except TypeError as wanted:
         raise ValueError(f"{where}: {step.name}.{key} is {value!r}, wanted {wanted}") from None
 
 
-WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text",
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text, in quotes",
          Path: "a path", types.NoneType: "null"}
 
 
@@ -133,6 +134,15 @@ def typed(value: Any, hint: Any) -> Any:
             except TypeError as error:
                 wanted.append(str(error))
         raise TypeError(" or ".join(wanted))
+    if get_origin(hint) is Annotated:
+        kind, check = get_args(hint)
+        found = typed(value, kind)
+        if isinstance(check, cli.Range):
+            if not check.least <= found <= check.most:
+                raise TypeError(f"{WORDS[kind]} from {check.least:,} to {check.most:,}")
+        elif not check.holds(found):
+            raise TypeError(check.wanted)
+        return found
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
             raise TypeError(f"one of {', '.join(get_args(hint))}")

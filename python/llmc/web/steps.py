@@ -15,9 +15,36 @@ default here is datatrove's.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from llmc.cli import Count, CountOrZero, Range
+
+
+class Check(NamedTuple):
+    """What a value has to be, in the type of an option."""
+    holds: Callable[[Any], bool]
+    wanted: str
+
+
+def _has_words(language: str) -> bool:
+    from datatrove.utils.word_tokenizers import load_tokenizer_assignments
+
+    return language in load_tokenizer_assignments()
+
+
+File = Annotated[Path, Check(Path.is_file, "a file that is there")]
+There = Annotated[Path, Check(Path.exists, "a file or folder that is there")]
+WordsOf = Annotated[str, Check(_has_words, "a language whose words datatrove knows, as eng is one")]
+Some = Annotated[list[str], Check(bool, "at least one, [A, B]")]
+Fraction = Annotated[float, Range(0, 1)]
+Ratio = Annotated[float, Range(0, 1e9)]
+OrAny = Annotated[int, Range(-1, 2**31 - 1)]
+Score = Annotated[float, Range(-1e9, 1e9)]
+Seconds = Annotated[float, Range(0.01, 1e6)]
+Few = Annotated[int, Range(1, 1000)]
 
 
 @dataclass
@@ -49,10 +76,10 @@ class Url(Step):
     Documents that name no url are kept."""
     name = "url"
     lists: bool = True          # the UT1 lists and the words that datatrove ships [1]
-    domains: Path | None = None     # a file of more domains, one a line
-    urls: Path | None = None        # a file of more urls
-    words: Path | None = None       # a file of more words that no url may have
-    soft_words: int = 2         # so many of the doubtful words drop a page [1]
+    domains: File | None = None     # a file of more domains, one a line
+    urls: File | None = None        # a file of more urls
+    words: File | None = None       # a file of more words that no url may have
+    soft_words: Count = 2       # so many of the doubtful words drop a page [1]
 
     def block(self, dropped: Any) -> Any:
         from llmc.web.urls import UrlFilter, extractor
@@ -74,7 +101,7 @@ class Extract(Step):
     by: Literal["trafilatura", "resiliparse"] = "trafilatura"   # [1]; resiliparse is ten times as
                                 # fast, and leaves three times as much of menus and the like
     precision: bool = True      # trafilatura: rather too little than too much [1]
-    seconds: float = 60         # on one page; [1] has 1, which drops other pages on busy machines
+    seconds: Seconds = 60       # on one page; [1] has 1, which drops other pages on busy machines
     declared: bool = False      # believe what a page says of its type and charset where datatrove's
                                 # reader loses it
 
@@ -93,8 +120,8 @@ class Extract(Step):
 class Language(Step):
     """Documents in other languages, or in none that is clear, by fastText's lid.176."""
     name = "language"
-    languages: list[str] | None = field(default_factory=lambda: ["en"])     # codes; null: any
-    threshold: float = 0.65     # the score that a document has to exceed [1]
+    languages: Some | None = field(default_factory=lambda: ["en"])      # codes; null: any
+    threshold: Fraction = 0.65  # the score that a document has to exceed [1]
 
     def block(self, dropped: Any) -> Any:
         from llmc.web.language import LanguageStep
@@ -106,14 +133,14 @@ class Language(Step):
 class Repetition(Step):
     """Text that repeats itself: lines, paragraphs, n-grams [2]."""
     name = "gopher_repetition"
-    language: str = "eng"       # whose words are counted
-    dup_line_frac: float | None = 0.3           # of lines that occurred before [2]
-    dup_para_frac: float | None = 0.3           # of paragraphs [2]
-    dup_line_char_frac: float | None = 0.2      # of characters, in such lines [2]
-    dup_para_char_frac: float | None = 0.2      # of characters, in such paragraphs [2]
-    top_n_grams: dict[int, float] = field(      # the most frequent n-gram's share of characters [2]
+    language: WordsOf = "eng"   # whose words are counted
+    dup_line_frac: Fraction | None = 0.3        # of lines that occurred before [2]
+    dup_para_frac: Fraction | None = 0.3        # of paragraphs [2]
+    dup_line_char_frac: Fraction | None = 0.2   # of characters, in such lines [2]
+    dup_para_char_frac: Fraction | None = 0.2   # of characters, in such paragraphs [2]
+    top_n_grams: dict[Few, Fraction] = field(  # the most frequent n-gram's share of characters [2]
         default_factory=lambda: {2: 0.2, 3: 0.18, 4: 0.16})
-    dup_n_grams: dict[int, float] = field(      # repeated n-grams' share of characters [2]
+    dup_n_grams: dict[Few, Fraction] = field(  # repeated n-grams' share of characters [2]
         default_factory=lambda: {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.1})
 
     def block(self, dropped: Any) -> Any:
@@ -129,16 +156,16 @@ class Repetition(Step):
 class Quality(Step):
     """Text that does not read like prose: too short, odd words, bullets, few stop words [2]."""
     name = "gopher_quality"
-    language: str = "eng"       # whose words are counted
-    min_doc_words: int | None = 50              # [2]
-    max_doc_words: int | None = 100_000         # [2]
-    min_avg_word_length: float | None = 3       # letters [2]
-    max_avg_word_length: float | None = 10      # [2]
-    max_symbol_word_ratio: float | None = 0.1   # of # and … to words [2]
-    max_bullet_lines_ratio: float | None = 0.9      # lines that begin with a bullet [2]
-    max_ellipsis_lines_ratio: float | None = 0.3    # lines that end with … [2]
-    max_non_alpha_words_ratio: float | None = 0.8   # words with a letter, at least [2]
-    min_stop_words: int | None = 2              # of the, be, to, of, and, that, have, with [2]
+    language: WordsOf = "eng"   # whose words are counted
+    min_doc_words: CountOrZero | None = 50      # [2]
+    max_doc_words: CountOrZero | None = 100_000     # [2]
+    min_avg_word_length: Ratio | None = 3       # letters [2]
+    max_avg_word_length: Ratio | None = 10      # [2]
+    max_symbol_word_ratio: Ratio | None = 0.1   # of # and … to words [2]
+    max_bullet_lines_ratio: Ratio | None = 0.9      # lines that begin with a bullet [2]
+    max_ellipsis_lines_ratio: Ratio | None = 0.3    # lines that end with … [2]
+    max_non_alpha_words_ratio: Ratio | None = 0.8   # words with a letter, at least [2]
+    min_stop_words: CountOrZero | None = 2      # of the, be, to, of, and, that, have, with [2]
 
     def block(self, dropped: Any) -> Any:
         from datatrove.pipeline.filters import GopherQualityFilter
@@ -150,11 +177,11 @@ class Quality(Step):
 class C4(Step):
     """C4's rules for lines and pages [3]; lines without an end mark are kept, as [1] has it."""
     name = "c4"
-    language: str = "eng"
+    language: WordsOf = "eng"
     filter_no_terminal_punct: bool = False      # true in [3]; [1] lost too much by it
-    min_num_sentences: int = 5                  # -1: any [3]
-    min_words_per_line: int = 3                 # -1: any [3]
-    max_word_length: int = 1000                 # characters; -1: any
+    min_num_sentences: OrAny = 5                # -1: any [3]
+    min_words_per_line: OrAny = 3               # -1: any [3]
+    max_word_length: OrAny = 1000               # characters; -1: any
     remove_citations: bool = True               # Wikipedia's [1], [edit], … [3]
     filter_lorem_ipsum: bool = True             # [3]
     filter_javascript: bool = True              # lines that ask for it [3]
@@ -171,12 +198,12 @@ class C4(Step):
 class FineWeb(Step):
     """FineWeb's own rules: end marks, short lines, repeated characters, line breaks [1]."""
     name = "fineweb_quality"
-    language: str = "eng"
-    line_punct_thr: float = 0.12                # lines that end with an end mark, at least [1]
-    short_line_thr: float = 0.67                # lines of at most short_line_length, at most [1]
-    short_line_length: int = 30                 # characters [1]
-    char_duplicates_ratio: float = 0.01         # of characters, in lines that occurred before [1]
-    new_line_ratio: float = 0.3                 # line breaks a word, at most [1]
+    language: WordsOf = "eng"
+    line_punct_thr: Ratio = 0.12                # lines that end with an end mark, at least [1]
+    short_line_thr: Ratio = 0.67                # lines of at most short_line_length, at most [1]
+    short_line_length: Count = 30               # characters [1]
+    char_duplicates_ratio: Ratio = 0.01         # of characters, in lines that occurred before [1]
+    new_line_ratio: Ratio = 0.3                 # line breaks a word, at most [1]
 
     def block(self, dropped: Any) -> Any:
         from datatrove.pipeline.filters import FineWebQualityFilter
@@ -190,10 +217,10 @@ class MinHash(Duplicates):
     Jaccard similarity J meet with probability 1 - (1 - J**hashes)**buckets (A. Broder, "On the
     resemblance and containment of documents", 1997)."""
     name = "minhash"
-    language: str = "eng"       # whose words make the n-grams
-    n_grams: int = 5            # words of one [1]
-    buckets: int = 14           # [1]
-    hashes: int = 8             # of a bucket [1]
+    language: WordsOf = "eng"   # whose words make the n-grams
+    n_grams: Few = 5            # words of one [1]
+    buckets: Few = 14           # [1]
+    hashes: Few = 8             # of a bucket [1]
 
     def blocks(self, sources: list[str], folder: Path, dropped: Any) -> tuple[Any, list[Any], Any]:
         from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupFilter
@@ -231,8 +258,8 @@ class Exact(Duplicates):
 class Decontaminate(Step):
     """Documents that share an n-gram with an evaluation set, named in the reason."""
     name = "decontaminate"
-    sets: list[Path] = field(default_factory=list)  # files and folders: .jsonl, .txt, .md
-    n_gram: int = 13            # words [4]
+    sets: list[There] = field(default_factory=list)    # files and folders: .jsonl, .txt, .md
+    n_gram: Few = 13            # words [4]
 
     def prepare(self, work: Path) -> None:
         """The index of the sets, which the block reads."""
@@ -279,9 +306,9 @@ class Scores(Step):
     """Documents of low quality: their score is one they carry, such as FineWeb-Edu's, or one that a
     classifier gives, see llmc train_quality."""
     name = "quality"
-    model: Path | None = None   # folder of a classifier; null: documents carry scores
+    model: There | None = None  # folder of a classifier; null: documents carry scores
     field: str | None = None    # that holds the score; null: int_score, or else score, rounded
-    threshold: float | None = None  # scores kept, at least; null: 3 [1, section 4], or what the
+    threshold: Score | None = None  # scores kept, at least; null: 3 [1, section 4], or what the
                                 # classifier learned with
 
     def prepare(self, work: Path) -> None:
