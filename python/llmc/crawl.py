@@ -27,6 +27,7 @@ HTML = ("text/html", "application/xhtml+xml")
 TRIES = 3                       # of a page that did not come, or that is to come later
 LOST = 10                       # failures in a row after which a host counts as gone
 LATER, LONGEST_WAIT = 60.0, 3600.0      # seconds to wait where a host says "later" but not when
+HOPS = 10                       # redirects in a row that are followed
 ROBOTS_SIZE = 512_000           # bytes of robots.txt that count: RFC 9309, 2.5, at least 500 KiB
 
 
@@ -80,6 +81,7 @@ def run(config: Crawl) -> None:
         hosts: dict[str, Host] = {}
         for url in start:                       # before anything is written
             _meet(web, config, hosts, url, first=True)
+        config.out.parent.mkdir(parents=True, exist_ok=True)
         frontier = stack.enter_context(Frontier(log, config.depth))
         warc = stack.enter_context(PageWriter(config.out, frontier.end, {
             "software": f"llmc {version()}", "format": "WARC File Format 1.1",
@@ -101,6 +103,7 @@ def _crawl(config: Crawl, web: Any, hosts: dict[str, Host], frontier: Frontier, 
     allowed = {host_of(url) for url, depth in frontier.depth.items() if depth == 0}
     allowed |= {host.lower() for host in config.hosts}
     tries: dict[str, int] = {}
+    hops: dict[str, int] = {}           # redirects in a row that led to a URL
     while frontier.outcomes[PAGE] < config.max_pages and (left := frontier.hosts()):
         name = min(left, key=lambda name: hosts[name].ready if name in hosts else 0)
         url = frontier.pop(name)
@@ -122,6 +125,9 @@ def _crawl(config: Crawl, web: Any, hosts: dict[str, Host], frontier: Frontier, 
         if frontier.depth[url] == 0 and answer.outcome == "redirect":
             allowed |= {host_of(link) for link in answer.links if _same_site(link, url)}
         found = [(link, depth) for link in answer.links if host_of(link) in allowed]
+        if answer.outcome == "redirect":
+            hops |= {link: hops.get(url, 0) + 1 for link, _ in found}
+            found = [(link, depth) for link, depth in found if hops[link] <= HOPS]
         frontier.finish(url, answer.outcome, warc.end, found)
         show()
 
@@ -176,18 +182,24 @@ def _take(response: Any, config: Crawl, url: str, warc: PageWriter) -> Answer:
 
 def _body(response: Any, config: Crawl) -> bytes | None:
     """The bytes that were sent, still packed; None if they are too many."""
-    import httpx
-
-    ends = time.monotonic() + 10 * config.timeout
     parts, size = [], 0
-    for part in response.iter_raw():
+    for part in _in_time(response.iter_raw(), config):
         parts.append(part)
         size += len(part)
         if size > config.max_bytes:
             return None
+    return b"".join(parts)
+
+
+def _in_time(parts: Iterator[bytes], config: Crawl) -> Iterator[bytes]:
+    """The parts, or httpx's ReadTimeout where they do not end."""
+    import httpx
+
+    ends = time.monotonic() + 10 * config.timeout
+    for part in parts:
+        yield part
         if time.monotonic() > ends:
             raise httpx.ReadTimeout(f"not there after {10 * config.timeout:.0f} s")
-    return b"".join(parts)
 
 
 def _meet(web: Any, config: Crawl, hosts: dict[str, Host], url: str, first: bool = False) -> Host:
@@ -199,9 +211,11 @@ def _meet(web: Any, config: Crawl, hosts: dict[str, Host], url: str, first: bool
     name = host_of(url)
     if name not in hosts:
         try:
-            text, problem = _robots(web, urljoin(url, "/robots.txt")), ""
+            text, problem = _robots(web, config, urljoin(url, "/robots.txt")), ""
         except httpx.TooManyRedirects:
             text, problem = "", ""
+        except httpx.DecodingError:
+            text, problem = None, ""
         except httpx.TransportError as error:
             text, problem = "", f"{name} does not answer: {error or type(error).__name__}"
         if text is None:
@@ -218,7 +232,7 @@ def _meet(web: Any, config: Crawl, hosts: dict[str, Host], url: str, first: bool
     return hosts[name]
 
 
-def _robots(web: Any, url: str) -> str | None:
+def _robots(web: Any, config: Crawl, url: str) -> str | None:
     """What it says; nothing where there is none, None where the server fails."""
     with web.stream("GET", url, follow_redirects=True) as response:
         if response.status_code >= 500 or response.status_code == 429:
@@ -226,7 +240,7 @@ def _robots(web: Any, url: str) -> str | None:
         if response.status_code != 200:
             return ""
         text = b""
-        for part in response.iter_bytes():
+        for part in _in_time(response.iter_bytes(), config):
             text += part
             if len(text) > ROBOTS_SIZE:
                 break
@@ -243,6 +257,8 @@ def _web(config: Crawl) -> Any:
         import protego          # noqa: F401
         import w3lib            # noqa: F401
         import warcio           # noqa: F401
+
+        from llmc.web import brotli_bodies      # noqa: F401  some send what was not asked for
 
     headers = {"User-Agent": _agent(config), "Accept": ", ".join(HTML), "Accept-Encoding": "gzip"}
     return httpx.Client(headers=headers, timeout=config.timeout,

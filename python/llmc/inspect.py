@@ -78,6 +78,7 @@ def run(config: Inspect) -> None:
         image = BytesIO()
         tapestry.woven([(place, doc, _finding(place, doc, steps).parts) for place, doc in found],
                        config.colour).save(image, "PNG")
+        config.tapestry.parent.mkdir(parents=True, exist_ok=True)
         disk.write_whole(config.tapestry, image.getvalue())
         print(f"saved {config.tapestry}: {len(found)} documents")
         return
@@ -95,14 +96,14 @@ def run(config: Inspect) -> None:
 
 def documents(config: Inspect, work: Path) -> Iterator[Shown]:
     """Those asked for, kept ones first, then step by step; a ValueError if there are none."""
-    from llmc.web import marks, phases, tally
+    from llmc.web import marks, tally
 
     known, found = {step.name for step in marks.steps_of(work).values()}, False
     for place, folder in tally.folders(work).items():
         step = place.partition("_")[2]
         known |= {place} if place == tally.KEPT else {"dropped", step}
         whole = config.show in ("", place, step) or place != tally.KEPT and config.show == "dropped"
-        for doc in phases.reader(folder).run() if any(folder.glob("*.jsonl.zst")) else ():
+        for doc in _read(folder):
             reason = place if place == tally.KEPT else marks.reason_of(step, doc.metadata)
             known.add(reason)
             if (whole or config.show == reason) and _has(doc, config.find):
@@ -114,6 +115,19 @@ def documents(config: Inspect, work: Path) -> Iterator[Shown]:
     if not found:
         raise ValueError(f"{work} holds no such document"
                          + (f" with {config.find!r}" if config.find else ""))
+
+
+def _read(folder: Path) -> Iterator[Any]:
+    """The documents that were written there."""
+    from llmc.web import phases
+
+    if not any(folder.glob("*.jsonl.zst")):
+        return
+    try:
+        yield from phases.reader(folder).run()
+    except Exception as error:      # of several libraries
+        raise ValueError(f"{folder} cannot be read ({cli.sentence(error)}); llmc prepare_fineweb "
+                         "--fresh makes it anew") from error
 
 
 def described(place: str, doc: Any, steps: dict[str, Step], find: str = "",

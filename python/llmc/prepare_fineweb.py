@@ -92,7 +92,7 @@ def run(config: PrepareFineWeb) -> None:
         execute.run(made, work, where, watcher)
         funnel = _funnel(made, work)
         execute.run([report.phase(work, config.tokenizer, config.seed)], work, where, watcher)
-        if not phases.any_in(work / "kept"):
+        if not funnel[-1]["kept"]:
             report.write(work, work, about, funnel)
             raise ValueError(_all_dropped(work, funnel, config.source))
         piles = tokens.piles_for(work / "kept")
@@ -101,11 +101,7 @@ def run(config: PrepareFineWeb) -> None:
                     where, watcher)
         unfinished = work / "shards"
         shutil.rmtree(unfinished, ignore_errors=True)
-        found_in = _write(unfinished, work / "tokens", piles, name, tokenizer, config)
-        written, kept = sum(found_in[f"{split}_documents"] for split in SPLITS), funnel[-1]["kept"]
-        if written != kept:
-            raise ValueError(f"{written} of {kept} documents kept were found in {work}, from which "
-                             "something is missing; --fresh starts anew")
+        found_in = _write(unfinished, work, piles, name, tokenizer, config, funnel[-1]["kept"])
         _describe(unfinished, found_in, funnel, settings, tokenizer, name)
         report.write(unfinished, work, about | found_in, funnel)
         with ThreadPoolExecutor(1) as pool:     # signals end the main thread: not halfway here
@@ -180,8 +176,7 @@ def _begin(work: Path, settings: dict[str, Any], fresh: bool) -> None:
     """work/ for these settings: new, or as it was left by a run with the same."""
     noted = work / "settings.json"
     work.mkdir(parents=True, exist_ok=True)
-    if not noted.exists() and any(not each.name.startswith(f".{noted.name}.")
-                                  for each in work.iterdir()):
+    if not _ours(noted):
         raise ValueError(f"{work} was not made here, where unfinished work would lie; move it "
                          "away, or choose another --out")
     changed = []
@@ -190,15 +185,37 @@ def _begin(work: Path, settings: dict[str, Any], fresh: bool) -> None:
             if each != noted:
                 shutil.rmtree(each) if each.is_dir() else each.unlink(missing_ok=True)
     elif noted.exists():
-        before = disk.read_json(noted, {"steps": list}, "--fresh starts anew")
+        before = disk.read_json(noted, {"steps": list, "files": dict}, "--fresh starts anew")
         changed = [key for key in settings if before.get(key) != settings[key]]
     if changed == ["tokenizer"]:                # the documents are the same
         for each in ("logs/tokens", "logs/report", "tokens", "report"):
             shutil.rmtree(work / each, ignore_errors=True)
     elif changed:
-        raise ValueError(f"{work} was begun with other {' and '.join(changed)}; --fresh starts "
-                         "anew, another --out keeps it")
+        which = _changed(before["files"], settings["files"]) if changed == ["files"] else ""
+        raise ValueError(f"{work} was begun with other {' and '.join(changed)}{which}; --fresh "
+                         "starts anew, another --out keeps it")
     disk.write_whole(noted, (json.dumps(settings, indent=1) + "\n").encode())
+
+
+def _ours(noted: Path) -> bool:
+    """Whether the folder of these settings is empty, or that of a run; damaged, they may be."""
+    if not noted.exists():
+        return all(each.name.startswith(f".{noted.name}.") for each in noted.parent.iterdir())
+    try:
+        found = json.loads(noted.read_bytes())
+    except ValueError:
+        return True
+    return isinstance(found, dict) and {"steps", "files"} <= found.keys()
+
+
+def _changed(before: dict[str, Any], files: dict[str, Any]) -> str:
+    """The first of the files that is not what it was."""
+    for name in sorted({**before, **files}):
+        if before.get(name) != files.get(name):
+            what = ("is new" if name not in before else "is missing" if name not in files
+                    else "has changed")
+            return f": {name if ':' in name else f'/{name}'} {what}"
+    return ""
 
 
 def _funnel(made: list[Any], work: Path) -> list[dict[str, Any]]:
@@ -223,16 +240,26 @@ def _funnel(made: list[Any], work: Path) -> list[dict[str, Any]]:
                 came, kept = came + rows[0]["documents"], kept + rows[0]["kept"]
                 reasons = dict(Counter(reasons) + Counter(rows.pop()["reasons"]))
             rows.append({"step": step, "documents": came, "kept": kept, "reasons": reasons})
+    for before, row in zip(rows, rows[1:]):
+        if row["documents"] != before["kept"]:
+            raise _missing(row["documents"], before["kept"], work)
     return rows
+
+
+def _missing(found: int, kept: int, work: Path) -> ValueError:
+    return ValueError(f"{found} of {kept} documents kept were found in {work}, from which something "
+                      "is missing; --fresh starts anew")
 
 
 def _all_dropped(work: Path, funnel: list[dict[str, Any]], places: list[str]) -> str:
     """A sentence."""
     lost = Counter({row["step"]: row["documents"] - row["kept"] for row in funnel})
+    reasons = {row["step"]: ", ".join(sorted(row["reasons"], key=row["reasons"].get)[:-4:-1])
+               for row in funnel}
     read = funnel[0]["documents"]
     if not read:
         return "; ".join([f"no documents were found in {', '.join(places)}", *_problems(work)])
-    why = ", ".join(f"{count} by {step}" for step, count in lost.most_common() if count)
+    why = ", ".join(f"{count} by {step} ({reasons[step]})" for step, count in lost.most_common() if count)
     return f"all {read} documents were dropped: {why}; {work / 'report.html'} shows some of each"
 
 
@@ -248,8 +275,8 @@ def _problems(work: Path) -> list[str]:
             f"{first['problem']}; {folder} names them"]
 
 
-def _write(folder: Path, piles_folder: Path, piles: int, name: str, tokenizer: Tokenizer,
-           config: PrepareFineWeb) -> dict[str, Any]:
+def _write(folder: Path, work: Path, piles: int, name: str, tokenizer: Tokenizer,
+           config: PrepareFineWeb, kept: int) -> dict[str, Any]:
     """The shards, and what prepared.json says of them."""
     from llmc.web import tokens
 
@@ -258,10 +285,12 @@ def _write(folder: Path, piles_folder: Path, piles: int, name: str, tokenizer: T
             folder, name, split, tokenizer.vocab_size, tokenizer.fingerprint(),
             -1 if tokenizer.eot is None else tokenizer.eot, config.shard_tokens))
             for split in SPLITS}
-        counts = tokens.write_shards(piles_folder, piles, config.val_fraction, writers)
+        counts = tokens.write_shards(work / "tokens", piles, config.val_fraction, writers)
+    whole = sum(counts[f"{split}_documents"] for split in SPLITS)
+    if whole != kept:
+        raise _missing(whole, kept, work)
     if not writers["train"].tokens or config.val_fraction and not writers["val"].tokens:
         purpose = "validate" if writers["train"].tokens else "train"
-        whole = sum(counts[f"{split}_documents"] for split in SPLITS)
         raise ValueError(f"of {whole} documents none is left to {purpose} on; give more, or "
                          "another --val_fraction")
     made: dict[str, Any] = {}

@@ -10,11 +10,15 @@ SPLITS = ("train", "val")
 SHARD_NAME = re.compile(r"(.+)_(?:train|val)(?:_\d+)?\.bin")
 
 
+LONGEST_NAME = 200              # bytes; file systems have 255 for a whole name
+
+
 def shard_name(name: str, out: Path) -> str:
     """What shards are called: the name given, or else the folder's; a ValueError if no file can be
     called so."""
     name = name or out.resolve().name
-    if not name or Path(name).name != name:
+    if not name.isprintable() or not name.strip(". ") or Path(name).name != name or len(
+            name.encode()) > LONGEST_NAME:
         raise ValueError(f"--name {name!r} can be no part of a file's name; give another")
     return name
 

@@ -31,6 +31,7 @@ from llmc import cli, disk
 from llmc.cli import Count, Range
 
 LEAST = 50                      # good documents, and others
+LARGEST_GRADE = 1000
 MOST_GRADES = 20
 PILES = 64                      # files that documents are dealt out to, each put in order by itself
 OPTIONS = ("epochs", "lr", "dim", "word_ngrams", "buckets", "min_count", "seed")
@@ -276,7 +277,7 @@ def _check(dealt: Dealt, good_from: int, config: TrainQuality) -> None:
         raise ValueError(f"no document of {dealt.without_score:,} has a number as its {wanted}; "
                          "--field names another" if dealt.without_score else
                          f"there are no documents in {', '.join(config.source)}")
-    if len(grades) > MOST_GRADES:
+    if len(grades) > MOST_GRADES or max(map(abs, grades), default=0) > LARGEST_GRADE:
         raise ValueError(f"rounded, there are {len(grades)} scores, {min(grades)} to "
                          f"{max(grades)}; wanted at most {MOST_GRADES}, as 0 to 5")
     good, other = ({half: sum(count for grade, count in counts.items()

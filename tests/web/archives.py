@@ -17,12 +17,12 @@ def html(number: int, words: int = 40) -> bytes:
 
 
 def record_bytes(number: int, body: bytes | None = None, kind: str = "response", gzip: bool = False,
-                 content_type: str = "text/html; charset=utf-8", **headers: str) -> bytes:
+                 content_type: str = "text/html; charset=utf-8", encoding: str = "", **headers: str) -> bytes:
     """One record with HTTP headers, its id and URL made of its number; header names take _ for -."""
     out = BytesIO()
     writer = WARCWriter(out, gzip=gzip)
-    http = StatusAndHeaders("GET / HTTP/1.1" if kind == "request" else "200 OK",
-                            [] if kind == "request" else [("Content-Type", content_type)],
+    sent = [("Content-Type", content_type)] + [("Content-Encoding", encoding)] * bool(encoding)
+    http = StatusAndHeaders("GET / HTTP/1.1" if kind == "request" else "200 OK", [] if kind == "request" else sent,
                             "" if kind == "request" else "HTTP/1.1", is_http_request=kind == "request")
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     record = writer.create_warc_record(

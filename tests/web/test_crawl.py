@@ -13,9 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import brotli
 import pytest
 from llmc import cli, crawl
 from llmc.crawl import Crawl
+from llmc.web.kinds import kind_of
 from llmc.web.links import found_in, normal
 from llmc.web.pages import ArchiveReader
 from warcio.archiveiterator import ArchiveIterator
@@ -171,6 +173,9 @@ def test_robots_txt_is_obeyed(site, tmp_path):
     site.pages["/robots.txt"] = (503, {}, b"")
     with pytest.raises(ValueError, match="cannot give its robots.txt now"):
         fetch(site, tmp_path / "b.warc.gz")
+    site.pages["/robots.txt"] = (200, {"Content-Encoding": "gzip"}, b"User-agent: *\nDisallow:\n")
+    with pytest.raises(ValueError, match="cannot give its robots.txt now"):
+        fetch(site, tmp_path / "b.warc.gz")
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.warc.gz", "a.warc.gz.frontier.jsonl"]
 
 
@@ -207,6 +212,30 @@ def test_redirects_are_followed_once_and_on_the_site_only(site, other_site, tmp_
     came = fetch(site, tmp_path / "b.warc.gz", hosts=[other_site.host])
     assert came["/x"] == came["/y"] == "page" and other_site.asked[0] == "/robots.txt"
     assert set(documents(tmp_path / "b.warc.gz")) == {"/home", "/x", "/y"}
+
+
+def test_a_body_in_brotli_that_was_not_asked_for_is_read(site, tmp_path):
+    site.page("/", "/next", Content_Encoding="br")
+    site.page("/next")
+    site.pages["/"] = (*site.pages["/"][:2], brotli.compress(site.pages["/"][2]))
+    assert set(fetch(site, tmp_path / "a.warc.gz").values()) == {"page"}
+    kept = {doc.metadata["url"].removeprefix(site.url) for doc in ArchiveReader(str(tmp_path)).read_file("a.warc.gz")}
+    assert kept == {"/", "/next"} and not kind_of("a.warc.gz.frontier.jsonl")
+
+
+def test_redirects_that_do_not_end_are_left(site, tmp_path):
+    for number in range(crawl.HOPS + 5):
+        site.pages["/" + "x" * number] = (302, {"Location": "/x" + "x" * number}, b"")
+    assert set(fetch(site, tmp_path / "new" / "a.warc.gz").values()) == {"redirect"}
+    assert len(site.asked) == crawl.HOPS + 2            # with robots.txt, and the first
+
+
+def test_a_log_without_its_pages_is_refused(site, tmp_path):
+    site.page("/")
+    fetch(site, tmp_path / "a.warc.gz")
+    (tmp_path / "a.warc.gz").unlink()
+    with pytest.raises(ValueError, match="remove it and its .frontier.jsonl to crawl anew"):
+        fetch(site, tmp_path / "a.warc.gz", max_pages=9)
 
 
 def test_limits_hold_and_a_larger_one_goes_on(site, tmp_path):

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import struct
 import subprocess
 import sys
@@ -238,7 +239,14 @@ def test_what_is_shown_is_marked_and_cannot_change_the_terminal(out, capsys):
 
 
 def test_a_folder_that_is_none_of_prepare_fineweb_is_named(tmp_path, capsys):
-    assert "work/settings.json: No such file" in shown(tmp_path, capsys)
+    assert "work/settings.json; wanted the --out of llmc prepare_fineweb" in shown(tmp_path, capsys)
+
+
+def test_documents_that_cannot_be_read_are_one_sentence(out, tmp_path, capsys):
+    shutil.copytree(out, tmp_path / "out")
+    next((tmp_path / "out" / "work" / "kept").glob("*.zst")).write_bytes(b"no zstandard")
+    text = shown(tmp_path / "out", capsys)
+    assert "work/kept cannot be read (" in text and "--fresh makes it anew" in text and "Traceback" not in text
 
 
 def test_keys_page_through_documents(out):

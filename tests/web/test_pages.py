@@ -12,6 +12,7 @@ from collections import Counter
 from io import BytesIO
 from pathlib import Path
 
+import brotli
 import fsspec
 import pytest
 import zstandard
@@ -19,7 +20,7 @@ from archives import arc_bytes, html, put, record_bytes
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.readers import WarcReader
 from fastwarc.stream_io import ZstdWriter, zstd_train_dictionary_from_samples
-from llmc.web.compressed import CHUNK, SLICE
+from llmc.web.compressed import CHUNK, SLICE, Unreachable
 from llmc.web.pages import ArchiveReader, HtmlReader
 from llmc.web.records import Problem, records
 
@@ -73,6 +74,17 @@ def test_documents_are_those_of_datatroves_reader(tmp_path, name, pack):
     assert len(documents) == 5 and not problems
     assert counts == {"skipped_request": 1, "skipped_revisit": 1, "skipped_metadata": 1, "dropped_empty": 1,
                       "dropped_mime_image/png": 2, "dropped_charset": 1}
+
+
+def test_a_body_in_brotli_is_read(tmp_path, monkeypatch):
+    pages = [html(0), html(1) + b" " * 5000]
+    raw = b"".join(record_bytes(number, brotli.compress(page), encoding="br") for number, page in enumerate(pages))
+    documents, _, problems = read(put(tmp_path / "in", "a.warc", raw))
+    assert documents[0].text == html(0).decode() and len(documents) == 2 and not problems
+    for module in ("pages", "brotli_bodies"):
+        monkeypatch.setattr(f"llmc.web.{module}.LARGEST", len(html(1)) + 100)
+    documents, _, problems = read(tmp_path / "in")
+    assert len(documents) == 1 and [each["kind"] for each in problems] == ["large"]
 
 
 def test_arc_gives_datatroves_texts_and_an_id(tmp_path):
@@ -236,13 +248,10 @@ def test_what_is_declared_is_believed_where_that_is_wanted(tmp_path):
     assert texts["3"] == other.decode("cp1251")
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    folder = put(tmp_path / "in", "a.warc", PLAIN)
-    paths = tmp_path / "paths.txt"
-    paths.write_text("missing.warc\na.warc\n")
-    documents, counts, problems = read(folder, paths_file=str(paths))
-    assert numbers(documents) == [0, 1, 2, 3, 4]
-    assert [(p["kind"], p["record"], Path(p["file"]).name) for p in problems] == [("file", None, "missing.warc")]
+def test_a_file_that_is_gone_ends_the_run(tmp_path):
+    for reader, name in ((ArchiveReader, "gone.warc"), (HtmlReader, "gone.html")):
+        with pytest.raises(Unreachable, match=f"{name} cannot be read: No such file"):
+            list(reader(str(tmp_path)).read_file(name))
 
 
 def test_remote_folders_are_read(tmp_path):

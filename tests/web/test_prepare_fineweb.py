@@ -73,6 +73,16 @@ def test_every_kept_document_is_in_one_split_whole_and_shuffled(llmc, tmp_path, 
     assert "gopher_quality              53 ->         51  2 gopher_short_doc" in capsys.readouterr().out
 
 
+def test_of_few_documents_one_is_held_out(llmc, tmp_path, capsys):
+    assert llmc(tmp_path / "out", "--val_fraction", "1e-9") == 0
+    assert [len(documents(tmp_path / "out", split)) for split in ("train", "val")] == [50, 1]
+    (tmp_path / "one.txt").write_text(prose(1))
+    argv = ["--source", str(tmp_path / "one.txt"), "--out", str(tmp_path / "one"), "--recipe", "minimal"]
+    assert cli.guarded(lambda: run(cli.parse(PrepareFineWeb, argv))) == 1
+    assert "of 1 documents none is left to validate on" in capsys.readouterr().err
+    assert cli.guarded(lambda: run(cli.parse(PrepareFineWeb, [*argv, "--val_fraction", "0"]))) == 0
+
+
 def test_a_document_stays_held_out_when_others_leave(llmc, tmp_path, pages):
     assert llmc(tmp_path / "all") == 0
     few = tmp_path / "few"
@@ -159,12 +169,11 @@ def test_pages_become_text_and_text_passes_as_it_is(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("args, sentence", [
-    (["--set", "gopher_quality.min_doc_words=1000"], "all 53 documents were dropped: 53 by gopher_quality"),
+    (["--set", "gopher_quality.min_doc_words=1000"], "all 53 documents were dropped: 53 by gopher_quality (gopher_short_doc)"),
     (["--source", "/nowhere"], "--source /nowhere: there is no such file or folder"),
     (["--recipe", "finweb"], "there is no recipe 'finweb'; did you mean fineweb?"),
     (["--set", "gopher_quality.min_doc_words=[20"], "--set gopher_quality.min_doc_words=[20: '[20' is no YAML"),
     (["--set", "gopher_quality.min_words=1"], "gopher_quality has no option 'min_words'"),
-    (["--val_fraction", "1e-9"], "of 51 documents none is left to validate on"),
 ])
 def test_what_cannot_be_done_is_one_sentence_and_writes_no_shard(llmc, tmp_path, capsys, args, sentence):
     assert llmc(tmp_path / "out", *args) == 1
@@ -263,13 +272,56 @@ def test_a_folder_work_of_someone_else_stays_as_it_is(llmc, tmp_path, capsys):
         assert "was not made here" in capsys.readouterr().err and notes.read_text() == "precious"
 
 
+def test_settings_of_something_else_are_not_ours(llmc, tmp_path, capsys):
+    settings = tmp_path / "out" / "work" / "settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"theme": "dark"}')
+    assert llmc(tmp_path / "out", "--fresh") == 1
+    assert "was not made here" in capsys.readouterr().err and settings.read_text() == '{"theme": "dark"}'
+    settings.write_text("{")                    # a run's, damaged
+    assert llmc(tmp_path / "out") == 1
+    assert "--fresh starts anew" in capsys.readouterr().err
+    assert llmc(tmp_path / "out", "--fresh") == 0
+
+
+def emptied(folder: Path) -> None:
+    for path in folder.glob("*.*"):
+        path.write_bytes(b"")
+
+
+def cut(folder: Path) -> None:
+    path = next(folder.rglob("*.tokens"))
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("harm, place, again, sentence", [
+    (emptied, "kept", "tokens", "0 of 51 documents kept were found in "),
+    (shutil.rmtree, "tokens", "", "0 of 51 documents kept were found in "),
+    (shutil.rmtree, "report", "", "work/report is not whole"),
+    (emptied, "logs/1_read/stats", "", "00000.json is damaged ("),
+    (cut, "tokens", "", ".tokens is cut off")])
+def test_what_is_missing_of_the_work_is_noticed(llmc, tmp_path, capsys, harm, place, again, sentence):
+    work = tmp_path / "out" / "work"
+    assert llmc(tmp_path / "out") == 0
+    whole = (tmp_path / "out" / "prepared.json").read_bytes()
+    harm(work / place)
+    if again:
+        shutil.rmtree(work / "logs" / again)
+        shutil.rmtree(work / again)
+    capsys.readouterr()
+    assert llmc(tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert sentence in error and error.endswith("--fresh starts anew\n"), error
+    assert (tmp_path / "out" / "prepared.json").read_bytes() == whole
+
+
 def test_a_source_that_changed_meanwhile_is_not_taken_for_the_one_that_was_read(llmc, tmp_path, capsys):
     changed = tmp_path / "more.txt"
     changed.write_text(prose(100))
     assert llmc(tmp_path / "out", "--source", changed) == 0
     changed.write_text(prose(100)[::-1])
     assert llmc(tmp_path / "out", "--source", changed) == 1
-    assert "was begun with other files; --fresh starts anew" in capsys.readouterr().err
+    assert "was begun with other files: " in (error := capsys.readouterr().err) and "has changed; --fresh" in error
 
 
 def test_how_far_it_is_is_told_where_one_process_does_it_all(llmc, tmp_path, capsys, monkeypatch):
@@ -292,7 +344,7 @@ def test_what_others_made_and_sources_that_changed_are_not_mixed_in(llmc, pages,
         file.write(json.dumps({"text": prose(99)}) + "\n")
     capsys.readouterr()
     assert llmc(tmp_path / "new", "--source", few) == 1
-    assert "was begun with other files; --fresh starts anew" in capsys.readouterr().err
+    assert "was begun with other files: " in (error := capsys.readouterr().err) and "has changed; --fresh" in error
     assert llmc(tmp_path / "sources" / "out", "--source", tmp_path) == 1
     assert "lies in --source" in capsys.readouterr().err
 

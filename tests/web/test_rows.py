@@ -17,6 +17,7 @@ import zstandard
 from archives import put
 from datatrove.pipeline.readers import JsonlReader, ParquetReader
 from llmc.web import rows
+from llmc.web.compressed import Unreachable
 from llmc.web.rows import RowReader, TableReader, TextReader
 
 ROWS = [{"text": "One."}, {"text": "Two, Grüße", "id": "second", "url": "http://example.com/2"},
@@ -118,11 +119,15 @@ def test_of_a_damaged_file_what_came_before_is_kept(tmp_path, suffix, kind):
     assert kind == "damaged" or len(problems) == 1 and problems[0]["record"] == len(kept)
 
 
-def test_a_json_array_and_a_file_that_is_gone_are_one_problem_each(tmp_path):
-    folder = put(tmp_path / "in", "a.jsonl", json.dumps(ROWS, indent=1).encode())
-    (tmp_path / "paths").write_text("a.jsonl\ngone.jsonl\n")
-    documents, _, problems = read(RowReader, folder, paths_file=str(tmp_path / "paths"))
-    assert not documents and places(problems) == [("a.jsonl", "array", None), ("gone.jsonl", "file", None)]
+def test_a_file_that_is_gone_ends_the_run(tmp_path):
+    for reader in (RowReader, TextReader, TableReader):
+        with pytest.raises(Unreachable, match="gone.x cannot be read: No such file"):
+            list(reader(str(tmp_path)).read_file("gone.x"))
+
+
+def test_a_json_array_is_one_problem(tmp_path):
+    documents, _, problems = read(RowReader, put(tmp_path / "in", "a.jsonl", json.dumps(ROWS, indent=1).encode()))
+    assert not documents and places(problems) == [("a.jsonl", "array", None)]
 
 
 def test_a_line_without_an_end_is_passed_in_bounded_memory(tmp_path, monkeypatch):

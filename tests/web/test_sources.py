@@ -138,6 +138,7 @@ def test_a_revision_and_a_range_choose_files(hub, tmp_path):
 @pytest.mark.parametrize("place, config, sentence", [
     ("hf:owner/none", "", "the Hugging Face hub has no data set owner/none, or none that you may read"),
     ("hf:owner/set@v9", "", "hf:owner/set has no revision v9"), ("hf:set", "", "hf:set is no data set; wanted one"),
+    ("hf:../x", "", "hf:../x is no data set; wanted one"),
     ("hf:owner/set", "sample-1BT", "files of configuration or folder 'sample-1BT'; its configurations are default, "),
     ("hf:owner/set", "elsewhere", "files of configuration elsewhere are elsewhere: https://example.com/a.parquet"),
     ("hf:owner/set", "notes", "has no .jsonl .ndjson .parquet"),
@@ -185,7 +186,7 @@ def test_a_run_goes_on_with_the_commit_it_began_with(hub, tmp_path, capsys):
     assert made["sources"][0] == f"hf://datasets/owner/set@{NEW}/sample/10BT/000.parquet"
     assert shards(tmp_path / "out") != shards(tmp_path / "new")
     assert command(*args, tmp_path / "out", "--config", "default") == 1
-    assert "was begun with other files; --fresh starts anew" in capsys.readouterr().err
+    assert "was begun with other files: hf:owner/set --config default is new; --fresh" in capsys.readouterr().err
 
 
 def test_the_command_asks_the_hub_of_the_environment(hub, tmp_path):
@@ -266,15 +267,21 @@ def test_a_crawl_goes_on_where_it_failed(crawl, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("place, base, sentence", [
-    ("cc:CC-MAIN-2099-10", "", "there is no crawl CC-MAIN-2099-10: "), ("cc:CC MAIN", "", "cc:CC MAIN is no crawl; "),
-    ("cc:CC-BAD", "", "CC-BAD/warc.paths.gz is no list of paths"), ("cc:CC-MAIN-2024-10:2-4", "", "it has 0 to 3"),
+    ("cc:CC-MAIN-2099-10", None, "there is no crawl CC-MAIN-2099-10: "), ("cc:CC MAIN", None, "cc:CC MAIN is no crawl; "),
+    ("cc:CC-BAD", None, "CC-BAD/warc.paths.gz is no list of paths"), ("cc:CC-MAIN-2024-10:2-4", None, "it has 0 to 3"),
     ("cc:CC-MAIN-2024-10", "http://127.0.0.1:9", "http://127.0.0.1:9/crawl-data/CC-MAIN-2024-10/warc.paths.gz cannot"),
-    ("cc:CC-MAIN-2024-10", "s3://commoncrawl", "--cc_base s3://commoncrawl needs a package that is not installed")])
+    ("cc:CC-MAIN-2024-10", "s3://commoncrawl", "--cc_base s3://commoncrawl needs a package that is not installed"),
+    ("cc:CC-ODD", None, "names '../../etc/passwd', which is no archive of a crawl"),
+    ("cc:CC-EMPTY", None, "CC-EMPTY/warc.paths.gz names no files"),
+    ("cc:CC-MAIN-2024-10", "", "--cc_base is empty; wanted https://data.commoncrawl.org"),
+    ("cc:CC-MAIN-2024-10", "no://x", "--cc_base no://x: Protocol not known: no; wanted a URL or a folder")])
 def test_what_common_crawl_does_not_have_is_one_sentence(crawl, tmp_path, monkeypatch, capsys, place, base, sentence):
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    assert command("--source", place, "--cc_base", base or crawl.url, "--out", tmp_path / "out") == 1
-    error = capsys.readouterr().err
-    assert sentence in error and error.count("\n") == 1 and not (tmp_path / "out").exists()
+    for name, listed in (("ODD", b"../../etc/passwd\n"), ("EMPTY", b"\n")):
+        crawl.files[f"/crawl-data/CC-{name}/warc.paths.gz"] = gzip.compress(listed)
+    assert command("--source", place, "--cc_base", crawl.url if base is None else base, "--out", tmp_path / "out") == 1
+    *before, error = capsys.readouterr().err.splitlines()
+    assert sentence in error and all("once more in" in each for each in before) and not (tmp_path / "out").exists()
 
 
 def test_local_and_remote_files_are_read_together(hub, crawl, tmp_path):

@@ -3,8 +3,10 @@ from __future__ import annotations
 
 import gzip
 import re
+import sys
 import zlib
 
+from llmc.web.kinds import kind_of
 from llmc.web.remote import ASKS, Missing, RemoteFolder
 
 BASE = "https://data.commoncrawl.org"
@@ -20,9 +22,13 @@ def listing(place: str, base: str) -> tuple[str, dict[str, int | None]]:
     if not match:
         raise ValueError(f"cc:{place} is no crawl; wanted one like cc:CC-MAIN-2024-10 (pages), "
                          "cc:CC-MAIN-2024-10/wet (text) or cc:CC-NEWS/2024/03")
+    if not base:
+        raise ValueError(f"--cc_base is empty; wanted {BASE}, or a folder that holds the same")
     path = f"crawl-data/{match['crawl']}/{match['kind'] or 'warc'}.paths.gz"
     try:
-        folder = RemoteFolder(base, ASKS)
+        folder = RemoteFolder(base, ASKS, lambda said: print(said, file=sys.stderr))
+    except ValueError as error:         # fsspec knows no such protocol
+        raise ValueError(f"--cc_base {base}: {error}; wanted a URL or a folder") from error
     except ImportError as error:
         raise ValueError(f"--cc_base {base} needs a package that is not installed ({error}); "
                          "https://data.commoncrawl.org needs none") from error
@@ -36,4 +42,8 @@ def listing(place: str, base: str) -> tuple[str, dict[str, int | None]]:
         paths = gzip.decompress(packed).decode().split()
     except (EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
         raise ValueError(f"{base}/{path} is no list of paths: {error}") from error
+    if odd := [each for each in paths if kind_of(each) is None or ".." in each.split("/")]:
+        raise ValueError(f"{base}/{path} names {odd[0]!r}, which is no archive of a crawl")
+    if not paths:
+        raise ValueError(f"{base}/{path} names no files")
     return base.rstrip("/"), dict.fromkeys(paths)

@@ -36,7 +36,14 @@ class Unreadable(Exception):
 
 
 class Unreachable(ValueError):
-    """A file that another machine does not give now: the run ends, so that it is not left out."""
+    """A file that cannot be had now: the run ends, so that it is not left out."""
+
+
+def must_open(error: Exception, path: str) -> None:
+    """An Unreachable for what the system says of a file, such as that it is gone or that it may
+    not be read: the same run may read it later. Not for what is wrong in the file."""
+    if isinstance(error, OSError) and error.errno:
+        raise Unreachable(f"{path} cannot be read: {error.strerror}") from error
 
 
 def pieces(file: BinaryIO, is_beginning: Callable[[bytes], bool]) -> Iterator[Piece | Gap]:

@@ -28,6 +28,7 @@ import multiprocess
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from loguru import logger
 from multiprocess.connection import Connection, wait
+from multiprocess.resource_tracker import ensure_running
 
 from llmc import disk
 from llmc.web.extra import needed
@@ -127,6 +128,7 @@ class Local(_Alone, LocalPipelineExecutor):
             return
         context = multiprocess.get_context("forkserver")
         context.set_forkserver_preload(LOADED)
+        ensure_running()                        # beginning that process lets Ctrl-C through again
         workers: dict[Connection, Any] = {}
         try:
             with _no_interrupt():               # for them; this program ends them
@@ -330,6 +332,10 @@ def counts(phase: Phase, work: Path) -> list[Counter[str]]:
 
 def add(found: list[Counter[str]], path: Path) -> None:
     """What a file of stats/ or so_far/ says of each block."""
-    for block, counted in zip(found, json.loads(path.read_text())):
+    try:
+        said = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); --fresh starts anew") from error
+    for block, counted in zip(found, said):
         for key, value in counted["stats"].items():
             block[key] += value["total"] if isinstance(value, dict) else value

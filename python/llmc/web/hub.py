@@ -12,7 +12,7 @@ from llmc import documents
 from llmc.web.kinds import kind_of
 from llmc.web.remote import ASKS, Missing, Unreachable, patiently
 
-PLACE = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
+PLACE = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\S+))?")
 # a folder or a file of a split, as in train-00000-of-00002.parquet or data/test/0.parquet
 SPLIT = re.compile(r"(?:^|[-._ /])(train|training|validation|valid|dev|val|test|testing|eval|"
                    r"evaluation)(?=[-._ /0-9])")

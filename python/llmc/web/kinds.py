@@ -8,12 +8,15 @@ from llmc import documents
 
 KINDS = {".warc": "archive", ".arc": "archive", ".html": "html", ".htm": "html", ".xhtml": "html",
          ".wet": "wet"} | documents.KINDS
+LOG = ".frontier.jsonl"         # of llmc crawl, beside its pages
 PAGES = ("archive", "html")     # whose documents are HTML
 
 
 def kind_of(path: str | PurePath, kinds: Mapping[str, str] = KINDS) -> str | None:
     """By the ending that says how a file is compressed, or the one before it; None if neither is
-    known."""
+    known, or it is a crawl's log."""
+    if str(path).endswith(LOG):
+        return None
     suffixes = [suffix.lower() for suffix in PurePath(path).suffixes[-2:]]
     last = [suffix for suffix in suffixes if suffix not in documents.COMPRESSED][-1:]
     return kinds.get(last[0]) if last else None

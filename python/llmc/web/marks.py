@@ -33,15 +33,21 @@ class Finding(NamedTuple):
 
 def steps_of(work: Path) -> dict[str, Step]:
     """The steps that prepare_fineweb took, by the folders of what they dropped: 5_c4, …"""
-    settings = disk.read_json(work / "settings.json", {"steps": list},
-                              "wanted the --out of prepare_fineweb")
+    wanted = "wanted the --out of llmc prepare_fineweb"
+    if not (work / "settings.json").exists():
+        raise ValueError(f"there is no {work / 'settings.json'}; {wanted}")
+    settings = disk.read_json(work / "settings.json", {"steps": list}, wanted)
     made = {}
-    for number, row in enumerate(settings["steps"], 2):
-        if kind := STEPS.get(row["step"]):
-            hints = get_type_hints(kind)
-            made[f"{number}_{kind.name}"] = kind(**{
-                key: typed(_numbered(value), hints[key]) for key, value in row.items()
-                if key in hints and key != "step"})
+    try:
+        for number, row in enumerate(settings["steps"], 2):
+            if kind := STEPS.get(row["step"]):
+                hints = get_type_hints(kind)
+                made[f"{number}_{kind.name}"] = kind(**{
+                    key: typed(_numbered(value), hints[key]) for key, value in row.items()
+                    if key in hints and key != "step"})
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{work / 'settings.json'}: {row!r} is no step of a run ({error}); "
+                         f"{wanted}") from error
     return made
 
 

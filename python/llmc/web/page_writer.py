@@ -22,11 +22,10 @@ class PageWriter:
     def __init__(self, path: Path, end: int, about: dict[str, str]):
         from warcio.warcwriter import WARCWriter
 
-        self._file = path.open("r+b" if end else "wb")
-        if os.fstat(self._file.fileno()).st_size < end:
-            self._file.close()
+        if end and (not path.exists() or path.stat().st_size < end):
             raise ValueError(f"{path} is smaller than the {end} bytes that were written to it; "
                              "remove it and its .frontier.jsonl to crawl anew")
+        self._file = path.open("r+b" if end else "wb")
         self._file.truncate(end)
         self._file.seek(end)
         self._writer = WARCWriter(self._file, gzip=path.suffix == ".gz", warc_version="1.1")

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from llmc.documents import COMPRESSED
-from llmc.web.compressed import Unreachable, Unreadable
+from llmc.web import brotli_bodies  # noqa: F401  warcio unpacks them with it
+from llmc.web.compressed import Unreachable, Unreadable, must_open
 from llmc.web.extra import needed, same_library_path
 from llmc.web.records import LARGEST, Problem, Record, records
 
@@ -238,6 +239,7 @@ def _opened(folder: Any, path: str, compression: str | None) -> Any:
     except Unreachable:
         raise
     except Exception as error:                  # every file system of fsspec has its own kinds
+        must_open(error, folder.resolve_paths(path))
         raise Unreadable(f"it cannot be opened: {type(error).__name__}: {error}") from error
 
 

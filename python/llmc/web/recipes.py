@@ -57,7 +57,7 @@ def _from_file(recipe: str) -> list[tuple[str, dict[str, Any]]]:
                          f"wanted {', '.join(RECIPES)}, or a .yaml file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is no YAML: {cli.sentence(error)}") from None
     if not isinstance(content, dict) or not isinstance(content.get("steps"), list):
         raise ValueError(f"{path} has no list of steps; wanted 'steps:' and a line '- NAME' each")
@@ -102,7 +102,7 @@ def _change(made: list[Step], text: str) -> None:
                          f"{cli.nearest(name, [step.name for step in made])}")
     try:
         found = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"--set {text}: {value!r} is no YAML: {cli.sentence(error)}") from None
     for step in mine:
         _set(step, key, found, "--set")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
+import httpx
 from datatrove.io import DataFolder
 from datatrove.utils.logging import logger
 from fsspec import AbstractFileSystem
@@ -20,7 +21,7 @@ ASKS = 3                        # while someone waits, or where the file system 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0    # seconds before another try; each wait is twice the last
 TIMEOUT = 60.0                  # seconds without a byte
 BLOCK = 1 << 20                 # bytes asked for at a time
-FINAL = (FileNotFoundError, PermissionError, OfflineModeIsEnabled)
+FINAL = (FileNotFoundError, PermissionError, OfflineModeIsEnabled, httpx.TooManyRedirects)
 LATER = (408, 429)              # statuses of the client's errors that pass
 
 T = TypeVar("T")
@@ -56,18 +57,19 @@ def patiently(call: Callable[[], T], what: str, tries: int = TRIES,
 
 class RemoteFolder(DataFolder):
     """datatrove's folder of a URL, http(s):// or of another of fsspec's file systems, whose files
-    are read patiently; what fails all the same is an Unreachable."""
+    are read patiently; what fails all the same is an Unreachable. tell hears of each failure."""
 
-    def __init__(self, path: str, tries: int | None = None):
+    def __init__(self, path: str, tries: int | None = None,
+                 tell: Callable[[str], Any] = logger.warning):
         ours = path.startswith("http")
         super().__init__(path, fs=HttpFiles() if ours else None)
-        self.tries = tries or (TRIES if ours else ASKS)
+        self.tries, self.tell = tries or (TRIES if ours else ASKS), tell
 
     def open(self, path: str, mode: str = "rb", compression: None = None) -> io.BufferedReader:
         """The file's bytes, as they are."""
         return io.BufferedReader(_PatientFile(
             lambda: super(RemoteFolder, self).open(path, mode), self.resolve_paths(path),
-            self.tries), BLOCK)
+            self.tries, self.tell), BLOCK)
 
 
 class HttpFiles(AbstractFileSystem):
@@ -86,12 +88,13 @@ class HttpFiles(AbstractFileSystem):
 class _PatientFile(io.RawIOBase):
     """A file of fsspec; a read that failed is done again from where it began."""
 
-    def __init__(self, opened: Callable[[], Any], name: str, tries: int):
-        self._name, self._tries = name, tries
+    def __init__(self, opened: Callable[[], Any], name: str, tries: int,
+                 tell: Callable[[str], Any]):
+        self._name, self._tries, self._tell = name, tries, tell
         self._file = self._patiently(opened)
 
     def _patiently(self, call: Callable[[], T]) -> T:
-        return patiently(call, self._name, self._tries, logger.warning)
+        return patiently(call, self._name, self._tries, self._tell)
 
     def readable(self) -> bool:
         return True
@@ -146,8 +149,6 @@ class _HttpFile(io.RawIOBase):
 
     def _connect(self) -> None:
         """Ask for the bytes from the place that was read up to."""
-        import httpx
-
         headers = {"Accept-Encoding": "identity"}
         if self._at:
             headers["Range"] = f"bytes={self._at}-"

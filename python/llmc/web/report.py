@@ -36,6 +36,8 @@ def write(folder: Path, work: Path, made: dict[str, Any], funnel: list[dict[str,
 def collected(work: Path, made: dict[str, Any], funnel: list[dict[str, Any]]) -> dict[str, Any]:
     """What report.json holds."""
     tallies = tally.merged(work)
+    if KEPT not in tallies:
+        raise ValueError(f"{work / 'report'} is not whole; --fresh starts anew")
     kept = tallies.pop(KEPT)
     tokens = made.get("train_tokens", 0) + made.get("val_tokens", 0)
     dropped = {name: group(each) | {"tokens": estimate(each)} for name, each in tallies.items()}

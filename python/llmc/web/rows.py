@@ -18,7 +18,8 @@ from datatrove.data import Document
 from datatrove.pipeline.readers import ParquetReader
 
 from llmc.documents import COMPRESSED, decompressed
-from llmc.web.compressed import Unreachable, Unreadable
+from llmc.web.compressed import Unreachable, Unreadable, must_open
+from llmc.web.extract import HTML
 from llmc.web.pages import PageReader
 from llmc.web.records import LARGEST, Problem
 
@@ -34,6 +35,8 @@ class Rows(PageReader):
         given = data.get(self.text_key)
         missing = "" if self.text_key in data else ", ".join(map(repr, data)) or "none"
         document = super().get_document_from_dict(data, path, id_in_file)
+        if document:
+            document.metadata.pop(HTML, None)       # of ours, which no one else may set
         if document is None and given == "":
             self.stat_update("dropped_empty")
             return None
@@ -51,7 +54,7 @@ class RowReader(Rows):
 
     Kinds of problems: json, object, text, encoding, row (datatrove cannot make a document of it),
     large (a line of more than 256 MiB), damaged and cut_off (the rest of the file), array (it is
-    one JSON array), file (it cannot be opened).
+    one JSON array).
     """
 
     name = "🐿 JSON lines"
@@ -72,6 +75,7 @@ class RowReader(Rows):
         except Unreachable:
             raise
         except Exception as error:      # every file system and every compression has its own kinds
+            must_open(error, self.data_folder.resolve_paths(filepath))
             self.name_problem(filepath, _rest(error, number))
 
     def _document(self, line: bytes, path: str, number: int, file: BinaryIO) -> Document | None:
@@ -126,6 +130,7 @@ class TextReader(PageReader):
             self.name_problem(filepath, Problem(None, None, "encoding",
                                                 f"it is not in UTF-8: {error.reason}"))
         except Exception as error:      # every file system and every compression has its own kinds
+            must_open(error, self.data_folder.resolve_paths(filepath))
             document = None
             self.name_problem(filepath, _rest(error, 0))
         if document:
@@ -158,6 +163,7 @@ class TableReader(Rows, ParquetReader):
         except Unreachable:
             raise
         except Exception as error:      # of pyarrow, of Python, of a file system
+            must_open(error, self.data_folder.resolve_paths(filepath))
             what = str(error) if isinstance(error, Unreadable) else (
                 f"rows from number {self._rows} on cannot be read: {type(error).__name__}: {error}")
             self.name_problem(filepath, Problem(self._rows or None, None, "damaged" if self._rows
@@ -195,7 +201,5 @@ def _rest(error: Exception, number: int) -> Problem:
     """What is wrong with a file from its number-th row on."""
     if isinstance(error, Unreadable):
         return Problem(None, None, "array", str(error))
-    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError)):
-        return Problem(None, None, "file", f"it cannot be opened: {type(error).__name__}: {error}")
     return Problem(number, None, "cut_off" if isinstance(error, EOFError) else "damaged",
                    f"what follows is lost: {type(error).__name__}: {error}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path
@@ -58,7 +58,7 @@ class Found:
         return READERS[self.kind](RemoteFolder(self.root) if self.place else self.root, **options)
 
 
-def find(places: Iterable[str], config: str = "", cc_base: str = common_crawl.BASE,
+def find(places: Sequence[str], config: str = "", cc_base: str = common_crawl.BASE,
          noted: Mapping[str, Any] | None = None, flag: str = "--source") -> list[Found]:
     """The files: those named, those in folders below whose kind is known, and those that other
     machines list. A ValueError if a place has none.
@@ -69,6 +69,10 @@ def find(places: Iterable[str], config: str = "", cc_base: str = common_crawl.BA
         on with the same files
     flag: what gave the places
     """
+    for option, of, given in (("--config", "hf:", config),
+                              ("--cc_base", "cc:", cc_base != common_crawl.BASE)):
+        if given and not any(place.startswith(of) for place in places):
+            raise ValueError(f"{option} is for a {flag} that begins with {of}, and there is none")
     local: dict[str, set[str]] = {}
     remote: list[Found] = []
     for place in dict.fromkeys(places):
@@ -83,9 +87,12 @@ def find(places: Iterable[str], config: str = "", cc_base: str = common_crawl.BA
                   name=kind) for kind in READERS if kind in local] + remote
 
 
-def apart(out: Path, places: Iterable[str], flag: str = "--source") -> None:
+def apart(out: Path, places: Sequence[str], flag: str = "--source") -> None:
     """A ValueError where out lies in one of the places, which would be read again with what is
     written there, or cannot be a folder of datatrove's."""
+    if "" in places:
+        raise ValueError(f"{flag} has an empty name; wanted files and folders, hf:OWNER/NAME or "
+                         "cc:CRAWL")
     if has_magic(str(out.resolve())):
         raise ValueError(f"--out {out}: its path has one of * ? [, which make a pattern of it; "
                          "choose another --out")

@@ -2,7 +2,8 @@
 piles by a hash of their text; then pile after pile is sorted by that hash and written.
 
 So the order is random, the same for any number of workers, and one pile at a time is in memory. A
-document is held out for validation by its hash alone: it stays there when others come or go.
+document is held out for validation by its hash alone: it stays there when others come or go. Of few
+documents that no hash is small enough of, the one with the smallest is.
 """
 from __future__ import annotations
 
@@ -70,12 +71,15 @@ def write_shards(folder: Path, piles: int, val_fraction: float,
                  writers: dict[str, ShardWriter]) -> Counter[str]:
     """Every pile, sorted, into the writers train and val; what was written is counted."""
     counts: Counter[str] = Counter()
+    limit = int(val_fraction * 2**64)
     for pile in range(piles):
         records = sorted(_records(folder / f"{pile:06d}"), key=lambda record: record[:2])
+        if piles == 1 and limit and len(records) > 1:
+            limit = max(limit, 1 + min(record[2] for record in records))
         for at in range(0, len(records), TOGETHER):
             for split, writer in writers.items():
                 mine = [record for record in records[at:at + TOGETHER]
-                        if (record[2] < val_fraction * 2**64) == (split == "val")]
+                        if (record[2] < limit) == (split == "val")]
                 if mine:
                     writer.append(np.concatenate([record[4] for record in mine]))
                     counts += Counter({f"{split}_documents": len(mine),
@@ -90,8 +94,11 @@ def _records(folder: Path) -> Iterator[tuple[int, int, int, int, np.ndarray]]:
         raw = path.read_bytes()
         at = 0
         while at < len(raw):
-            order, draw, size, count = RECORD.unpack_from(raw, at)
+            whole = len(raw) - at >= RECORD.size
+            order, draw, size, count = RECORD.unpack_from(raw, at) if whole else (0, 0, 0, 0)
             at += RECORD.size
+            if not whole or len(raw) - at < 4 * count:
+                raise ValueError(f"{path} is cut off; --fresh starts anew")
             yield order, number, draw, size, np.frombuffer(raw, "<u4", count, at)
             at += 4 * count
             number += 1
