@@ -126,8 +126,9 @@ def _crawl(config: Crawl, web: Any, hosts: dict[str, Host], frontier: Frontier, 
             allowed |= {host_of(link) for link in answer.links if _same_site(link, url)}
         found = [(link, depth) for link in answer.links if host_of(link) in allowed]
         if answer.outcome == "redirect":
-            hops |= {link: hops.get(url, 0) + 1 for link, _ in found}
-            found = [(link, depth) for link, depth in found if hops[link] <= HOPS]
+            found = found if hops.get(url, 0) < HOPS else []
+            for link, _ in found:
+                hops.setdefault(link, hops.get(url, 0) + 1)
         frontier.finish(url, answer.outcome, warc.end, found)
         show()
 

@@ -181,9 +181,9 @@ def _begin(work: Path, settings: dict[str, Any], fresh: bool) -> None:
                          "away, or choose another --out")
     changed = []
     if fresh:
-        for each in (work / "logs", *work.iterdir()):   # first the marks that say what is there
+        for each in (*work.glob("logs/*/completions"), *work.iterdir()):    # the marks first
             if each != noted:
-                shutil.rmtree(each) if each.is_dir() else each.unlink(missing_ok=True)
+                shutil.rmtree(each) if each.is_dir() else each.unlink()
     elif noted.exists():
         before = disk.read_json(noted, {"steps": list, "files": dict}, "--fresh starts anew")
         changed = [key for key in settings if before.get(key) != settings[key]]
@@ -198,14 +198,15 @@ def _begin(work: Path, settings: dict[str, Any], fresh: bool) -> None:
 
 
 def _ours(noted: Path) -> bool:
-    """Whether the folder of these settings is empty, or that of a run; damaged, they may be."""
+    """Whether the folder of these settings is empty or a run's; where they are damaged, its logs
+    tell."""
     if not noted.exists():
         return all(each.name.startswith(f".{noted.name}.") for each in noted.parent.iterdir())
     try:
-        found = json.loads(noted.read_bytes())
+        found = disk.read_json(noted, {}, "")
     except ValueError:
-        return True
-    return isinstance(found, dict) and {"steps", "files"} <= found.keys()
+        return any(noted.parent.glob("logs/*/completions"))
+    return {"steps", "files"} <= found.keys()
 
 
 def _changed(before: dict[str, Any], files: dict[str, Any]) -> str:
@@ -213,7 +214,7 @@ def _changed(before: dict[str, Any], files: dict[str, Any]) -> str:
     for name in sorted({**before, **files}):
         if before.get(name) != files.get(name):
             what = ("is new" if name not in before else "is missing" if name not in files
-                    else "has changed")
+                    else "has another size or date")
             return f": {name if ':' in name else f'/{name}'} {what}"
     return ""
 
@@ -247,8 +248,8 @@ def _funnel(made: list[Any], work: Path) -> list[dict[str, Any]]:
 
 
 def _missing(found: int, kept: int, work: Path) -> ValueError:
-    return ValueError(f"{found} of {kept} documents kept were found in {work}, from which something "
-                      "is missing; --fresh starts anew")
+    return ValueError(f"{found} of {kept} documents kept were found in {work}, from which "
+                      "something is missing; --fresh starts anew")
 
 
 def _all_dropped(work: Path, funnel: list[dict[str, Any]], places: list[str]) -> str:
@@ -259,7 +260,8 @@ def _all_dropped(work: Path, funnel: list[dict[str, Any]], places: list[str]) ->
     read = funnel[0]["documents"]
     if not read:
         return "; ".join([f"no documents were found in {', '.join(places)}", *_problems(work)])
-    why = ", ".join(f"{count} by {step} ({reasons[step]})" for step, count in lost.most_common() if count)
+    why = ", ".join(f"{count} {step} ({reasons[step]})"
+                    for step, count in lost.most_common() if count)
     return f"all {read} documents were dropped: {why}; {work / 'report.html'} shows some of each"
 
 
@@ -270,7 +272,10 @@ def _problems(work: Path) -> list[str]:
              for line in path.read_bytes().splitlines()]
     if not found:
         return []
-    first = json.loads(found[0])
+    try:
+        first = json.loads(found[0])
+    except ValueError as error:
+        raise ValueError(f"{folder} is damaged ({error}); --fresh starts anew") from error
     return [f"{len(found):,} records or files could not be read, the first in {first['file']}: "
             f"{first['problem']}; {folder} names them"]
 

@@ -1,6 +1,7 @@
 """A folder of shards as the stages that make them leave it: whole, in place of what was there."""
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -17,9 +18,10 @@ def shard_name(name: str, out: Path) -> str:
     """What shards are called: the name given, or else the folder's; a ValueError if no file can be
     called so."""
     name = name or out.resolve().name
-    if not name.isprintable() or not name.strip(". ") or Path(name).name != name or len(
-            name.encode()) > LONGEST_NAME:
-        raise ValueError(f"--name {name!r} can be no part of a file's name; give another")
+    if (not name.strip(". ") or Path(name).name != name or len(name.splitlines()) > 1
+            or len(os.fsencode(name)) > LONGEST_NAME):
+        raise ValueError(f"shards cannot be called {name!r}, as a part of a file's name; give "
+                         "another --name")
     return name
 
 

@@ -279,7 +279,8 @@ def _check(dealt: Dealt, good_from: int, config: TrainQuality) -> None:
                          f"there are no documents in {', '.join(config.source)}")
     if len(grades) > MOST_GRADES or max(map(abs, grades), default=0) > LARGEST_GRADE:
         raise ValueError(f"rounded, there are {len(grades)} scores, {min(grades)} to "
-                         f"{max(grades)}; wanted at most {MOST_GRADES}, as 0 to 5")
+                         f"{max(grades)}; wanted at most {MOST_GRADES}, as 0 to 5, and none beyond "
+                         f"{LARGEST_GRADE}")
     good, other = ({half: sum(count for grade, count in counts.items()
                               if (grade >= good_from) is is_good)
                     for half, counts in (("train", dealt.train), ("held_out", dealt.held_out))}

@@ -300,7 +300,7 @@ def test_the_same_tokenizer_written_otherwise_is_not_rewritten_unasked(small, ll
     (["--val_fraction", "0.6"], "--val_fraction is 0.6, wanted 0 to 0.5"),
     (["--val_fraction", "nan"], "--val_fraction: 'nan' is no number"),
     (["--val_fraction", "5e-324"], "no text is left to validate on"),
-    (["--name", "a/b"], "--name 'a/b' can be no part of a file's name"),
+    (["--name", "a/b"], "shards cannot be called 'a/b', as a part of a file's name; give another --name"),
     (["--shard_tokens", "0"], "--shard_tokens is 0, wanted 1 to"),
     (["--workers", "3e9"], "--workers is 3000000000, wanted 0 to 4096"),
     (["--workers", "-1"], "--workers is -1"),

@@ -121,17 +121,43 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(pages, undisturbed, tm
 
 def test_a_process_that_is_killed_ends_the_run_and_nothing_is_lost(pages, undisturbed, tmp_path):
     running = program(pages, tmp_path / "out", "--workers", 2)
-    children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
-    workers: list[str] = []
-    while len(workers) < 2 and running.poll() is None:      # those of the server that forks them
+    while len(workers := children(running.pid)) < 2 and running.poll() is None:
         time.sleep(0.05)
-        workers = [each for child in children.read_text().split()
-                   for each in Path(f"/proc/{child}/task/{child}/children").read_text().split()]
-    os.kill(int(workers[0]), signal.SIGKILL)                # as a system short of memory does
+    os.kill(workers[0], signal.SIGKILL)                     # as a system short of memory does
     said, _ = running.communicate(timeout=60)
     assert running.returncode == 1 and "was killed" in said and "Traceback" not in said, said
     run(cli.parse(PrepareFineWeb, arguments(pages, tmp_path / "out", "--workers", 2)))
     assert made(tmp_path / "out") == undisturbed
+
+
+def test_no_process_outlives_a_killed_program(tmp_path):
+    """Each is in the middle of a task that would take much longer."""
+    (tmp_path / "in").mkdir()
+    for number in range(2):
+        (tmp_path / "in" / f"{number}.jsonl").write_text('{"text": "Some words, and some more."}\n' * 100_000)
+    (tmp_path / "in" / "slow.yaml").write_text("steps: [gopher_quality]\n")
+    running = program(tmp_path / "in", tmp_path / "out", "--workers", 2, recipe="slow.yaml")
+    while len(workers := children(running.pid)) < 2 or not list((tmp_path / "out").rglob("so_far/*.json")):
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.kill()
+    ends = time.monotonic() + 30
+    while any(Path(f"/proc/{worker}/cmdline").exists() and Path(f"/proc/{worker}/cmdline").read_bytes()
+              for worker in workers):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    running.communicate()
+    assert not list((tmp_path / "out").rglob("completions/*"))
+
+
+def children(program: int) -> list[int]:
+    """The processes that its server has forked."""
+    found = Path(f"/proc/{program}/task/{program}/children")
+    try:
+        return [int(each) for child in found.read_text().split()
+                for each in Path(f"/proc/{child}/task/{child}/children").read_text().split()]
+    except FileNotFoundError:           # it has just ended
+        return []
 
 
 @pytest.fixture

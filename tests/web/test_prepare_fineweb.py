@@ -169,7 +169,7 @@ def test_pages_become_text_and_text_passes_as_it_is(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("args, sentence", [
-    (["--set", "gopher_quality.min_doc_words=1000"], "all 53 documents were dropped: 53 by gopher_quality (gopher_short_doc)"),
+    (["--set", "gopher_quality.min_doc_words=1000"], "all 53 documents were dropped: 53 gopher_quality (gopher_short_doc)"),
     (["--source", "/nowhere"], "--source /nowhere: there is no such file or folder"),
     (["--recipe", "finweb"], "there is no recipe 'finweb'; did you mean fineweb?"),
     (["--set", "gopher_quality.min_doc_words=[20"], "--set gopher_quality.min_doc_words=[20: '[20' is no YAML"),
@@ -278,7 +278,12 @@ def test_settings_of_something_else_are_not_ours(llmc, tmp_path, capsys):
     settings.write_text('{"theme": "dark"}')
     assert llmc(tmp_path / "out", "--fresh") == 1
     assert "was not made here" in capsys.readouterr().err and settings.read_text() == '{"theme": "dark"}'
+    settings.write_text('{// dark\n}')
+    assert llmc(tmp_path / "out", "--fresh") == 1 and settings.exists()
+    settings.unlink()
+    assert llmc(tmp_path / "out") == 0
     settings.write_text("{")                    # a run's, damaged
+    capsys.readouterr()
     assert llmc(tmp_path / "out") == 1
     assert "--fresh starts anew" in capsys.readouterr().err
     assert llmc(tmp_path / "out", "--fresh") == 0
@@ -321,7 +326,7 @@ def test_a_source_that_changed_meanwhile_is_not_taken_for_the_one_that_was_read(
     assert llmc(tmp_path / "out", "--source", changed) == 0
     changed.write_text(prose(100)[::-1])
     assert llmc(tmp_path / "out", "--source", changed) == 1
-    assert "was begun with other files: " in (error := capsys.readouterr().err) and "has changed; --fresh" in error
+    assert "was begun with other files: " in (error := capsys.readouterr().err) and "has another size or date; --fresh" in error
 
 
 def test_how_far_it_is_is_told_where_one_process_does_it_all(llmc, tmp_path, capsys, monkeypatch):
@@ -344,7 +349,7 @@ def test_what_others_made_and_sources_that_changed_are_not_mixed_in(llmc, pages,
         file.write(json.dumps({"text": prose(99)}) + "\n")
     capsys.readouterr()
     assert llmc(tmp_path / "new", "--source", few) == 1
-    assert "was begun with other files: " in (error := capsys.readouterr().err) and "has changed; --fresh" in error
+    assert "was begun with other files: " in (error := capsys.readouterr().err) and "has another size or date; --fresh" in error
     assert llmc(tmp_path / "sources" / "out", "--source", tmp_path) == 1
     assert "lies in --source" in capsys.readouterr().err
 

@@ -73,6 +73,7 @@ def test_a_file_of_steps_and_options(tmp_path):
     ("steps: [{language: {languages: [no]}}]", "language.languages is [False], wanted text, in quotes or null"),
     ("steps: [{language: {languages: []}}]", "language.languages is [], wanted at least one, [A, B] or null"),
     ("steps: [{c4: {language: klingon}}]", "wanted a language whose words datatrove knows, as eng is one"),
+    ("steps: [{url: {5: 1}}]", "url has no option 5; wanted some of "),
     ("steps: [[url]]", "['url'] is no step; wanted NAME, or NAME: {OPTION: VALUE}"),
     ("steps: [url", "is no YAML"),
 ])

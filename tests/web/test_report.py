@@ -190,7 +190,7 @@ def test_tokens_that_are_estimated_lie_within_the_error(out, tmp_path, monkeypat
 def test_where_all_are_dropped_the_report_lies_in_work(sources, tmp_path, capsys):
     assert prepare(sources, tmp_path / "out", "--recipe", sources / "short.yaml") == 1
     place = tmp_path / "out" / "work" / "report.html"
-    assert f"66 by gopher_quality (gopher_short_doc); {place} shows some of each" in capsys.readouterr().err
+    assert f"66 gopher_quality (gopher_short_doc); {place} shows some of each" in capsys.readouterr().err
     assert "gopher_short_doc" in place.read_text() and not (tmp_path / "out" / "report.html").exists()
 
 

@@ -306,6 +306,8 @@ def test_what_is_no_file_and_names_that_no_list_can_hold_are_refused(tmp_path):
     os.mkfifo(tmp_path / "a.jsonl")
     with pytest.raises(ValueError, match="a.jsonl: there is no such file or folder"):
         sources.find([str(tmp_path / "a.jsonl")])       # which waits for someone to write
+    (tmp_path / "Bild\xa0\u200c1.jsonl").touch()
+    assert sources.find([str(tmp_path)])[0].paths
     for name in (b"a\nb.jsonl", b"\xff.jsonl"):
         path = Path(os.fsdecode(bytes(tmp_path) + b"/" + name))
         path.touch()
@@ -315,6 +317,12 @@ def test_what_is_no_file_and_names_that_no_list_can_hold_are_refused(tmp_path):
         path.unlink()
     with pytest.raises(ValueError, match="choose another --out"):
         sources.apart(tmp_path / "a[b]", [])
+
+
+def test_a_crawl_s_log_is_no_source(tmp_path):
+    (tmp_path / "a.warc.gz").touch()
+    (tmp_path / "a.warc.gz.frontier.jsonl").touch()
+    assert [each.kind for each in sources.find([str(tmp_path)])] == ["archive"]
 
 
 def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):

@@ -118,7 +118,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 class Local(_Alone, LocalPipelineExecutor):
     """datatrove's, whose tasks write to their logs and not to the terminal. A process that is
-    killed, as by a system short of memory, ends the run; the pool that datatrove has waits on."""
+    killed, as by a system short of memory, ends the run; datatrove's pool would wait for ever."""
 
     def run(self) -> None:
         ranks, raw = self.get_incomplete_ranks(), dill.dumps(self)
@@ -128,7 +128,8 @@ class Local(_Alone, LocalPipelineExecutor):
             return
         context = multiprocess.get_context("forkserver")
         context.set_forkserver_preload(LOADED)
-        ensure_running()                        # beginning that process lets Ctrl-C through again
+        ensure_running()    # multiprocess's tracker, whose start would let Ctrl-C through again
+        _allow_open_files()
         workers: dict[Connection, Any] = {}
         try:
             with _no_interrupt():               # for them; this program ends them
@@ -155,8 +156,8 @@ class Local(_Alone, LocalPipelineExecutor):
             try:
                 return super()._run_for_rank(rank, local_rank, node_rank)
             except Exception as error:
-                # The log has them. What their frames hold is closed now, and a disk that is full
-                # is so again.
+                # Its frames hold open files, which are closed here, while stderr leads nowhere:
+                # on a full disk that fails once more, and Python prints it. The log has it all.
                 error.__context__ = error.__cause__ = None
                 raise error.with_traceback(None)
             finally:
@@ -165,7 +166,7 @@ class Local(_Alone, LocalPipelineExecutor):
 
 @contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """Ctrl-C waits, and for processes that are started meanwhile and for theirs it never comes."""
+    """Processes that are started meanwhile, and theirs, never get Ctrl-C."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -177,7 +178,7 @@ def _tasks(told: Connection) -> None:
     """In a process: an executor, pickled, then the ranks of its tasks, each answered when it has
     ended with what went wrong or None."""
     end_with_parent()
-    with suppress(EOFError, BrokenPipeError):           # that program was killed
+    with suppress(EOFError, ConnectionError):           # that program was killed
         raw = told.recv()
         while True:
             rank, wrong = told.recv(), None
@@ -332,10 +333,10 @@ def counts(phase: Phase, work: Path) -> list[Counter[str]]:
 
 def add(found: list[Counter[str]], path: Path) -> None:
     """What a file of stats/ or so_far/ says of each block."""
+    raw = path.read_text()
     try:
-        said = json.loads(path.read_text())
-    except ValueError as error:
+        for block, counted in zip(found, json.loads(raw)):
+            for key, value in counted["stats"].items():
+                block[key] += value["total"] if isinstance(value, dict) else value
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is damaged ({error}); --fresh starts anew") from error
-    for block, counted in zip(found, said):
-        for key, value in counted["stats"].items():
-            block[key] += value["total"] if isinstance(value, dict) else value

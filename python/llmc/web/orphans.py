@@ -5,6 +5,8 @@ import os
 import threading
 import time
 
+from multiprocess import parent_process
+
 LOOK = 0.5                      # seconds between two looks
 _watching: set[int] = set()     # processes by their ids: a fork has its parent's variables
 
@@ -15,9 +17,10 @@ def end_with_parent() -> None:
         return
     _watching.add(os.getpid())
     parent = os.getppid()
+    program = parent_process()      # of a process that a server forked, which does not end with it
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == parent and (program is None or program.is_alive()):
             time.sleep(LOOK)
         os._exit(1)
 

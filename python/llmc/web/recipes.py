@@ -111,8 +111,8 @@ def _change(made: list[Step], text: str) -> None:
 def _set(step: Step, key: str, value: Any, where: str) -> None:
     names = [field.name for field in fields(step)]
     if key not in names:
-        raise ValueError(f"{where}: {step.name} has no option {key!r}{cli.nearest(key, names)}; "
-                         f"wanted some of {', '.join(names)}")
+        raise ValueError(f"{where}: {step.name} has no option {key!r}"
+                         f"{cli.nearest(str(key), names)}; wanted some of {', '.join(names)}")
     hint = get_type_hints(type(step), include_extras=True)[key]
     try:
         setattr(step, key, typed(value, hint))

@@ -89,7 +89,7 @@ def find(places: Sequence[str], config: str = "", cc_base: str = common_crawl.BA
 
 def apart(out: Path, places: Sequence[str], flag: str = "--source") -> None:
     """A ValueError where out lies in one of the places, which would be read again with what is
-    written there, or cannot be a folder of datatrove's."""
+    written there, or one of the paths is none."""
     if "" in places:
         raise ValueError(f"{flag} has an empty name; wanted files and folders, hf:OWNER/NAME or "
                          "cc:CRAWL")
@@ -139,10 +139,17 @@ def _local(place: str, flag: str) -> dict[Path, str]:
     if not kinds:
         raise ValueError(f"{flag} {place}: no file of a known kind; wanted {' '.join(KINDS)}, "
                          f"also compressed as {' '.join(documents.COMPRESSED)}")
-    if odd := [str(each) for each in kinds if not str(each.resolve()).isprintable()]:
-        raise ValueError(f"{flag} {place}: the name {odd[0]!r} has what is no printable character "
-                         "of UTF-8, and names are listed a line each; rename it")
+    if odd := [str(each) for each in kinds if not _one_line(str(each.resolve()))]:
+        raise ValueError(f"{flag} {place}: the name {odd[0]!r} has a line end or is not in UTF-8, "
+                         "and names are listed a line each; rename it")
     return kinds
+
+
+def _one_line(name: str) -> bool:
+    try:
+        return len(name.encode().splitlines()) == 1
+    except UnicodeEncodeError:
+        return False
 
 
 def _inside(folder: Path) -> Iterator[Path]:

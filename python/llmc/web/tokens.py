@@ -2,8 +2,8 @@
 piles by a hash of their text; then pile after pile is sorted by that hash and written.
 
 So the order is random, the same for any number of workers, and one pile at a time is in memory. A
-document is held out for validation by its hash alone: it stays there when others come or go. Of few
-documents that no hash is small enough of, the one with the smallest is.
+document is held out for validation by its hash alone: it stays there when others come or go. Where
+there are so few that no hash is small enough, the document with the smallest is held out.
 """
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llmc.progress import EVERY
@@ -23,6 +23,8 @@ class Tally:
         self.phase, self.logs = phase, logs
         self._ended: set[str] = set()
         self._counted = [Counter() for _ in phase.blocks]
+        for path in (logs / "so_far").glob("?????.json"):   # of tasks that a kill has ended; those
+            path.unlink(missing_ok=True)                    # that run write theirs every second
         self.look()
         self.begun_with = len(self._ended)      # tasks that an earlier run has ended, and theirs
         self.before = _passed(self._counted)[0]
@@ -32,7 +34,8 @@ class Tally:
         folder = self.logs / "completions"
         for rank in sorted(each.name for each in folder.glob("*") if each.name not in self._ended):
             self._ended.add(rank)
-            add(self._counted, self.logs / "stats" / f"{rank}.json")
+            with suppress(FileNotFoundError):   # what is missing is noticed in the end
+                add(self._counted, self.logs / "stats" / f"{rank}.json")
         self.tasks = len(self._ended)
         found = [Counter(block) for block in self._counted]
         for path in (self.logs / "so_far").glob("?????.json"):
