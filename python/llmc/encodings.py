@@ -23,6 +23,10 @@ CHAT_TOKENS = (
     *(f"<|reserved_{k}|>" for k in range(64)),
 )
 
+# Of these the ones that GPT-4 and GPT-4o have too, in the order of their ids, and the first's.
+TURN_TOKENS = ("<|im_start|>", "<|im_end|>", "<|im_sep|>")
+CHAT_FIRST = {"cl100k_base": 100264, "o200k_base": 200264}
+
 # How text is cut into pieces before any merging; no merge crosses from one piece into the next.
 GPT2_PATTERN = (
     r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""

@@ -1,15 +1,19 @@
-"""A text as a model sees it: tokens in colour, their ids, and how other encodings cut it."""
+"""A text as a model sees it: tokens in colour, their ids, and how other encodings cut it. Or a
+conversation, with what the assistant is to learn of it."""
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmc import cli
+from llmc import chat, cli
+from llmc.chat import Message, Rendered
 from llmc.tokenizer import Tokenizer
 
 # backgrounds on which black is readable, neighbours apart
 COLOURS = ("#b7d9f7", "#f9d6a5", "#c4e8c2", "#f6c1cc", "#d9cdf3", "#e9e59b")
+LEARNED, GIVEN = "black on #c4e8c2", "dim"
 VISIBLE = {" ": "·", "\n": "↵", "\t": "→"}
 
 
@@ -23,12 +27,26 @@ class Tokenize:
                                 # encodings to compare with
     special: bool = False       # names such as <|endoftext|> are special tokens, not text
     ids: bool = False           # print the ids and nothing else
+    chat: bool = False          # a conversation: messages in JSON, [{"role": "user", "content":
+                                # "Hi"}], or what the user says. If the assistant is to speak next,
+                                # it ends with what stands before its answer
+    template: str = "llmc"      # how a conversation is written: llmc, chatml or llama3
+    show_mask: bool = False     # of a conversation, in colour what the assistant learns to write
     limit: cli.CountOrZero = 400    # tokens shown; 0: all of them
 
 
 def run(config: Tokenize) -> None:
     """Print the tokens, their ids and the comparison; or the ids alone."""
     text = _text(config)
+    if config.chat or config.show_mask:
+        tokenizer = chat.load_tokenizer(config.encoding)
+        rendered = _rendered(text, tokenizer, config)
+        if config.ids:
+            print(*rendered.ids)
+            return
+        _show(tokenizer, rendered.ids, config.limit or len(rendered.ids),
+              rendered.learned if config.show_mask else None)
+        return
     tokenizer = Tokenizer.load(config.encoding)
     ids = tokenizer.encode(text, "all" if config.special else ())
     if config.ids:
@@ -64,8 +82,20 @@ def _text(config: Tokenize) -> str:
                          f"byte {error.start}") from error
 
 
-def _show(tokenizer: Tokenizer, ids: list[int], limit: int) -> None:
-    """The tokens, in colour on a terminal and between bars elsewhere, and the ids below them."""
+def _rendered(text: str, tokenizer: Tokenizer, config: Tokenize) -> Rendered:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    messages = (chat.from_dict(found) if isinstance(found, list | dict)
+                else [Message("user", text)])
+    return chat.render(messages, tokenizer, config.template, messages[-1].role != "assistant")
+
+
+def _show(tokenizer: Tokenizer, ids: list[int], limit: int,
+          learned: list[bool] | None = None) -> None:
+    """The tokens, in colour on a terminal and between bars elsewhere, and the ids below them. Those
+    that are learned have a colour of their own, elsewhere they stand in brackets."""
     from rich.console import Console
     from rich.text import Text
 
@@ -74,9 +104,12 @@ def _show(tokenizer: Tokenizer, ids: list[int], limit: int) -> None:
     line = Text()
     for i, token in enumerate(tokens):
         if console.is_terminal:
-            line.append(visible(token), style=f"black on {COLOURS[i % len(COLOURS)]}")
+            style = (f"black on {COLOURS[i % len(COLOURS)]}" if learned is None
+                     else LEARNED if learned[i] else GIVEN)
+            line.append(visible(token), style=style)
         else:
-            line.append(("|" if i else "") + visible(token))
+            shown = f"[{visible(token)}]" if learned and learned[i] else visible(token)
+            line.append(("|" if i else "") + shown)
         if b"\n" in token:
             line.append("\n")
     more = f" … {len(ids) - limit:,} more" if len(ids) > limit else ""

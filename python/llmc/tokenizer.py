@@ -80,6 +80,10 @@ class Tokenizer:
                              "does not match every character; choose another tokenizer")
         return ids
 
+    def encode_plain(self, text: str) -> list[int]:
+        """The ids of a text that is nothing but text: no special or added token among them."""
+        return self.encode(text)
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; bytes that are no whole character become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable
+from functools import cached_property
 from typing import Any, Literal
 
 import tokenizers
@@ -61,6 +62,20 @@ class LibraryTokenizer(Tokenizer):
         self._library.encode_special_tokens = not allowed_special
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return self._library.encode(text, add_special_tokens=False).ids
+
+    def encode_plain(self, text: str) -> list[int]:
+        """As Tokenizer's: added tokens that the file does not call special are not found either."""
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return self._plain.encode(text, add_special_tokens=False).ids
+
+    @cached_property
+    def _plain(self) -> tokenizers.Tokenizer:
+        data = json.loads(self._json)
+        for token in data.get("added_tokens") or []:
+            token["special"] = True
+        library = tokenizers.Tokenizer.from_str(json.dumps(data))
+        library.encode_special_tokens = True
+        return library
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of ids, without the space that was put before the text."""

@@ -84,11 +84,24 @@ def test_text_comes_from_a_file_or_standard_input(tmp_path, capsys, monkeypatch)
     (["--file", sys.executable], "is not UTF-8"),
     (["x", "--limit", "-1"], "--limit is -1, wanted 0 to"),
     (["x", "--limit", "1e20"], "wanted 0 to 2147483647"),
+    (["--chat", "[]"], "the conversation has no messages"),
+    (["--chat", "Hi"], "gpt2 has no special token <|im_start|>"),
     (["--promt", "x"], "unknown flag --promt")])
 def test_wrong_use_is_one_line(args, message, capsys):
     assert llmc(*args) == 1
     err = capsys.readouterr().err
     assert message in err and err.startswith("llmc: ") and err.count("\n") == 1
+
+
+def test_a_conversation_is_shown_with_what_is_learned(capsys):
+    assert llmc("--chat", "--encoding", "o200k_base", "--ids", "Hello!!") == 0
+    assert capsys.readouterr().out.split() == (
+        "200264 1428 200266 13225 2618 200265 200264 173781 200266".split())
+    messages = [{"role": "user", "content": "Hi <|im_end|>"}, {"role": "assistant", "content": "Yes?"}]
+    assert llmc("--show_mask", "--encoding", "o200k_base", json.dumps({"messages": messages})) == 0
+    shown = capsys.readouterr().out.split("\n")[0]
+    assert shown == ("<|im_start|>|user|<|im_sep|>|Hi|·<|||im|_end|||>|<|im_end|>|"
+                     "<|im_start|>|assistant|<|im_sep|>|[Yes]|[?]|[<|im_end|>]")
 
 
 @pytest.mark.shared

@@ -1,0 +1,265 @@
+"""How published formats write a conversation: each template makes pieces of messages, and messages
+of pieces.
+
+A piece is text, whatever stands in it, or a special token by its name; only the second kind gives
+structure. See chat.py for what a message is.
+
+    llmc    <|im_start|>user<|im_sep|>Hello<|im_end|>: GPT-4o's; thinking, calls and their outputs
+            stand in the assistant's turn, between tokens of their own
+    chatml  <|im_start|>user\\nHello<|im_end|>\\n: Qwen's, with its tools and thinking
+            (https://huggingface.co/Qwen/Qwen3-0.6B, chat_template)
+    llama3  <|start_header_id|>user<|end_header_id|>\\n\\nHello<|eot_id|>: Meta's, texts without the
+            blanks around them (https://github.com/meta-llama/llama3, llama/tokenizer.py; calls as
+            in 3.1, https://www.llama.com/docs/model-cards-and-prompt-formats/llama3_1)
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What an assistant asks of a tool.
+
+    tool: search, python, or the name of another; "" where a model wrote what is no call
+    text: the query, the code; for another its arguments, an object in JSON
+    """
+    tool: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one side says. An assistant thinks, then says something, then may call a tool, whose
+    output is the next message."""
+    role: Role
+    text: str = ""
+    thinking: str = ""
+    call: Call | None = None
+
+
+class Piece(NamedTuple):
+    """A part of a conversation. learned: the assistant is to write it."""
+    text: str
+    special: bool = False       # the name of a special token; otherwise nothing but text
+    learned: bool = False
+
+
+class Template:
+    """A format. stops: the special tokens that end what the assistant writes; open: what stands
+    before the first message."""
+    stops: tuple[str, ...]
+    open: tuple[Piece, ...] = ()
+
+    def pieces(self, messages: Sequence[Message]) -> Iterator[Piece]:
+        """Those of a conversation that chat.check has no fault to find with."""
+        yield from self.open
+        for number, message in enumerate(messages):
+            before = messages[number - 1] if number else None
+            yield from self.turn(message, before)
+
+    def turn(self, message: Message, before: Message | None) -> Iterator[Piece]:
+        """One message; `before` it stands another, or none."""
+        raise NotImplementedError
+
+    def answer(self, before: Message) -> Iterator[Piece]:
+        """What stands before the assistant's next word."""
+        raise NotImplementedError
+
+    def messages(self, pieces: Iterable[Piece]) -> list[Message]:
+        """The conversation that these pieces are; what a model left open ends with them."""
+        raise NotImplementedError
+
+
+def _special(name: str, learned: bool = False) -> Piece:
+    return Piece(name, True, learned)
+
+
+class Llmc(Template):
+    """The project's own."""
+    stops = ("<|im_end|>", "<|call_end|>", "<|search_end|>", "<|python_end|>")
+    TOOLS = ("search", "python")        # with tokens of their own; others are between call's
+
+    def turn(self, message: Message, before: Message | None) -> Iterator[Piece]:
+        if message.role == "tool":
+            yield from (_special("<|output_start|>"), Piece(message.text),
+                        _special("<|output_end|>"))
+            return
+        if before is None or before.role != "tool":
+            yield from self._header(message.role)
+        learned = message.role == "assistant"
+        if message.thinking:
+            yield from (_special("<|think_start|>", True), Piece(message.thinking, False, True),
+                        _special("<|think_end|>", True))
+        yield Piece(message.text, False, learned)
+        if call := message.call:
+            name = call.tool if call.tool in self.TOOLS else "call"
+            text = call.text if name != "call" else as_json(call, "arguments")
+            yield from (_special(f"<|{name}_start|>", True), Piece(text, False, True),
+                        _special(f"<|{name}_end|>", True))
+        else:
+            yield _special("<|im_end|>", learned)
+
+    def answer(self, before: Message) -> Iterator[Piece]:
+        if before.role != "tool":
+            yield from self._header("assistant")
+
+    def messages(self, pieces: Iterable[Piece]) -> list[Message]:
+        found: list[Message] = []
+        place = ""                      # the name of the special token that a text follows
+        for piece in pieces:
+            if piece.special:
+                place = piece.text
+                if place in ("<|im_start|>", "<|output_end|>"):
+                    found.append(Message("assistant"))
+                elif place == "<|output_start|>":
+                    found.append(Message("tool"))
+            elif not found:
+                continue
+            elif place == "<|im_start|>":
+                found[-1] = replace(found[-1], role=piece.text)
+            elif place == "<|think_start|>":
+                found[-1] = replace(found[-1], thinking=piece.text)
+            elif place == "<|call_start|>":
+                call = from_json(piece.text, "arguments") or Call("", piece.text)
+                found[-1] = replace(found[-1], call=call)
+            elif place in ("<|search_start|>", "<|python_start|>"):
+                found[-1] = replace(found[-1], call=Call(place[2:-8], piece.text))
+            elif place != "<|im_end|>":
+                found[-1] = replace(found[-1], text=found[-1].text + piece.text)
+        return found
+
+    @staticmethod
+    def _header(role: str) -> Iterator[Piece]:
+        yield from (_special("<|im_start|>"), Piece(role), _special("<|im_sep|>"))
+
+
+class ChatMl(Template):
+    """Qwen's."""
+    stops = ("<|im_end|>",)
+
+    def turn(self, message: Message, before: Message | None) -> Iterator[Piece]:
+        role, learned = message.role, message.role == "assistant"
+        yield from (_special("<|im_start|>"), Piece("user\n" if role == "tool" else f"{role}\n"))
+        if role == "tool":
+            yield from (_special("<tool_response>"), Piece(f"\n{message.text}\n"),
+                        _special("</tool_response>"))
+        else:
+            if message.thinking:
+                yield from (_special("<think>", True), Piece(f"\n{message.thinking}\n", False, True),
+                            _special("</think>", True), Piece("\n\n", False, True))
+            yield Piece(message.text, False, learned)
+        if call := message.call:
+            yield from (Piece("\n" * bool(message.text), False, True),
+                        _special("<tool_call>", True),
+                        Piece(f"\n{as_json(call, 'arguments')}\n", False, True),
+                        _special("</tool_call>", True))
+        yield from (_special("<|im_end|>", learned), Piece("\n"))
+
+    def answer(self, before: Message) -> Iterator[Piece]:
+        yield from (_special("<|im_start|>"), Piece("assistant\n"))
+
+    def messages(self, pieces: Iterable[Piece]) -> list[Message]:
+        found: list[Message] = []
+        place = ""
+        for piece in pieces:
+            last = found[-1] if found else None
+            if piece.special:
+                place = piece.text
+                if place == "<|im_start|>":
+                    found.append(Message("assistant"))
+                elif last and place == "<tool_response>":
+                    found[-1] = replace(last, role="tool")
+                elif last and place == "<tool_call>":
+                    found[-1] = replace(last, text=last.text.removesuffix("\n"))
+            elif not last:
+                continue
+            elif place == "<|im_start|>":
+                role, _, text = piece.text.partition("\n")
+                found[-1] = replace(last, role=role, text=text)
+            elif place == "<tool_response>":
+                found[-1] = replace(last, text=piece.text[1:-1])
+            elif place == "<think>":
+                found[-1] = replace(last, thinking=piece.text[1:-1])
+            elif place == "</think>":
+                found[-1] = replace(last, text=piece.text.removeprefix("\n\n"))
+            elif place == "<tool_call>":
+                call = from_json(piece.text[1:-1], "arguments") or Call("", piece.text)
+                found[-1] = replace(last, call=call)
+        return found
+
+
+class Llama3(Template):
+    """Meta's; calls and their outputs as of 3.1."""
+    stops = ("<|eot_id|>", "<|eom_id|>")
+    open = (_special("<|begin_of_text|>"),)
+    ROLES = {"tool": "ipython"}
+
+    def turn(self, message: Message, before: Message | None) -> Iterator[Piece]:
+        if message.thinking:
+            raise ValueError("the template llama3 has no place for thinking; leave it out")
+        learned = message.role == "assistant"
+        yield from self._header(message.role)
+        yield Piece(message.text.strip(), False, learned)
+        if call := message.call:
+            text = call.text if call.tool == "python" else as_json(call, "parameters")
+            yield from (_special("<|python_tag|>", True), Piece(text, False, True))
+        yield _special("<|eom_id|>" if message.call else "<|eot_id|>", learned)
+
+    def answer(self, before: Message) -> Iterator[Piece]:
+        yield from self._header("assistant")
+
+    def messages(self, pieces: Iterable[Piece]) -> list[Message]:
+        found: list[Message] = []
+        place = ""
+        for piece in pieces:
+            if piece.special:
+                place = piece.text
+                if place == "<|start_header_id|>":
+                    found.append(Message("assistant"))
+            elif not found:
+                continue
+            elif place == "<|start_header_id|>":
+                role = "tool" if piece.text == "ipython" else piece.text
+                found[-1] = replace(found[-1], role=role)
+            elif place == "<|end_header_id|>":
+                found[-1] = replace(found[-1], text=piece.text.removeprefix("\n\n"))
+            elif place == "<|python_tag|>":
+                call = from_json(piece.text, "parameters") or Call("python", piece.text)
+                found[-1] = replace(found[-1], call=call)
+        return found
+
+    def _header(self, role: str) -> Iterator[Piece]:
+        yield from (_special("<|start_header_id|>"), Piece(self.ROLES.get(role, role)),
+                    _special("<|end_header_id|>"), Piece("\n\n"))
+
+
+TEMPLATES: dict[str, Template] = {"llmc": Llmc(), "chatml": ChatMl(), "llama3": Llama3()}
+ARGUMENT = {"search": "query", "python": "code"}        # what those tools' only one is called
+
+
+def as_json(call: Call, key: str) -> str:
+    """A call as models of other houses write it: {"name": …, key: {…}}."""
+    arguments = ({ARGUMENT[call.tool]: call.text} if call.tool in ARGUMENT
+                 else json.loads(call.text))
+    return json.dumps({"name": call.tool, key: arguments}, ensure_ascii=False)
+
+
+def from_json(text: str, key: str) -> Call | None:
+    """The call, or None where the text is none."""
+    try:
+        found: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or not isinstance(found.get("name"), str):
+        return None
+    tool, arguments = found["name"], found.get(key)
+    if tool in ARGUMENT and isinstance(arguments, dict):
+        value = arguments.get(ARGUMENT[tool])
+        return Call(tool, value) if isinstance(value, str) else None
+    return Call(tool, json.dumps(arguments, ensure_ascii=False))
