@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -47,7 +47,7 @@ class Tokenizer:
         """A published encoding (encodings.names()), a tokenizer.json, or a folder that holds one:
         a data folder, a run or a checkpoint."""
         if str(name) in encodings.names():
-            return Tokenizer(str(name), encodings.load(str(name)))
+            return _published(str(name))
         path = Path(name)
         if not path.exists():
             raise ValueError(f"{name} is no file or folder, and no encoding is called so; "
@@ -145,6 +145,12 @@ class Tokenizer:
         if strange:
             raise ValueError(f"byte 0x{strange[0]:02X} is not in the tokenizer {self.name}, which "
                              f"knows only the {len(self._known_bytes)} bytes it was trained on")
+
+
+@cache
+def _published(name: str) -> Tokenizer:
+    """Made once: GPT-2's takes a sixth of a second, and its tokenizer.json more than one."""
+    return Tokenizer(name, encodings.load(name))
 
 
 def cut_runs(text: str, runs: re.Pattern[str], longest: int) -> Iterator[str]:

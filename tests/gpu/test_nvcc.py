@@ -31,6 +31,7 @@ def assert_no_spills(architecture: str, folder: Path, hot: dict[str, str]) -> No
         assert found and not any(found.values()), found
 
 
+@pytest.mark.slow
 def test_hot_kernels_keep_to_their_registers(tmp_path):
     assert_no_spills("90a", tmp_path, {**HOT, "attention_flash": "flash_"})
 

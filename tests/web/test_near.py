@@ -105,6 +105,7 @@ def test_clusters_made_again_say_the_same(sources, tmp_path, monkeypatch):
     assert {path.name: path.read_bytes() for path in (folder / "remove").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_any_budget_keeps_the_same_documents(sources, tmp_path):
     (tmp_path / "recipe.yaml").write_text("steps: [exact, minhash]")
     made = []

@@ -154,6 +154,7 @@ def test_what_pages_hold_is_text_in_the_report(out):
         assert page.count(f"<{opened}>") + page.count(f"<{opened} ") == page.count(f"</{opened}>")
 
 
+@pytest.mark.slow
 def test_the_report_is_the_same_bytes_for_more_workers_and_started_again(sources, out, tmp_path):
     assert prepare(sources, tmp_path / "out", "--workers", "2") == 0
     first = {name: (out / name).read_bytes() for name in ("report.html", "report.json")}

@@ -228,6 +228,7 @@ def test_sources_that_cannot_carry_a_score_want_a_classifier(tmp_path, capsys):
     assert "without a score" in error and "quality.model=DIR" in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_books_of_knowledge_are_told_from_novels(shared, tmp_path, capsys):
     """Grades 0 to 5: of five paragraphs so many are of non-fiction. None of the books is in both halves."""
