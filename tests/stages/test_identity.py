@@ -1,0 +1,44 @@
+"""Conversations about who a model is: as many as asked for, no two alike, each of them sound and its own."""
+from __future__ import annotations
+
+from llmc import chat, cli, conversations
+from llmc.identity import OTHER_NAMES, Identity, run
+
+
+def llmc(*args: object) -> int:
+    return cli.guarded(lambda: run(cli.parse(Identity, list(map(str, args)))))
+
+
+def test_they_are_many_and_each_speaks_of_this_model(tmp_path, capsys):
+    out = tmp_path / "new" / "a.jsonl"
+    args = ["--out", out, "--name", "Pico", "--facts", "maker=Ann Lee", "favourite_food=bread"]
+    assert llmc(*args) == 0 and f"saved {out}: 240 conversations" in capsys.readouterr().out
+    found = [each.messages for each in conversations.read(out)]
+    questions = ["\n".join(m.text for m in messages if m.role == "user") for messages in found]
+    assert len(found) == len(set(questions)) == 240
+    assert 30 < sum(len(messages) == 4 for messages in found) < 90
+    said = "\n".join(m.text for messages in found for m in messages if m.role == "assistant")
+    assert "{" not in said + "".join(questions) and said.count("Pico") > 150
+    assert "Ann Lee" in said and "bread" in said and "your favourite food" in "\n".join(questions).lower()
+    for messages in found:
+        chat.check(messages)
+        for question, answer in zip(messages[::2], messages[1::2]):
+            if any(other in question.text for other in OTHER_NAMES):
+                assert "Pico" in answer.text or "Ann Lee" in answer.text
+    raw = out.read_bytes()
+    assert llmc(*args, "--overwrite") == 0 and out.read_bytes() == raw
+    assert llmc(*args, "--overwrite", "--seed", 2) == 0 and out.read_bytes() != raw
+
+
+def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path, capsys):
+    out = tmp_path / "a.jsonl"
+    for args, sentence in (
+            (["--name", " "], "--name is empty; wanted what the model is called"),
+            (["--name", "x", "--facts", "maker"], "--facts is 'maker', wanted KEY=VALUE"),
+            (["--name", "x", "--count", "1000000"], "--count is 1000000, wanted 1 to 10000")):
+        assert llmc("--out", out, *args) == 1
+        error = capsys.readouterr().err
+        assert sentence in error and error.count("\n") == 1 and not out.exists()
+    out.write_text("mine")
+    assert llmc("--out", out, "--name", "x") == 1 and out.read_text() == "mine"
+    assert "is there already; --overwrite replaces it" in capsys.readouterr().err
