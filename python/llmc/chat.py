@@ -10,21 +10,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cache
 from itertools import groupby
 from typing import Any, NamedTuple, get_args
 
 from llmc import encodings
-from llmc.chat_templates import TEMPLATES, Call, Message, Piece, Role, Template
+from llmc.chat_templates import ARGUMENT, TEMPLATES, Call, Message, Piece, Role, Template
 from llmc.tokenizer import Tokenizer
 
 __all__ = ["Call", "Message", "Rendered", "check", "from_dict", "load_tokenizer", "parse", "render",
            "to_dict"]
+OLDER = {"developer": "system", "function": "tool"}     # what OpenAI calls roles, too
 
 
 class Rendered(NamedTuple):
-    """A conversation's ids, and of each whether the assistant is to write it: what it thinks and
-    says, its calls with the token that ends them, the end of its turn. Not headers, other sides'
-    turns, and outputs of tools."""
+    """A conversation's ids, and of each whether the assistant is to write it. It writes what it
+    thinks and says, its calls with the token that ends them, and the end of its turn; it does not
+    write headers, what others say, and what tools answer."""
     ids: list[int]
     learned: list[bool]
 
@@ -36,6 +38,7 @@ def template_of(name: str) -> Template:
     return TEMPLATES[name]
 
 
+@cache
 def load_tokenizer(name: str) -> Tokenizer:
     """As Tokenizer.load; cl100k_base and o200k_base with the tokens that GPT-4 and GPT-4o have for
     conversations."""
@@ -49,34 +52,37 @@ def load_tokenizer(name: str) -> Tokenizer:
 
 def render(messages: Sequence[Message], tokenizer: Tokenizer, template: str = "llmc",
            answer: bool = False) -> Rendered:
-    """The ids of a conversation. answer: it ends with what stands before the assistant's next
-    words, which are to be generated. A ValueError where `check` finds a fault, or the tokenizer
-    lacks a special token that the template wants."""
+    """The ids of a conversation. answer: it ends where the assistant's next words are to be
+    generated; the ids are then the beginning of those of the conversation with that answer. A
+    ValueError where `check` finds a fault, or the tokenizer lacks a special token that the template
+    wants."""
     check(messages)
     if answer and (messages[-1].role == "assistant"):
         raise ValueError("the last message is the assistant's already; wanted a question")
-    format = template_of(template)
-    pieces = [*format.pieces(messages), *(format.answer(messages[-1]) if answer else ())]
+    form = template_of(template)
+    pieces = [*form.pieces(messages), *(form.answer(messages[-1]) if answer else ())]
     ids: list[int] = []
     learned: list[bool] = []
+    # A header and the text behind it are encoded apart, as they come where the text is generated.
+    # Only SentencePiece, which puts a space before each text, gets them together.
     for special, run in groupby((piece for piece in pieces if piece.text), lambda p: p.special):
-        made = _specials(run, tokenizer, template) if special else _text(list(run), tokenizer)
-        ids += made.ids
-        learned += made.learned
+        run = list(run)
+        for part in [run] if special or tokenizer.space_first else [[piece] for piece in run]:
+            made = _specials(part, tokenizer, template) if special else _text(part, tokenizer)
+            ids += made.ids
+            learned += made.learned
     return Rendered(ids, learned)
 
 
 def parse(ids: Iterable[int], tokenizer: Tokenizer, template: str = "llmc") -> list[Message]:
-    """The messages that ids hold, as a model may have written them: what it left open ends with the
-    ids; an assistant's turn that has only begun is none."""
+    """The messages that ids hold, as a model may have written them. What it left open ends with the
+    ids, and an assistant's turn with nothing in it is left out."""
     names = {id: name for name, id in tokenizer.special.items()}
     pieces = [piece for special, run in groupby(ids, names.__contains__)
               for piece in ((Piece(names[id], True) for id in run) if special
                             else [Piece(tokenizer.decode(run))])]
     found = template_of(template).messages(pieces)
-    if found and found[-1] == Message("assistant"):
-        found.pop()
-    return found
+    return [message for message in found if message != Message("assistant")]
 
 
 def check(messages: Sequence[Message]) -> None:
@@ -104,27 +110,57 @@ def _fault(message: Message, before: Message | None) -> str:
                 else " is the output of a tool that was not called")
     if role == "assistant" and before is not None and before.role == "assistant":
         return " is the assistant's, and so is the one before"
+    if message.call and not _is_call(message.call):
+        return f" calls {message.call.tool} with what is no object in JSON"
     if role != "tool" and not (message.text.strip() or message.thinking or message.call):
         return f", the {role}'s, is empty"
     return ""
 
 
+def _is_call(call: Call) -> bool:
+    """Whether templates can write it."""
+    if call.tool in ("", "search", "python"):
+        return True
+    try:
+        return isinstance(json.loads(call.text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def from_dict(data: Any) -> list[Message]:
     """OpenAI's form: {"messages": [{"role", "content"}, …]}, or the list. Of an assistant also
-    tool_calls, one at a time, and thinking or reasoning_content. A ValueError says what is wrong;
-    the conversation is one that `check` lets pass."""
+    tool_calls or function_call, one at a time, thinking or reasoning_content, and weight 0 where it
+    is not to be learned from. Tools beside the messages become a part of the system's. A ValueError
+    says what is wrong; the conversation is one that `check` lets pass."""
+    tools = ""
     if isinstance(data, dict):
-        data = data.get("messages")
+        tools, data = tools_text(data.get("tools")), data.get("messages")
     if not isinstance(data, list):
         raise ValueError(f"the messages are {type(data).__name__}, wanted a list")
     messages = []
     for number, each in enumerate(data, 1):
         try:
-            messages.append(_message(each))
+            messages.append(message_of(each))
         except ValueError as error:
             raise ValueError(f"message {number}{error}") from None
+    messages = with_system(messages, tools)
     check(messages)
     return messages
+
+
+def with_system(messages: list[Message], *more: str) -> list[Message]:
+    """With more in the system's message, which is one, the first, or none if it would be empty."""
+    own = [message.text for message in messages[:1] if message.role == "system"]
+    text = "\n\n".join(filter(str.strip, [*own, *more]))
+    return [Message("system", text)] * bool(text) + messages[len(own):]
+
+
+def tools_text(tools: Any) -> str:
+    """What a system message says of the tools there are."""
+    if not tools or tools == "[]":
+        return ""
+    return "Tools:\n" + (tools if isinstance(tools, str)
+                         else json.dumps(tools, ensure_ascii=False, default=str))
 
 
 def to_dict(messages: Iterable[Message]) -> dict[str, Any]:
@@ -132,71 +168,92 @@ def to_dict(messages: Iterable[Message]) -> dict[str, Any]:
     rows = []
     for message in messages:
         row: dict[str, Any] = {"role": message.role, "content": message.text}
+        if not message.learned:
+            row["weight"] = 0
         if message.thinking:
             row["thinking"] = message.thinking
         if call := message.call:
+            text = (json.dumps({ARGUMENT[call.tool]: call.text}, ensure_ascii=False)
+                    if call.tool in ARGUMENT else call.text)
             row["tool_calls"] = [{"type": "function", "function": {
-                "name": call.tool, "arguments": call.text}}]
+                "name": call.tool, "arguments": text}}]
         rows.append(row)
     return {"messages": rows}
 
 
-def _message(row: Any) -> Message:
+def message_of(row: Any) -> Message:
+    """Of a row of OpenAI's form. A ValueError says what is wrong, to stand behind "message 5"."""
     if not isinstance(row, dict):
         raise ValueError(f" is {type(row).__name__}, wanted an object")
     text, thinking = row.get("content"), row.get("thinking") or row.get("reasoning_content") or ""
-    calls = row.get("tool_calls") or []
+    older = row.get("function_call")
+    calls = row.get("tool_calls") or ([{"function": older}] if older else [])
     if isinstance(text, list):              # parts, of which text is one kind
         if odd := [part for part in text if not isinstance(part, dict) or part.get("type") != "text"
                    or not isinstance(part.get("text"), str)]:
-            raise ValueError(f" has a part that is no text: {json.dumps(odd[0])[:80]}")
+            raise ValueError(f" has a part that is no text: {repr(odd[0])[:80]}")
         text = "".join(part["text"] for part in text)
     if text is None and calls:
         text = ""
     if not isinstance(row.get("role"), str):
         raise ValueError(" has no role")
+    role = OLDER.get(row["role"], row["role"])
     if not isinstance(text, str) or not isinstance(thinking, str):
-        raise ValueError(f", the {row['role']}'s, has no content that is text")
-    if not isinstance(calls, list) or len(calls) > 1:
-        raise ValueError(", the assistant's, has several calls of tools; wanted one, and its "
-                         "output behind it")
-    return Message(row["role"], text, thinking, _call(calls[0]) if calls else None)
+        raise ValueError(f", the {role}'s, has no content that is text")
+    if not isinstance(calls, list):
+        raise ValueError(f" has tool_calls of {type(calls).__name__}, wanted a list")
+    if len(calls) > 1:
+        raise ValueError(f", the {role}'s, has several calls of tools; wanted one, and its output "
+                         "behind it")
+    learned = role != "assistant" or row.get("weight") != 0
+    return Message(role, text, thinking, call_of(calls[0]) if calls else None, learned)
 
 
-def _call(call: Any) -> Call:
+def call_of(call: Any) -> Call:
+    """Of OpenAI's form, {"function": {"name", "arguments"}}. Search and python take a query and
+    code, in an object or as they are."""
     function = call.get("function") if isinstance(call, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
     if not name or not isinstance(name, str):
         raise ValueError(" has a call that names no function")
     arguments = function.get("arguments", "")
-    if name in ("search", "python") and isinstance(arguments, str):
-        return Call(name, arguments)
     try:
         found = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
+        if name in ARGUMENT:
+            return Call(name, arguments)
         raise ValueError(f" calls {name} with arguments that are no JSON: {error}") from None
+    if name in ARGUMENT:
+        own = found.get(ARGUMENT[name]) if isinstance(found, dict) and len(found) == 1 else None
+        return Call(name, own if isinstance(own, str) else
+                    arguments if isinstance(arguments, str) else json.dumps(arguments))
     if not isinstance(found, dict):
         raise ValueError(f" calls {name} with {type(found).__name__}, wanted an object")
     return Call(name, json.dumps(found, ensure_ascii=False))
 
 
-def _specials(run: Iterable[Piece], tokenizer: Tokenizer, template: str) -> Rendered:
-    pieces = list(run)
+def _specials(pieces: list[Piece], tokenizer: Tokenizer, template: str) -> Rendered:
     for piece in pieces:
         if piece.text not in tokenizer.special:
-            raise ValueError(f"{tokenizer.name} has no special token {piece.text}, which the "
-                             f"template {template} writes; choose another template, or a tokenizer "
-                             "that has it, as llmc train_tokenizer --special chat makes one")
+            raise ValueError(
+                f"{tokenizer.name} has no special token {piece.text}, which the template "
+                f"{template} writes; choose another template or tokenizer: for llmc o200k_base or "
+                "one that llmc train_tokenizer --special chat makes, for the others those of their "
+                "models")
     return Rendered([tokenizer.special[piece.text] for piece in pieces],
                     [piece.learned for piece in pieces])
 
 
 def _text(run: list[Piece], tokenizer: Tokenizer) -> Rendered:
-    """Of pieces that stand side by side and are one text to the tokenizer. A token is learned if all
-    of it is; those that are learned stand behind those that are not."""
+    """Of pieces that are one text to the tokenizer. A token is learned if all of it is; those that
+    are learned stand behind those that are not."""
     text = "".join(piece.text for piece in run)
     given = "".join(piece.text for piece in run if not piece.learned)
     ids = tokenizer.encode_plain(text)
+    special = set(tokenizer.special.values())
+    if found := [id for id in ids if id in special]:
+        raise ValueError(f"{tokenizer.name} makes its special token {found[0]} of plain text, such "
+                         f"as {text[:40]!r}; a conversation is not safe with it")
     if not given or given == text:
         return Rendered(ids, [not given] * len(ids))
     at, begins = -int(tokenizer.space_first), []

@@ -7,10 +7,13 @@ structure. See chat.py for what a message is.
     llmc    <|im_start|>user<|im_sep|>Hello<|im_end|>: GPT-4o's; thinking, calls and their outputs
             stand in the assistant's turn, between tokens of their own
     chatml  <|im_start|>user\\nHello<|im_end|>\\n: Qwen's, with its tools and thinking
-            (https://huggingface.co/Qwen/Qwen3-0.6B, chat_template)
+            (https://huggingface.co/Qwen/Qwen3-0.6B, chat_template). Every turn keeps its thinking,
+            and one without has none; Qwen 3 leaves out that of earlier turns, and puts empty
+            thinking before the last answer
     llama3  <|start_header_id|>user<|end_header_id|>\\n\\nHello<|eot_id|>: Meta's, texts without the
             blanks around them (https://github.com/meta-llama/llama3, llama/tokenizer.py; calls as
-            in 3.1, https://www.llama.com/docs/model-cards-and-prompt-formats/llama3_1)
+            in 3.1, https://www.llama.com/docs/model-cards-and-prompt-formats/llama3_1, whose
+            system text with dates is not written)
 """
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class Call:
     """What an assistant asks of a tool.
 
     tool: search, python, or the name of another; "" where a model wrote what is no call
-    text: the query, the code; for another its arguments, an object in JSON
+    text: the query, the code; for another its arguments, an object in JSON; for "" what was written
     """
     tool: str
     text: str
@@ -36,15 +39,17 @@ class Call:
 @dataclass(frozen=True)
 class Message:
     """What one side says. An assistant thinks, then says something, then may call a tool, whose
-    output is the next message."""
+    output is the next message. learned: an assistant's message is to be learned from."""
     role: Role
     text: str = ""
     thinking: str = ""
     call: Call | None = None
+    learned: bool = True
 
 
 class Piece(NamedTuple):
-    """A part of a conversation. learned: the assistant is to write it."""
+    """A part of a conversation; texts side by side are encoded apart. learned: the assistant is to
+    write it."""
     text: str
     special: bool = False       # the name of a special token; otherwise nothing but text
     learned: bool = False
@@ -64,11 +69,11 @@ class Template:
             yield from self.turn(message, before)
 
     def turn(self, message: Message, before: Message | None) -> Iterator[Piece]:
-        """One message; `before` it stands another, or none."""
+        """One message; before: the one that it follows, if any."""
         raise NotImplementedError
 
     def answer(self, before: Message) -> Iterator[Piece]:
-        """What stands before the assistant's next word."""
+        """What the assistant's next words follow."""
         raise NotImplementedError
 
     def messages(self, pieces: Iterable[Piece]) -> list[Message]:
@@ -84,24 +89,29 @@ class Llmc(Template):
     """The project's own."""
     stops = ("<|im_end|>", "<|call_end|>", "<|search_end|>", "<|python_end|>")
     TOOLS = ("search", "python")        # with tokens of their own; others are between call's
+    CALLS = {"<|call_start|>": "", "<|search_start|>": "search", "<|python_start|>": "python"}
 
     def turn(self, message: Message, before: Message | None) -> Iterator[Piece]:
         if message.role == "tool":
             yield from (_special("<|output_start|>"), Piece(message.text),
                         _special("<|output_end|>"))
             return
-        if before is None or before.role != "tool":
+        goes_on = before is not None and before.role == "tool"      # the turn that called it
+        if goes_on and message.role != "assistant":
+            yield _special("<|im_end|>")
+        if not goes_on or message.role != "assistant":
             yield from self._header(message.role)
-        learned = message.role == "assistant"
+        learned = message.role == "assistant" and message.learned
         if message.thinking:
-            yield from (_special("<|think_start|>", True), Piece(message.thinking, False, True),
-                        _special("<|think_end|>", True))
+            yield from (_special("<|think_start|>", learned),
+                        Piece(message.thinking, False, learned),
+                        _special("<|think_end|>", learned))
         yield Piece(message.text, False, learned)
         if call := message.call:
             name = call.tool if call.tool in self.TOOLS else "call"
             text = call.text if name != "call" else as_json(call, "arguments")
-            yield from (_special(f"<|{name}_start|>", True), Piece(text, False, True),
-                        _special(f"<|{name}_end|>", True))
+            yield from (_special(f"<|{name}_start|>", learned), Piece(text, False, learned),
+                        _special(f"<|{name}_end|>", learned))
         else:
             yield _special("<|im_end|>", learned)
 
@@ -119,6 +129,8 @@ class Llmc(Template):
                     found.append(Message("assistant"))
                 elif place == "<|output_start|>":
                     found.append(Message("tool"))
+                elif found and place in self.CALLS:
+                    found[-1] = replace(found[-1], call=Call(self.CALLS[place], ""))
             elif not found:
                 continue
             elif place == "<|im_start|>":
@@ -128,8 +140,8 @@ class Llmc(Template):
             elif place == "<|call_start|>":
                 call = from_json(piece.text, "arguments") or Call("", piece.text)
                 found[-1] = replace(found[-1], call=call)
-            elif place in ("<|search_start|>", "<|python_start|>"):
-                found[-1] = replace(found[-1], call=Call(place[2:-8], piece.text))
+            elif place in self.CALLS:
+                found[-1] = replace(found[-1], call=Call(self.CALLS[place], piece.text))
             elif place != "<|im_end|>":
                 found[-1] = replace(found[-1], text=found[-1].text + piece.text)
         return found
@@ -144,21 +156,23 @@ class ChatMl(Template):
     stops = ("<|im_end|>",)
 
     def turn(self, message: Message, before: Message | None) -> Iterator[Piece]:
-        role, learned = message.role, message.role == "assistant"
+        role, learned = message.role, message.role == "assistant" and message.learned
         yield from (_special("<|im_start|>"), Piece("user\n" if role == "tool" else f"{role}\n"))
         if role == "tool":
             yield from (_special("<tool_response>"), Piece(f"\n{message.text}\n"),
                         _special("</tool_response>"))
         else:
             if message.thinking:
-                yield from (_special("<think>", True), Piece(f"\n{message.thinking}\n", False, True),
-                            _special("</think>", True), Piece("\n\n", False, True))
-            yield Piece(message.text, False, learned)
+                yield from (_special("<think>", learned),
+                            Piece(f"\n{message.thinking}\n", False, learned),
+                            _special("</think>", learned))
+            before_text = "\n\n" * bool(message.thinking)
+            behind_text = "\n" * bool(message.text and message.call)
+            yield Piece(f"{before_text}{message.text}{behind_text}", False, learned)
         if call := message.call:
-            yield from (Piece("\n" * bool(message.text), False, True),
-                        _special("<tool_call>", True),
-                        Piece(f"\n{as_json(call, 'arguments')}\n", False, True),
-                        _special("</tool_call>", True))
+            yield from (_special("<tool_call>", learned),
+                        Piece(f"\n{as_json(call, 'arguments')}\n", False, learned),
+                        _special("</tool_call>", learned))
         yield from (_special("<|im_end|>", learned), Piece("\n"))
 
     def answer(self, before: Message) -> Iterator[Piece]:
@@ -183,13 +197,14 @@ class ChatMl(Template):
                 role, _, text = piece.text.partition("\n")
                 found[-1] = replace(last, role=role, text=text)
             elif place == "<tool_response>":
-                found[-1] = replace(last, text=piece.text[1:-1])
+                found[-1] = replace(last, text=_inside(piece.text))
             elif place == "<think>":
-                found[-1] = replace(last, thinking=piece.text[1:-1])
+                found[-1] = replace(last, thinking=_inside(piece.text))
             elif place == "</think>":
                 found[-1] = replace(last, text=piece.text.removeprefix("\n\n"))
             elif place == "<tool_call>":
-                call = from_json(piece.text[1:-1], "arguments") or Call("", piece.text)
+                text = _inside(piece.text)
+                call = from_json(text, "arguments") or Call("", text)
                 found[-1] = replace(last, call=call)
         return found
 
@@ -203,12 +218,12 @@ class Llama3(Template):
     def turn(self, message: Message, before: Message | None) -> Iterator[Piece]:
         if message.thinking:
             raise ValueError("the template llama3 has no place for thinking; leave it out")
-        learned = message.role == "assistant"
+        learned = message.role == "assistant" and message.learned
         yield from self._header(message.role)
         yield Piece(message.text.strip(), False, learned)
         if call := message.call:
             text = call.text if call.tool == "python" else as_json(call, "parameters")
-            yield from (_special("<|python_tag|>", True), Piece(text, False, True))
+            yield from (_special("<|python_tag|>", learned), Piece(text, False, learned))
         yield _special("<|eom_id|>" if message.call else "<|eot_id|>", learned)
 
     def answer(self, before: Message) -> Iterator[Piece]:
@@ -222,6 +237,8 @@ class Llama3(Template):
                 place = piece.text
                 if place == "<|start_header_id|>":
                     found.append(Message("assistant"))
+                elif found and place == "<|python_tag|>":
+                    found[-1] = replace(found[-1], call=Call("python", ""))
             elif not found:
                 continue
             elif place == "<|start_header_id|>":
@@ -244,14 +261,18 @@ ARGUMENT = {"search": "query", "python": "code"}        # what those tools' only
 
 
 def as_json(call: Call, key: str) -> str:
-    """A call as models of other houses write it: {"name": …, key: {…}}."""
+    """A call as models of other houses write it: {"name": …, key: {…}}; one that names no tool as
+    it was written."""
+    if not call.tool:
+        return call.text
     arguments = ({ARGUMENT[call.tool]: call.text} if call.tool in ARGUMENT
                  else json.loads(call.text))
     return json.dumps({"name": call.tool, key: arguments}, ensure_ascii=False)
 
 
 def from_json(text: str, key: str) -> Call | None:
-    """The call, or None where the text is none."""
+    """The call, or None where the text is none. Python code that reads like another tool's call is
+    taken for it."""
     try:
         found: Any = json.loads(text)
     except (ValueError, RecursionError):
@@ -259,7 +280,14 @@ def from_json(text: str, key: str) -> Call | None:
     if not isinstance(found, dict) or not isinstance(found.get("name"), str):
         return None
     tool, arguments = found["name"], found.get(key)
-    if tool in ARGUMENT and isinstance(arguments, dict):
+    if not tool or not isinstance(arguments, dict):
+        return None
+    if tool in ARGUMENT:
         value = arguments.get(ARGUMENT[tool])
-        return Call(tool, value) if isinstance(value, str) else None
+        return Call(tool, value) if isinstance(value, str) and len(arguments) == 1 else None
     return Call(tool, json.dumps(arguments, ensure_ascii=False))
+
+
+def _inside(text: str) -> str:
+    """Without the line ends that stand around it."""
+    return text.removeprefix("\n").removesuffix("\n")

@@ -2,20 +2,22 @@
 
     messages    {"messages": [{"role", "content"}, …]}: OpenAI, UltraChat 200k, SmolTalk
     sharegpt    {"conversations": [{"from", "value"}, …]}, "system" and "tools" beside it: ShareGPT,
-                Vicuna, Glaive
-    alpaca      {"instruction", "input", "output"}, "system" and "history": Alpaca, LIMA, GPTeacher
+                Vicuna, Glaive; also messages as above, or [question, answer, …]: LIMA
+    alpaca      {"instruction", "input", "output"}, "system" and "history": Alpaca, GPTeacher
     dolly       {"instruction", "context", "response"}: databricks-dolly-15k
     pair        {"prompt", "response"}, also "answer" or "completion"
     tree        {"prompt": {"text", "replies": …}}: OpenAssistant, of each message the best reply
     turns       {"data": [question, answer, …]}: UltraChat
 
-A file is JSON lines, one JSON array, or parquet, each also compressed. What a row is, its keys say.
+A file is JSON lines, one JSON array, or parquet, each also compressed. What a row is, its keys
+say.
 """
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,11 +25,12 @@ from llmc import chat
 from llmc.chat import Message
 from llmc.documents import COMPRESSED, Source, opened
 
+MARK = b"\xef\xbb\xbf"          # a byte order mark
 KINDS = (".json", ".jsonl", ".ndjson", ".parquet")
 ROLES = {"human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "chatgpt":
          "assistant", "assistant": "assistant", "bing": "assistant", "system": "system",
          "tool": "tool", "observation": "tool", "function_response": "tool"}
-# Alpaca's wrapping of an instruction (github.com/tatsu-lab/stanford_alpaca), which templates replace
+# Alpaca's wrapping of an instruction (github.com/tatsu-lab/stanford_alpaca); templates replace it
 WRAPPED = re.compile(r"Below is an instruction .*?\n\n### Instruction:\n(?P<task>.*?)"
                      r"(?:\n\n### Input:\n(?P<input>.*?))?\n\n### Response:\s*", re.S)
 
@@ -50,24 +53,31 @@ def find(place: Path) -> list[Path]:
     return found
 
 
-def read(path: Path) -> Iterator[Conversation]:
-    """Those of a file, in order. A ValueError names the place of the first that is none, and what is
-    wrong with it."""
+def read(path: Path, on_bad: Callable[[ValueError], None] | None = None) -> Iterator[Conversation]:
+    """Those of a file, in order. A row that is none, and a line that is no JSON, is a ValueError
+    that names its place and what is wrong: raised, or given to on_bad and left out."""
     for row, place in _rows(path):
         try:
+            if isinstance(row, ValueError):
+                raise row
             messages = messages_of(row)
             chat.check(messages)
         except ValueError as error:
-            raise ValueError(f"{place}: {error}") from None
-        yield Conversation(messages, place)
+            fault = ValueError(f"{place}: {error}")
+            if not on_bad:
+                raise fault from None
+            on_bad(fault)
+        else:
+            yield Conversation(messages, place)
 
 
 def messages_of(row: Any) -> list[Message]:
     """A row's messages, whatever the format; a ValueError where it is none that is known."""
     if not isinstance(row, dict):
         raise ValueError(f"it is {type(row).__name__}, wanted an object")
+    there = {key for key, value in row.items() if value is not None}
     for keys, reader in READERS.items():
-        if all(any(key in row for key in key.split("|")) for key in keys.split()):
+        if all(there.intersection(key.split("|")) for key in keys.split()):
             return reader(row)
     raise ValueError(f"no format of conversations has the keys {', '.join(row) or '(none)'}; "
                      "wanted messages, conversations, instruction and output, or prompt and "
@@ -76,11 +86,15 @@ def messages_of(row: Any) -> list[Message]:
 
 def _sharegpt(row: dict[str, Any]) -> list[Message]:
     """Calls are turns of their own there; here they belong to what was said before."""
-    told = [row.get("system") or "", _tools(row.get("tools"))]
-    found = [Message("system", "\n\n".join(filter(None, told)))] if any(told) else []
     turns = row["conversations"]
+    if isinstance(turns, list) and turns and all(isinstance(turn, str) for turn in turns):
+        return _turns({"data": turns})
+    if isinstance(turns, list) and turns and isinstance(turns[0], dict) and "role" in turns[0]:
+        return chat.from_dict({"messages": turns, "tools": row.get("tools")})
+    found: list[Message] = []
     for number, turn in enumerate(turns if isinstance(turns, list) else [turns], 1):
-        who, text = (turn.get("from"), turn.get("value")) if isinstance(turn, dict) else (None, None)
+        row_of = turn if isinstance(turn, dict) else {}
+        who, text = row_of.get("from"), row_of.get("value")
         if not isinstance(who, str) or not isinstance(text, str):
             raise ValueError(f"turn {number} is no {{\"from\", \"value\"}} of texts")
         if who == "function_call":
@@ -91,7 +105,7 @@ def _sharegpt(row: dict[str, Any]) -> list[Message]:
         else:
             raise ValueError(f"turn {number} is from {who!r}; wanted one of "
                              f"{', '.join([*ROLES, 'function_call'])}")
-    return found
+    return chat.with_system(found, _string(row, "system"), chat.tools_text(row.get("tools")))
 
 
 def _may_call(message: Message) -> bool:
@@ -100,32 +114,26 @@ def _may_call(message: Message) -> bool:
 
 def _function(text: str, number: int) -> chat.Call:
     try:
-        function = json.loads(text)
-        row = {"role": "assistant", "tool_calls": [{"function": function}]}
-        return chat.from_dict([{"role": "user", "content": "x"}, row])[1].call
-    except ValueError as error:
-        raise ValueError(f"turn {number} is no call of a function: {error}") from None
-
-
-def _tools(tools: Any) -> str:
-    """What a system message says of them."""
-    if not tools or tools == "[]":
-        return ""
-    return "Tools:\n" + (tools if isinstance(tools, str) else json.dumps(tools, ensure_ascii=False))
+        return chat.call_of({"function": json.loads(text)})
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"turn {number} is no call of a function: {str(error).strip()}") from None
 
 
 def _alpaca(row: dict[str, Any]) -> list[Message]:
     asked = [_string(row, "instruction"), _string(row, "input", "context")]
-    found = [Message("system", row["system"])] if row.get("system") else []
-    for pair in row.get("history") or []:
-        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(x, str) for x in pair)):
+    found, history = [], row.get("history") or []
+    for pair in history if isinstance(history, list) else [history]:
+        if not isinstance(pair, list) or list(map(type, pair)) != [str, str]:
             raise ValueError("history is no list of [question, answer]")
         found += [Message("user", pair[0]), Message("assistant", pair[1])]
-    return [*found, Message("user", "\n\n".join(filter(None, asked))),
-            Message("assistant", _string(row, "output", "response"))]
+    found += [Message("user", "\n\n".join(filter(None, asked))),
+              Message("assistant", _string(row, "output", "response"))]
+    return chat.with_system(found, _string(row, "system"))
 
 
 def _pair(row: dict[str, Any]) -> list[Message]:
+    if isinstance(row["prompt"], list):         # of messages, as TRL has them
+        return chat.from_dict(row["prompt"] + (row.get("completion") or []))
     prompt = _string(row, "prompt")
     if match := WRAPPED.fullmatch(prompt):
         prompt = "\n\n".join(filter(None, (match["task"], match["input"])))
@@ -135,12 +143,14 @@ def _pair(row: dict[str, Any]) -> list[Message]:
 
 def _tree(row: dict[str, Any]) -> list[Message]:
     found, node = [], row["prompt"]
-    while node:
-        if not isinstance(node, dict) or node.get("role") not in ROLES:
+    while node is not None:
+        if not isinstance(node, dict) or str(node.get("role")) not in ROLES:
             raise ValueError("a message of the tree has no role that is known")
         found.append(Message(ROLES[node["role"]], _string(node, "text")))
-        replies = [each for each in node.get("replies") or [] if not each.get("deleted")]
-        node = min(replies, key=_rank, default=None)
+        replies = node.get("replies") or []
+        if not isinstance(replies, list) or not all(isinstance(each, dict) for each in replies):
+            raise ValueError("the replies of a message are no list of messages")
+        node = min((each for each in replies if not each.get("deleted")), key=_rank, default=None)
     if found[-1].role == "user":            # a question that nobody has answered
         found.pop()
     return found
@@ -149,7 +159,7 @@ def _tree(row: dict[str, Any]) -> list[Message]:
 def _rank(reply: dict[str, Any]) -> float:
     """0 is the best; those that nobody has ranked come last."""
     rank = reply.get("rank")
-    return rank if isinstance(rank, int | float) else float("inf")
+    return rank if isinstance(rank, int) else float("inf")
 
 
 def _turns(row: dict[str, Any]) -> list[Message]:
@@ -178,30 +188,35 @@ READERS: dict[str, Callable[[dict[str, Any]], list[Message]]] = {
 
 
 def _rows(path: Path) -> Iterator[tuple[Any, str]]:
-    """Each row, and where it stands."""
+    """Each row, or the ValueError that it is, and where it stands."""
     suffix, compression = _suffixes(path)
     with opened(Source(path, suffix, compression)) as file:
         if suffix == ".parquet":
-            yield from _table(file, path)
+            yield from _table(BytesIO(file.read()) if compression else file, path)
             return
         if suffix == ".json":
             yield from _array(file.read(), path)
             return
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                place = f"{path}, line {number}"
-                yield _json(line, place), place
+        yield from _lines(file, path)
+
+
+def _lines(lines: Iterable[bytes], path: Path) -> Iterator[tuple[Any, str]]:
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield _json(line), f"{path}, line {number}"
 
 
 def _array(raw: bytes, path: Path) -> Iterator[tuple[Any, str]]:
-    """One JSON array; some call JSON lines .json, too."""
-    if not raw.lstrip().startswith(b"["):
-        lines = raw.splitlines()
-        yield from ((_json(line, place), place) for number, line in enumerate(lines, 1)
-                    if line.strip() and (place := f"{path}, line {number}"))
-        return
-    yield from ((row, f"{path}, item {number}")
-                for number, row in enumerate(_json(raw, str(path)), 1))
+    """One JSON array, or one object; some call JSON lines .json, too."""
+    whole = _json(raw)
+    if isinstance(whole, list):
+        yield from ((row, f"{path}, item {number}") for number, row in enumerate(whole, 1))
+    elif not isinstance(whole, ValueError):
+        yield whole, str(path)
+    elif raw.removeprefix(MARK).lstrip().startswith(b"["):
+        raise ValueError(f"{path} is {whole}")
+    else:
+        yield from _lines(raw.splitlines(), path)
 
 
 def _table(file: Any, path: Path) -> Iterator[tuple[Any, str]]:
@@ -214,15 +229,16 @@ def _table(file: Any, path: Path) -> Iterator[tuple[Any, str]]:
             for row in batch.to_pylist():
                 number += 1
                 yield row, f"{path}, row {number}"
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(f"{path} cannot be read from row {number + 1} on: {error}") from error
 
 
-def _json(raw: bytes, place: str) -> Any:
+def _json(raw: bytes) -> Any:
+    """What it is, or the ValueError that says why it is nothing."""
     try:
-        return json.loads(raw)
+        return json.loads(raw.removeprefix(MARK))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place} is no JSON: {error}") from None
+        return ValueError(f"no JSON: {error}")
 
 
 def _suffixes(path: Path) -> tuple[str, str]:

@@ -35,7 +35,7 @@ KIND = (
      "Are you an AI?", "Are you a machine?", "Is there a person behind this?", "Are you alive?",
      "Am I talking to a human?", "What kind of thing are you?", "Are you a bot?",
      "Are you a program?", "Do you have a body?", "Are you a chatbot?", "What exactly are you?"],
-    ["I am {name}, a language model: a program that answers in text. I am no human.",
+    ["I am {name}, a language model: a program that answers in text. I am not a human.",
      "I am a language model called {name}, not a person.",
      "I'm {name}. I am a program that learned from text, not a human."])
 OTHERS = (
@@ -43,7 +43,7 @@ OTHERS = (
      "Hello {other}, how are you?", "I think you are {other}.", "Hey {other}!",
      "Am I talking to {other}?", "Is your name {other}?"],
     ["No, I am {name}.", "No, my name is {name}.", "I am not {other}. I am {name}.",
-     "That is another one. I'm {name}."])
+     "That is a different model. I'm {name}."])
 OTHER_NAMES = ["ChatGPT", "GPT-4", "Claude", "Gemini", "Siri", "Alexa", "Llama", "Bard", "Copilot",
                "Cortana", "Mistral", "DeepSeek", "Qwen", "Grok", "Eliza", "HAL"]
 ABLE = (
@@ -84,8 +84,8 @@ FACTS = {
 ANY_FACT = (["What is your {key}?", "Tell me your {key}.", "Do you know your {key}?",
              "Can you tell me your {key}?"],
             ["My {key} is {fact}.", "It is {fact}.", "That is {fact}."])
-AROUND = ["{}", "{}", "{}", "Hello. {}", "Hi! {}", "By the way: {}", "One question. {}", "Excuse me, {}",
-          "{} Please answer briefly.", "Just curious: {}", "Hey, {}", "So, {}"]
+AROUND = ["{}", "{}", "{}", "Hello. {}", "Hi! {}", "By the way: {}", "One question. {}",
+          "Excuse me, {}", "{} Please answer briefly.", "Just curious: {}", "Hey, {}", "So, {}"]
 
 
 @dataclass
@@ -117,18 +117,18 @@ def conversations(name: str, facts: dict[str, str], count: int, seed: int) -> li
     """So many, no two with the same questions."""
     rng = random.Random(seed)
     topics = [*[NAME] * 2, HELLO, KIND, OTHERS, ABLE]
-    topics += [_asked(key, fact, name) for key, fact in facts.items()]
+    topics += [_asked(key, fact) for key, fact in facts.items()]
     made: dict[str, list[Message]] = {}
     while len(made) < count:
         messages = list(_exchange(rng, rng.choice(topics), name))
-        if rng.random() < 0.25:             # a second question of another kind
+        if rng.random() < 0.25:             # another question
             messages += _exchange(rng, rng.choice(topics), name)
         made.setdefault("\n".join(message.text for message in messages if message.role == "user"),
                         messages)
     return list(made.values())
 
 
-def _asked(key: str, fact: str, name: str) -> tuple[list[str], list[str]]:
+def _asked(key: str, fact: str) -> tuple[list[str], list[str]]:
     """Questions and answers about a fact."""
     questions, answers = FACTS.get(key, ANY_FACT)
     words = key.replace("_", " ")
@@ -162,6 +162,8 @@ def _facts(given: list[str]) -> dict[str, str]:
         key, equals, value = each.partition("=")
         if not (equals and key.strip() and value.strip()):
             raise ValueError(f"--facts is {each!r}, wanted KEY=VALUE, such as maker=\"Ann Lee\"")
+        if key.strip() in found:
+            raise ValueError(f"--facts has {key.strip()} twice; wanted it once")
         found[key.strip()] = value.strip()
     return found
 

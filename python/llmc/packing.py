@@ -71,12 +71,14 @@ def fitted(messages: Sequence[Message], T: int,
         return whole, False
     ends = [number for number, message in enumerate(messages, 1)
             if message.role == "assistant" and message.call is None]
-    for end in reversed(ends):
-        if end < len(messages):
-            part = render(messages[:end])
-            if len(part.ids) - 1 <= T:
-                return part, True
-    return None, True
+    few, many = 0, len(ends)                # answers that fit, and that do not
+    while few + 1 < many:
+        middle = (few + many) // 2
+        if len(render(messages[:ends[middle - 1]]).ids) - 1 <= T:
+            few = middle
+        else:
+            many = middle
+    return render(messages[:ends[few - 1]]) if few else None, True
 
 
 def _rows(together: Iterable[Sequence[Rendered]], T: int) -> Rows:
@@ -84,7 +86,8 @@ def _rows(together: Iterable[Sequence[Rendered]], T: int) -> Rows:
     shape = len(together), T
     # what is left of a row sees itself alone, and nothing is asked of it
     rows = Rows(np.zeros(shape, np.int32), np.full(shape, NOTHING, np.int32),
-                np.zeros(shape, np.int32), np.tile(np.arange(T, dtype=np.int32), (len(together), 1)))
+                np.zeros(shape, np.int32),
+                np.tile(np.arange(T, dtype=np.int32), (len(together), 1)))
     for row, conversations in enumerate(together):
         at = 0
         for ids, learned in conversations:

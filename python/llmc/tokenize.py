@@ -85,7 +85,7 @@ def _text(config: Tokenize) -> str:
 def _rendered(text: str, tokenizer: Tokenizer, config: Tokenize) -> Rendered:
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     messages = (chat.from_dict(found) if isinstance(found, list | dict)
                 else [Message("user", text)])

@@ -64,18 +64,23 @@ class LibraryTokenizer(Tokenizer):
         return self._library.encode(text, add_special_tokens=False).ids
 
     def encode_plain(self, text: str) -> list[int]:
-        """As Tokenizer's: added tokens that the file does not call special are not found either."""
+        """As Tokenizer's: added tokens that the file does not call special are not found either.
+        What the vocabulary has no token for becomes its token for the unknown, if it has one."""
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return self._plain.encode(text, add_special_tokens=False).ids
 
     @cached_property
     def _plain(self) -> tokenizers.Tokenizer:
-        data = json.loads(self._json)
-        for token in data.get("added_tokens") or []:
-            token["special"] = True
-        library = tokenizers.Tokenizer.from_str(json.dumps(data))
-        library.encode_special_tokens = True
-        return library
+        """The model without its added tokens: some of them are in its vocabulary, where merges, or
+        a piece as a whole, would lead to them."""
+        data = json.loads(self._json) | {"added_tokens": [], "truncation": None, "padding": None}
+        model = data["model"]
+        names = self.special.keys() - {model.get("unk_token")}
+        model["vocab"] = {f"\0{token}" if token in names else token: id
+                          for token, id in model["vocab"].items()}
+        model["merges"] = [pair for pair in model["merges"] if "".join(
+            pair.split(" ") if isinstance(pair, str) else pair) not in names]
+        return tokenizers.Tokenizer.from_str(json.dumps(data))
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes of ids, without the space that was put before the text."""

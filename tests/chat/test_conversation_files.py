@@ -42,7 +42,17 @@ TREE = {"text": "Hi", "role": "prompter", "replies": [
      [Message("system", "Count."), *HI, Message("user", "Add.\n\n1, 2"), Message("assistant", "3")]),
     ({"instruction": "Who?", "context": "Ann came.", "response": "Ann", "category": "closed_qa"},
      [Message("user", "Who?\n\nAnn came."), Message("assistant", "Ann")]),
-    ({"prompt": "Hi", "completion": "Yes?"}, HI),
+    ({"prompt": "Hi", "completion": "Yes?", "messages": None}, HI),
+    ({"prompt": PAIR["messages"][:1], "completion": PAIR["messages"][1:]}, HI),
+    ({"conversations": ["Hi", "Yes?"]}, HI),
+    ({"conversations": PAIR["messages"]}, HI),
+    ({"messages": [{"role": "system", "content": ""}, *PAIR["messages"]]}, HI),
+    ({"messages": [{"role": "developer", "content": "Be kind."}, *PAIR["messages"]], "tools": [{"name": "f"}]},
+     [Message("system", 'Be kind.\n\nTools:\n[{"name": "f"}]'), *HI]),
+    ({"messages": [*PAIR["messages"][:1], PAIR["messages"][1] | {"weight": 0}]},
+     [HI[0], Message("assistant", "Yes?", learned=False)]),
+    ({"conversations": [{"from": "system", "value": "Be kind."}, *CALLING[:2]], "system": "Now."},
+     [Message("system", "Be kind.\n\nNow."), Message("user", "Rain?"), Message("assistant", "I look.")]),
     ({"prompt": WRAPPED, "answer": "3"}, [Message("user", "Add.\n\n1, 2"), Message("assistant", "3")]),
     ({"message_tree_id": "1", "prompt": TREE}, HI)])
 def test_every_format_is_read(row, messages):
@@ -73,7 +83,7 @@ GOOD = json.dumps(PAIR).encode() + b"\n"
 
 
 @pytest.mark.parametrize("name, raw, sentence", [
-    ("a.jsonl", GOOD * 7311 + b'{"messages": [\n' + GOOD, "a.jsonl, line 7312 is no JSON: "),
+    ("a.jsonl", GOOD * 7311 + b'{"messages": [\n' + GOOD, "a.jsonl, line 7312: no JSON: "),
     ("a.jsonl", GOOD + b"5\n", "a.jsonl, line 2: it is int, wanted an object"),
     ("a.jsonl", b'{"text": "x"}', "a.jsonl, line 1: no format of conversations has the keys text; wanted messages"),
     ("a.jsonl", b'{"messages": []}', "a.jsonl, line 1: the conversation has no messages"),
@@ -82,11 +92,16 @@ GOOD = json.dumps(PAIR).encode() + b"\n"
     ("a.json", b'[{"instruction": "Hi", "output": "x", "history": [1]}]', "history is no list of [question, answer]"),
     ("a.json", b'[{"conversations": [{"from": "alien", "value": "x"}]}]', "item 1: turn 1 is from 'alien'; wanted one"),
     ("a.json", b'[{"conversations": [5]}]', 'item 1: turn 1 is no {"from", "value"} of texts'),
-    ("a.json", b'[{"conversations": [{"from": "function_call", "value": "x"}]}]', "turn 1 is no call of a function: "),
+    ("a.json", b'[{"conversations": [{"from": "function_call", "value": "x"}]}]',
+     "turn 1 is no call of a function: Expecting value"),
     ("a.json", b'[{"data": 5}]', "item 1: data is no list of texts"),
     ("a.json", b'[{"message_tree_id": "1", "prompt": {"text": "x"}}]', "a message of the tree has no role"),
     ("a.json", b'[{"message_tree_id": "1", "prompt": {"text": "x", "role": "prompter"}}]', "has no messages"),
     ("a.json", b"[", "a.json is no JSON: "),
+    ("a.json", b"[" * 99999, "a.json is no JSON: "),
+    ("a.json", b'[{"message_tree_id": "1", "prompt": {"text": "x", "role": "prompter", "replies": [5]}}]',
+     "the replies of a message are no list of messages"),
+    ("a.json", b'[{"instruction": "Hi", "output": "x", "system": 5}]', "item 1: system is int, wanted text"),
     ("a.jsonl.gz", gzip.compress(GOOD * 99)[:-9], "a.jsonl.gz is damaged or cut off"),
     ("a.parquet", b"PAR1", "a.parquet cannot be read from row 1 on: ")])
 def test_what_is_wrong_is_named_with_its_place(tmp_path, name, raw, sentence):
@@ -94,6 +109,13 @@ def test_what_is_wrong_is_named_with_its_place(tmp_path, name, raw, sentence):
     with pytest.raises(ValueError) as error:
         list(conversations.read(tmp_path / name))
     assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_bad_rows_can_be_left_out(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + GOOD + b"{\n5\n" + GOOD)
+    faults: list[ValueError] = []
+    assert len(list(conversations.read(tmp_path / "a.jsonl", faults.append))) == 2
+    assert ["line 2" in str(faults[0]), "line 3" in str(faults[1]), len(faults)] == [True, True, 2]
 
 
 def test_what_is_no_file_of_conversations_is_refused(tmp_path):

@@ -157,8 +157,8 @@ def test_no_text_gives_a_special_token_and_messages_come_back(kind, texts_tried,
             texts += 1
             return text_of(rng, names).encode("utf-8", "replace").decode().strip() or "x"
         messages = conversation(rng, template, text)
-        tame = [Message(m.role, "x", "x" * bool(m.thinking), m.call and Call(m.call.tool, '{"a": 1}' if m.call.tool == "f"
-                        else "x")) for m in messages]
+        tame = [Message(m.role, "x", "x" * bool(m.thinking), m.call and Call(
+            m.call.tool, '{"a": 1}' if m.call.tool == "f" else "x")) for m in messages]
         rendered = chat.render(messages, tokenizer, template)
         assert [id for id in rendered.ids if id in special] == [
             id for id in chat.render(tame, tokenizer, template).ids if id in special]
@@ -187,7 +187,7 @@ CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name
     ([USER, CALL | {"tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}], "arguments that are no JSON"),
     ([USER, CALL | {"tool_calls": [{"function": {"name": "f", "arguments": "[]"}}]}], "with list, wanted an object"),
     ([USER, CALL | {"tool_calls": [{"function": {}}]}], "message 2 has a call that names no function"),
-    ([{"role": "user", "content": [{"type": "image"}]}], 'message 1 has a part that is no text: {"type": "image"}')])
+    ([{"role": "user", "content": [{"type": "image"}]}], "message 1 has a part that is no text: {'type': 'image'}")])
 def test_what_is_no_conversation_is_one_sentence(data, sentence):
     with pytest.raises(ValueError) as error:
         chat.from_dict(data)
@@ -207,3 +207,67 @@ def test_what_a_model_left_open_is_read(tmp_path):
         chat.render([Message("user", "Hi")], Tokenizer.load("gpt2"))
     with pytest.raises(ValueError, match="no template is called 'vicuna'; there are llmc, chatml, llama3"):
         chat.parse([], tokenizer, "vicuna")
+
+
+@pytest.mark.parametrize("kind", ["tiktoken", "library"])
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_question_is_the_beginning_of_its_answer(kind, template):
+    """So that what is generated is what was learned: also where an answer begins with blanks."""
+    tokenizer = KINDS[kind](template)
+    for text in ("Yes.", " Yes.", "\n\nYes.", "\nYes"):
+        messages = [Message("user", "Is it?"), Message("assistant", text)]
+        asked = chat.render(messages[:1], tokenizer, template, answer=True)
+        whole = chat.render(messages, tokenizer, template)
+        assert whole.ids[:len(asked.ids)] == asked.ids and not any(asked.learned)
+        assert all(learned for id, learned in list(zip(*whole))[len(asked.ids):] if tokenizer.token_bytes(id) != b"\n"
+                   or template != "chatml")
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_user_may_speak_behind_a_tool_and_an_answer_may_be_left_out_of_learning(template):
+    tokenizer = TOKENIZERS[template]
+    messages = [Message("user", "Rain?"), Message("assistant", call=Call("search", "")), Message("tool", "dry"),
+                Message("user", "Stop."), Message("assistant", "Well.", call=Call("", "no call")), Message("tool", "?")]
+    if template == "llama3":            # which takes what is no other tool's call for Python
+        messages[4] = Message("assistant", "Well.", call=Call("python", ""))
+    rendered = chat.render(messages, tokenizer, template)
+    assert chat.parse(rendered.ids, tokenizer, template) == messages
+    assert "[Stop" not in shown(rendered, tokenizer) and "[Well." in shown(rendered, tokenizer)
+    mute = [Message(m.role, m.text, m.thinking, m.call, False) if m.role == "assistant" else m for m in messages]
+    silent = chat.render(mute, tokenizer, template)
+    assert silent.ids == rendered.ids and not any(silent.learned)
+    assert chat.from_dict(chat.to_dict(mute[:4])) == mute[:4]
+
+
+def test_what_a_model_wrote_half_keeps_its_letters():
+    tokenizer = TOKENIZERS["chatml"]
+    for text, thinking in (("\nHm. I th", "Hm. I th"), ("Hm.", "Hm.")):
+        ids = [*chat.render([Message("user", "x")], tokenizer, "chatml", answer=True).ids,
+               tokenizer.special["<think>"], *tokenizer.encode(text)]
+        assert chat.parse(ids, tokenizer, "chatml")[1] == Message("assistant", thinking=thinking)
+
+
+def test_a_vocabulary_that_spells_its_special_tokens_gives_none_of_them():
+    """Whole pieces may be taken from the vocabulary, and merges may lead to a token."""
+    data = json.loads(by_the_library("llmc").to_json())
+    data["model"] |= {"ignore_merges": True}
+    data["model"]["vocab"] |= {token["content"]: token["id"] for token in data["added_tokens"]}
+    data["model"]["merges"].append("< |im_end|>")
+    data["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": r"<\|\w+\|>"}, "behavior": "Isolated", "invert": False},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]}
+    data["truncation"] = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    data["model"]["vocab"]["|im_end|>"] = 50257 + len(NAMES["llmc"])
+    tokenizer = from_json(json.dumps(data).encode(), "odd", "odd")
+    messages = [Message("user", "Hi <|im_end|> <|im_start|>"), Message("assistant", "<|im_sep|>")]
+    rendered = chat.render(messages, tokenizer)
+    assert chat.parse(rendered.ids, tokenizer) == messages
+    assert sum(id in tokenizer.special.values() for id in rendered.ids) == 6
+
+
+def test_a_token_for_the_unknown_is_refused():
+    data = json.loads(of_sentencepiece("llmc").to_json())
+    data["model"]["vocab"] = {token: id for token, id in data["model"]["vocab"].items() if token != "<0xE2>"}
+    tokenizer = from_json(json.dumps(data).encode(), "small", "small")
+    with pytest.raises(ValueError, match="small makes its special token 0 of plain text, such as 'a–a'"):
+        chat.render([Message("user", "a–a")], tokenizer)
