@@ -54,7 +54,8 @@ def test_what_is_too_long_is_cut_at_a_turn_or_left_out():
         size = sum(len(message.text) for message in messages)
         return Rendered([0] * size, [True] * size)
     messages = [Message("user", "x" * 10), Message("assistant", "y", call=Call("search", "z")),
-                Message("tool", "x" * 5), Message("assistant", "y" * 10), Message("user", "x" * 10), Message("assistant", "y" * 10)]
+                Message("tool", "x" * 5), Message("assistant", "y" * 10), Message("user", "x" * 10),
+                Message("assistant", "y" * 10)]
     assert len(fitted(messages, 45, render)[0].ids) == 46 and fitted(messages, 45, render)[1] is False
     part, cut = fitted(messages, 44, render)
     assert (len(part.ids), cut) == (26, True)
