@@ -73,17 +73,18 @@ def write_shards(folder: Path, piles: int, val_fraction: float,
     counts: Counter[str] = Counter()
     limit = int(val_fraction * 2**64)
     for pile in range(piles):
-        records = sorted(_records(folder / f"{pile:06d}"), key=lambda record: record[:2])
+        records = sorted(_records(folder / f"{pile:06d}"))      # by what no two share
         if piles == 1 and limit and len(records) > 1:
             limit = max(limit, 1 + min(record[2] for record in records))
         for at in range(0, len(records), TOGETHER):
+            some = records[at:at + TOGETHER]
+            held = {"val": [record for record in some if record[2] < limit],
+                    "train": [record for record in some if record[2] >= limit]}
             for split, writer in writers.items():
-                mine = [record for record in records[at:at + TOGETHER]
-                        if (record[2] < limit) == (split == "val")]
-                if mine:
+                if mine := held[split]:
                     writer.append(np.concatenate([record[4] for record in mine]))
-                    counts += Counter({f"{split}_documents": len(mine),
-                                       f"{split}_bytes": sum(record[3] for record in mine)})
+                    counts[f"{split}_documents"] += len(mine)
+                    counts[f"{split}_bytes"] += sum(record[3] for record in mine)
     return counts
 
 
@@ -92,15 +93,18 @@ def _records(folder: Path) -> Iterator[tuple[int, int, int, int, np.ndarray]]:
     number = 0
     for path in sorted(folder.glob("*.tokens")):
         raw = path.read_bytes()
+        words = np.frombuffer(raw, "<u4", len(raw) // 4)
         at = 0
         while at < len(raw):
-            whole = len(raw) - at >= RECORD.size
-            order, draw, size, count = RECORD.unpack_from(raw, at) if whole else (0, 0, 0, 0)
-            at += RECORD.size
-            if not whole or len(raw) - at < 4 * count:
+            begin = at + RECORD.size
+            try:
+                order, draw, size, count = RECORD.unpack_from(raw, at)
+            except struct.error:
+                count = len(raw)            # more than there is
+            at = begin + 4 * count
+            if at > len(raw):
                 raise ValueError(f"{path} is cut off; --fresh starts anew")
-            yield order, number, draw, size, np.frombuffer(raw, "<u4", count, at)
-            at += 4 * count
+            yield order, number, draw, size, words[begin // 4:at // 4]
             number += 1
 
 
