@@ -38,16 +38,17 @@ def template_of(name: str) -> Template:
     return TEMPLATES[name]
 
 
-@cache
 def load_tokenizer(name: str) -> Tokenizer:
     """As Tokenizer.load; cl100k_base and o200k_base with the tokens that GPT-4 and GPT-4o have for
     conversations."""
-    tokenizer = Tokenizer.load(name)
-    if first := encodings.CHAT_FIRST.get(name):
-        turns = {token: first + number for number, token in enumerate(encodings.TURN_TOKENS)}
-        tokenizer = Tokenizer(name, encodings.load(name)._replace(
-            special=tokenizer.special | turns))
-    return tokenizer
+    return _with_turns(name) if name in encodings.CHAT_FIRST else Tokenizer.load(name)
+
+
+@cache
+def _with_turns(name: str) -> Tokenizer:
+    encoding, first = encodings.load(name), encodings.CHAT_FIRST[name]
+    turns = {token: first + number for number, token in enumerate(encodings.TURN_TOKENS)}
+    return Tokenizer(name, encoding._replace(special=encoding.special | turns))
 
 
 def render(messages: Sequence[Message], tokenizer: Tokenizer, template: str = "llmc",
@@ -57,7 +58,7 @@ def render(messages: Sequence[Message], tokenizer: Tokenizer, template: str = "l
     ValueError where `check` finds a fault, or the tokenizer lacks a special token that the template
     wants."""
     check(messages)
-    if answer and (messages[-1].role == "assistant"):
+    if answer and messages[-1].role == "assistant":
         raise ValueError("the last message is the assistant's already; wanted a question")
     form = template_of(template)
     pieces = [*form.pieces(messages), *(form.answer(messages[-1]) if answer else ())]
@@ -77,7 +78,7 @@ def render(messages: Sequence[Message], tokenizer: Tokenizer, template: str = "l
 def parse(ids: Iterable[int], tokenizer: Tokenizer, template: str = "llmc") -> list[Message]:
     """The messages that ids hold, as a model may have written them. What it left open ends with the
     ids, and an assistant's turn with nothing in it is left out."""
-    names = {id: name for name, id in tokenizer.special.items()}
+    names = tokenizer.special_names
     pieces = [piece for special, run in groupby(ids, names.__contains__)
               for piece in ((Piece(names[id], True) for id in run) if special
                             else [Piece(tokenizer.decode(run))])]
@@ -119,7 +120,7 @@ def _fault(message: Message, before: Message | None) -> str:
 
 def _is_call(call: Call) -> bool:
     """Whether templates can write it."""
-    if call.tool in ("", "search", "python"):
+    if not call.tool or call.tool in ARGUMENT:
         return True
     try:
         return isinstance(json.loads(call.text), dict)
@@ -250,8 +251,7 @@ def _text(run: list[Piece], tokenizer: Tokenizer) -> Rendered:
     text = "".join(piece.text for piece in run)
     given = "".join(piece.text for piece in run if not piece.learned)
     ids = tokenizer.encode_plain(text)
-    special = set(tokenizer.special.values())
-    if found := [id for id in ids if id in special]:
+    if found := [id for id in ids if id in tokenizer.special_names]:
         raise ValueError(f"{tokenizer.name} makes its special token {found[0]} of plain text, such "
                          f"as {text[:40]!r}; a conversation is not safe with it")
     if not given or given == text:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant", "tool"]
+ARGUMENT = {"search": "query", "python": "code"}    # the tools of our own, and what they are given
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,6 @@ def _special(name: str, learned: bool = False) -> Piece:
 class Llmc(Template):
     """The project's own."""
     stops = ("<|im_end|>", "<|call_end|>", "<|search_end|>", "<|python_end|>")
-    TOOLS = ("search", "python")        # with tokens of their own; others are between call's
     CALLS = {"<|call_start|>": "", "<|search_start|>": "search", "<|python_start|>": "python"}
 
     def turn(self, message: Message, before: Message | None) -> Iterator[Piece]:
@@ -108,7 +108,7 @@ class Llmc(Template):
                         _special("<|think_end|>", learned))
         yield Piece(message.text, False, learned)
         if call := message.call:
-            name = call.tool if call.tool in self.TOOLS else "call"
+            name = call.tool if call.tool in ARGUMENT else "call"   # these have their own tokens
             text = call.text if name != "call" else as_json(call, "arguments")
             yield from (_special(f"<|{name}_start|>", learned), Piece(text, False, learned),
                         _special(f"<|{name}_end|>", learned))
@@ -257,7 +257,6 @@ class Llama3(Template):
 
 
 TEMPLATES: dict[str, Template] = {"llmc": Llmc(), "chatml": ChatMl(), "llama3": Llama3()}
-ARGUMENT = {"search": "query", "python": "code"}        # what those tools' only one is called
 
 
 def as_json(call: Call, key: str) -> str:

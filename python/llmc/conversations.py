@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -23,9 +24,8 @@ from typing import Any, NamedTuple
 
 from llmc import chat
 from llmc.chat import Message
-from llmc.documents import COMPRESSED, Source, opened
+from llmc.documents import COMPRESSED, Source, endings, opened
 
-MARK = b"\xef\xbb\xbf"          # a byte order mark
 KINDS = (".json", ".jsonl", ".ndjson", ".parquet")
 ROLES = {"human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "chatgpt":
          "assistant", "assistant": "assistant", "bing": "assistant", "system": "system",
@@ -46,7 +46,7 @@ def find(place: Path) -> list[Path]:
     if not place.exists():
         raise ValueError(f"{place}: there is no such file or folder")
     inside = sorted(place.rglob("*")) if place.is_dir() else [place]
-    found = [path for path in inside if path.is_file() and _suffixes(path)[0] in KINDS]
+    found = [path for path in inside if path.is_file() and endings(path)[0] in KINDS]
     if not found:
         raise ValueError(f"{place}: no file of conversations; wanted {', '.join(KINDS)}, also "
                          f"compressed as {', '.join(COMPRESSED)}")
@@ -189,7 +189,7 @@ READERS: dict[str, Callable[[dict[str, Any]], list[Message]]] = {
 
 def _rows(path: Path) -> Iterator[tuple[Any, str]]:
     """Each row, or the ValueError that it is, and where it stands."""
-    suffix, compression = _suffixes(path)
+    suffix, compression = endings(path)
     with opened(Source(path, suffix, compression)) as file:
         if suffix == ".parquet":
             yield from _table(BytesIO(file.read()) if compression else file, path)
@@ -213,7 +213,7 @@ def _array(raw: bytes, path: Path) -> Iterator[tuple[Any, str]]:
         yield from ((row, f"{path}, item {number}") for number, row in enumerate(whole, 1))
     elif not isinstance(whole, ValueError):
         yield whole, str(path)
-    elif raw.removeprefix(MARK).lstrip().startswith(b"["):
+    elif raw.removeprefix(BOM_UTF8).lstrip().startswith(b"["):
         raise ValueError(f"{path} is {whole}")
     else:
         yield from _lines(raw.splitlines(), path)
@@ -236,13 +236,6 @@ def _table(file: Any, path: Path) -> Iterator[tuple[Any, str]]:
 def _json(raw: bytes) -> Any:
     """What it is, or the ValueError that says why it is nothing."""
     try:
-        return json.loads(raw.removeprefix(MARK))
+        return json.loads(raw)
     except (ValueError, RecursionError) as error:
         return ValueError(f"no JSON: {error}")
-
-
-def _suffixes(path: Path) -> tuple[str, str]:
-    """What kind of file it is, and how it is compressed."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    packed = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSED else ""
-    return suffixes[-1] if suffixes else "", packed

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 KINDS = {".txt": "text", ".md": "text", ".jsonl": "rows", ".ndjson": "rows",
@@ -182,10 +182,16 @@ def decompressed(file: BinaryIO, compression: str) -> BinaryIO:
     return io.BufferedReader(_Zstd(file)) if compression == ".zst" else file
 
 
-def _source(path: Path) -> Source | None:
+def endings(path: PurePath) -> tuple[str, str]:
+    """How a file's name ends, before what says how it is compressed, and that: .txt and .gz."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSED else ""
-    kind = KINDS.get(suffixes[-1]) if suffixes else None
+    return suffixes[-1] if suffixes else "", compression
+
+
+def _source(path: Path) -> Source | None:
+    suffix, compression = endings(path)
+    kind = KINDS.get(suffix)
     return Source(path, kind, compression) if kind else None
 
 

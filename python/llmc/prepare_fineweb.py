@@ -56,7 +56,7 @@ class PrepareFineWeb:
                                 # task (exact), 260 for each that has a near-duplicate (minhash)
     task_memory: Annotated[int, Range(1, 10**6)] = 4    # GB that a cluster sets aside for a task
     slurm: list[str] | None = None  # OPTION=VALUE, as sbatch has them: partition=cpu time=20:00:00
-    fresh: bool = False         # start anew, whatever OUT/work holds
+    fresh: bool = False         # start anew, whatever another run has left in OUT/work
 
     @staticmethod
     def more_help() -> str:

@@ -114,6 +114,11 @@ class Tokenizer:
         return _core.fingerprint(self._json)
 
     @cached_property
+    def special_names(self) -> dict[int, str]:
+        """The special tokens by their ids."""
+        return {id: name for name, id in self.special.items()}
+
+    @cached_property
     def _json(self) -> bytes:
         return write_json(Encoding(self.pattern, self.ranks, self.special, self.bos), self.name)
 

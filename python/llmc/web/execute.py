@@ -30,7 +30,7 @@ from loguru import logger
 from multiprocess.connection import Connection, wait
 from multiprocess.resource_tracker import ensure_running
 
-from llmc import disk
+from llmc import cli, disk
 from llmc.web.extra import needed
 from llmc.web.orphans import end_with_parent
 from llmc.web.phases import Phase, any_in
@@ -185,7 +185,7 @@ def _tasks(told: Connection) -> None:
             try:
                 dill.loads(raw)._run_for_rank(rank)
             except Exception as error:                  # of any library
-                wrong = said_by(error)
+                wrong = cli.sentence(error)
             told.send(wrong)
 
 
@@ -266,17 +266,12 @@ def run(phases: list[Phase], work: Path, where: Where, watch: Any) -> None:
             try:
                 made.run()
             except Exception as error:      # whatever ended a task, of any library
-                raise _ended(phase, logs, said_by(error)) from error
+                raise _ended(phase, logs, cli.sentence(error)) from error
             if left := made.get_incomplete_ranks(skip_completed=True):
                 raise _ended(phase, logs, f"{len(left)} of {phase.tasks} tasks failed, the first "
                              f"of them number {left[0]}")
         if phase.writes and not any_in(phase.writes):
             return
-
-
-def said_by(error: Exception) -> str:
-    """What went wrong, in a line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _ended(phase: Phase, logs: Path, said: str) -> ValueError:

@@ -17,6 +17,4 @@ def kind_of(path: str | PurePath, kinds: Mapping[str, str] = KINDS) -> str | Non
     known, or it is a crawl's log."""
     if str(path).endswith(LOG):
         return None
-    suffixes = [suffix.lower() for suffix in PurePath(path).suffixes[-2:]]
-    last = [suffix for suffix in suffixes if suffix not in documents.COMPRESSED][-1:]
-    return kinds.get(last[0]) if last else None
+    return kinds.get(documents.endings(PurePath(path))[0])
