@@ -12,15 +12,25 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import groupby
+from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from llmc import encodings
+from llmc import disk, encodings
 from llmc.chat_templates import ARGUMENT, TEMPLATES, Call, Message, Piece, Role, Template
 from llmc.tokenizer import Tokenizer
 
-__all__ = ["Call", "Message", "Rendered", "check", "from_dict", "load_tokenizer", "parse", "render",
-           "to_dict"]
+__all__ = ["Call", "Manner", "Message", "Rendered", "check", "from_dict", "load_tokenizer",
+           "manner_of", "parse", "render", "save_manner", "to_dict"]
 OLDER = {"developer": "system", "function": "tool"}     # what OpenAI calls roles, too
+
+
+SETTINGS = "chat.json"                                  # of a checkpoint, beside its tokenizer
+
+
+class Manner(NamedTuple):
+    """How a model is spoken to: its template, and the system's message where a chat brings none."""
+    template: str
+    system: str = ""
 
 
 class Rendered(NamedTuple):
@@ -36,6 +46,25 @@ def template_of(name: str) -> Template:
     if name not in TEMPLATES:
         raise ValueError(f"no template is called {name!r}; there are {', '.join(TEMPLATES)}")
     return TEMPLATES[name]
+
+
+def manner_of(folder: Path, tokenizer: Tokenizer) -> Manner | None:
+    """Of a checkpoint: what its chat.json says; without one, the template whose special tokens the
+    tokenizer has. None: it is a base model."""
+    path = folder / SETTINGS
+    if path.is_file():
+        found = disk.read_json(path, {"template": str, "system": str},
+                               "remove it, and the template is told by the tokenizer")
+        template_of(found["template"])
+        return Manner(found["template"], found["system"])
+    return next((Manner(name) for name, template in TEMPLATES.items()
+                 if tokenizer.special.keys() >= template.marks), None)
+
+
+def save_manner(manner: Manner, folder: Path) -> None:
+    """Write a checkpoint's chat.json."""
+    text = json.dumps(manner._asdict(), ensure_ascii=False, indent=1) + "\n"
+    disk.write_whole(folder / SETTINGS, text.encode())
 
 
 def load_tokenizer(name: str) -> Tokenizer:

@@ -57,8 +57,9 @@ class Piece(NamedTuple):
 
 
 class Template:
-    """A format. stops: the special tokens that end what the assistant writes; open: what stands
-    before the first message."""
+    """A format. marks: the special tokens that a tokenizer must have for it; stops: those that end
+    what the assistant writes; open: what stands before the first message."""
+    marks: frozenset[str]
     stops: tuple[str, ...]
     open: tuple[Piece, ...] = ()
 
@@ -88,6 +89,7 @@ def _special(name: str, learned: bool = False) -> Piece:
 
 class Llmc(Template):
     """The project's own."""
+    marks = frozenset(("<|im_start|>", "<|im_sep|>", "<|im_end|>"))
     stops = ("<|im_end|>", "<|call_end|>", "<|search_end|>", "<|python_end|>")
     CALLS = {"<|call_start|>": "", "<|search_start|>": "search", "<|python_start|>": "python"}
 
@@ -153,6 +155,7 @@ class Llmc(Template):
 
 class ChatMl(Template):
     """Qwen's."""
+    marks = frozenset(("<|im_start|>", "<|im_end|>"))
     stops = ("<|im_end|>",)
 
     def turn(self, message: Message, before: Message | None) -> Iterator[Piece]:
@@ -211,6 +214,7 @@ class ChatMl(Template):
 
 class Llama3(Template):
     """Meta's; calls and their outputs as of 3.1."""
+    marks = frozenset(("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"))
     stops = ("<|eot_id|>", "<|eom_id|>")
     open = (_special("<|begin_of_text|>"),)
     ROLES = {"tool": "ipython"}

@@ -271,3 +271,15 @@ def test_a_token_for_the_unknown_is_refused():
     tokenizer = from_json(json.dumps(data).encode(), "small", "small")
     with pytest.raises(ValueError, match="small makes its special token 0 of plain text, such as 'a–a'"):
         chat.render([Message("user", "a–a")], tokenizer)
+
+
+@pytest.mark.parametrize("template", list(TEMPLATES))
+def test_a_checkpoint_says_how_it_is_spoken_to(tmp_path, template):
+    tokenizer = TOKENIZERS[template]
+    assert chat.manner_of(tmp_path, tokenizer) == chat.Manner(template)         # by its special tokens
+    assert chat.manner_of(tmp_path, Tokenizer.load("gpt2")) is None
+    chat.save_manner(chat.Manner("llama3", "Be kind — always."), tmp_path)
+    assert chat.manner_of(tmp_path, tokenizer) == chat.Manner("llama3", "Be kind — always.")
+    (tmp_path / chat.SETTINGS).write_text('{"template": "ours", "system": ""}')
+    with pytest.raises(ValueError, match="no template is called 'ours'"):
+        chat.manner_of(tmp_path, tokenizer)
