@@ -45,6 +45,16 @@ Verdict guard_judge(const Guard *g, double loss, double norm, double *z)
     return *z > g->z ? GUARD_NORM_SPIKE : GUARD_PASS;
 }
 
+const char *guard_reason(Verdict v)
+{
+    static const char *const reason[] = {
+        [GUARD_PASS] = "",
+        [GUARD_LOSS_NOT_FINITE] = "the loss is not finite", [GUARD_NORM_NOT_FINITE] = "a gradient is not finite",
+        [GUARD_LOSS_SPIKE] = "the loss is a spike",         [GUARD_NORM_SPIKE] = "the gradient norm is a spike"
+    };
+    return reason[v];
+}
+
 void guard_enter(Guard *g, double loss, double norm)
 {
     g->loss[g->seen % GUARD_WINDOW] = loss;

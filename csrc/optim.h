@@ -35,6 +35,7 @@ typedef struct Guard {
 typedef enum { GUARD_PASS, GUARD_LOSS_NOT_FINITE, GUARD_NORM_NOT_FINITE, GUARD_LOSS_SPIKE, GUARD_NORM_SPIKE } Verdict;
 
 Verdict guard_judge(const Guard *g, double loss, double norm, double *z);   /* z: of a spike */
+const char *guard_reason(Verdict v);                    /* "the loss is a spike"; "" of GUARD_PASS */
 void    guard_enter(Guard *g, double loss, double norm);
 
 #ifdef __cplusplus

@@ -1,9 +1,9 @@
 /* train_data.c -- see train_data.h */
 #include "train_data.h"
 #include "files.h"
+#include "run.h"
 #include "shards.h"
 #include "store.h"
-#include "train_run.h"
 
 #include <glob.h>
 #include <stdlib.h>

@@ -6,12 +6,12 @@
 #define _GNU_SOURCE
 #include "files.h"
 #include "ops.h"
+#include "run.h"
 #include "store.h"
 #include "train_data.h"
 #include "train_eval.h"
 #include "train_measure.h"
 #include "train_plan.h"
-#include "train_run.h"
 
 #include <fcntl.h>
 #include <math.h>
@@ -174,7 +174,7 @@ static void look_at_validation(Train *t)
     json_key(&line, "val_loss"), json_put_double(&line, v.loss);
     if (v.bits_per_byte > 0) json_key(&line, "val_bits_per_byte"), json_put_double(&line, v.bits_per_byte);
     json_end(&line);
-    run_metric(t->run, &line);
+    run_metric(t->run, line.text);
 }
 
 static void look_at_sample(Train *t)
@@ -268,17 +268,13 @@ static void print_update(const Train *t, const Update *u)
     json_key(&line, "tflops"), json_put_double(&line, flops / 1e12);
     if (u->verdict != GUARD_PASS) json_key(&line, "skipped"), json_put_bool(&line, true);
     json_end(&line);
-    run_metric(t->run, &line);
+    run_metric(t->run, line.text);
 }
 
 static void say_skipped(const Train *t, const Update *u)
 {
-    static const char *const why[] = {
-        [GUARD_LOSS_NOT_FINITE] = "the loss is not finite", [GUARD_NORM_NOT_FINITE] = "a gradient is not finite",
-        [GUARD_LOSS_SPIKE] = "the loss is a spike",         [GUARD_NORM_SPIKE] = "the gradient norm is a spike"
-    };
     if (!root(t)) return;
-    printf("skipped    step %lld: %s", (long long)t->progress.step, why[u->verdict]);
+    printf("skipped    step %lld: %s", (long long)t->progress.step, guard_reason(u->verdict));
     if (u->z > 0) printf(" (%.1f standard deviations above the last updates)", u->z);
     if (u->broken[0]) printf("; the first that is not finite: %s", u->broken);
     printf("\n");
@@ -364,7 +360,9 @@ static void start_or_resume(Train *t)
     params_init(model_params(t->model), (uint64_t)t->s->seed);
     t->trainer = trainer_create(t->model, t->comm, trainer_config(t->s));
     t->progress.guard.z = t->s->spike_z;
-    t->run = run_open(t->s, t->comm);                   /* last of what may fail: it may remove the run that is there */
+    /* last of what may fail: it may remove the run that is there */
+    t->run = run_open(t->s->run, t->s->data, t->s->resume ? RUN_RESUME : t->s->overwrite ? RUN_OVERWRITE : RUN_NEW,
+                      t->comm);
     char *folder AUTO(auto_free) = t->s->resume ? checkpoint_latest(t->run->checkpoints) : NULL;
     if (folder) load(t, folder);
     else if (t->s->resume && root(t)) printf("no checkpoint in %s: starting at step 0\n", t->run->checkpoints);

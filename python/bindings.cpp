@@ -110,6 +110,7 @@ PYBIND11_MODULE(_core, m)
     bind_config(m);
     bind_model(m);
     bind_decoder(m);
+    bind_run(m);
     bind_trainer(m);
     bind_sampler(m);
     bind_loader(m);

@@ -23,6 +23,7 @@ void bind_trainer(py::module_ &m);      // bindings_train.cpp
 void bind_sampler(py::module_ &m);
 void bind_loader(py::module_ &m);       // bindings_loader.cpp
 void bind_store(py::module_ &m);        // bindings_store.cpp
+void bind_run(py::module_ &m);          // bindings_run.cpp
 
 std::string text_of(py::handle object);
 

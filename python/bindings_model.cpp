@@ -3,7 +3,6 @@
 #include "bindings_model.h"
 #include "bindings_tensor.h"
 #include "quantize.h"
-#include "store.h"
 #include "trainer.h"
 
 #include <cfloat>
@@ -115,10 +114,11 @@ DType weight_type(const std::string &name)
     FAIL("weights of type %s, wanted f32, bf16 or int8", name.c_str());
 }
 
-static std::unique_ptr<BoundModel> create_model(Device &d, const Config &c, const std::string &dtype)
+static std::unique_ptr<BoundModel> create_model(Device &d, const Config &c, const std::string &dtype, int ranks)
 {
     auto made = std::make_unique<BoundModel>();
-    made->model = model_create(&d, &c, weight_type(dtype), 1);
+    CHECK(ranks >= 1, "a model of %d ranks, wanted 1 or more", ranks);
+    made->model = model_create(&d, &c, weight_type(dtype), ranks);
     return made;
 }
 
@@ -313,12 +313,6 @@ static py::dict param_types(const BoundModel &self)
     return types;
 }
 
-static py::object latest_checkpoint(const std::string &dir)
-{
-    const std::unique_ptr<char, decltype(&free)> path(checkpoint_latest(dir.c_str()), free);
-    return path ? py::object(py::str(path.get())) : py::object(py::none());
-}
-
 void bind_model(py::module_ &m)
 {
     using namespace py::literals;
@@ -327,7 +321,8 @@ void bind_model(py::module_ &m)
     const py::arg_v no_pos = "pos"_a = py::none(), no_first = "first"_a = py::none();
     const py::arg_v training = "train"_a = true, keeping_all = "recompute"_a = false;
     py::class_<BoundModel>(m, "Model", "A transformer on a device. One thread at a time may use it.")
-        .def(py::init(&create_model), "device"_a, "config"_a, "dtype"_a = "f32", py::keep_alive<1, 2>())
+        .def(py::init(&create_model), "device"_a, "config"_a, "dtype"_a = "f32", "ranks"_a = 1, py::keep_alive<1, 2>(),
+             "ranks: the processes that train it together, each with all of it.")
         .def_property_readonly("config", [](const BoundModel &self) { return *model_config(self.model); })
         .def_property_readonly("dtype", [](const BoundModel &self) {
             const DType dtype = model_params(self.model)->dtype;
@@ -367,5 +362,4 @@ void bind_model(py::module_ &m)
              "Raw logits (count, vocab_size) of positions of the last batch.")
         .def("first_nonfinite", [](BoundModel &self) { return model_first_nonfinite(self.model); }, Release(),
              "The first tensor of the last training pass that holds a NaN or an infinity, or None.");
-    m.def("checkpoint_latest", latest_checkpoint, "dir"_a, "The newest whole checkpoint's folder, or None.");
 }

@@ -1,6 +1,7 @@
 // bindings_train.cpp -- what trains a model, and what draws tokens from it.
 #include "bindings.h"
 #include "bindings_model.h"
+#include "bindings_run.h"
 #include "optim.h"
 #include "sampler.h"
 #include "trainer.h"
@@ -11,15 +12,11 @@ using Release = py::call_guard<py::gil_scoped_release>;
 // ---- training -----------------------------------------------------------------------------------------------------
 
 struct BoundTrainer {
-    Comm *comm = nullptr;
+    std::shared_ptr<BoundComm> comm;
     Trainer *trainer = nullptr;
     BoundTrainer() = default;
     BoundTrainer(const BoundTrainer &) = delete;
-    ~BoundTrainer()
-    {
-        trainer_free(trainer);
-        comm_close(comm);
-    }
+    ~BoundTrainer() { trainer_free(trainer); }
 };
 
 static OptimizerKind optimizer_kind(const std::string &name)
@@ -41,13 +38,14 @@ static size_t training_bytes(BoundModel &model, int64_t B, int64_t T, bool recom
 static std::unique_ptr<BoundTrainer> create_trainer(BoundModel &model, double beta1, double beta2, double eps,
                                                     double weight_decay, double grad_clip,
                                                     const std::string &optimizer, double muon_momentum,
-                                                    bool master_weights, bool stochastic_rounding, uint64_t seed)
+                                                    bool master_weights, bool stochastic_rounding, uint64_t seed,
+                                                    std::shared_ptr<BoundComm> comm)
 {
     auto made = std::make_unique<BoundTrainer>();
-    made->comm = comm_open("single", nullptr, 0);
-    made->trainer = trainer_create(model.model, made->comm, { beta1, beta2, eps, weight_decay, grad_clip,
-                                                               optimizer_kind(optimizer), muon_momentum,
-                                                               master_weights, stochastic_rounding, seed });
+    made->comm = comm ? comm : std::make_shared<BoundComm>("single", "", 0);
+    made->trainer = trainer_create(model.model, made->comm->comm, { beta1, beta2, eps, weight_decay, grad_clip,
+                                                                     optimizer_kind(optimizer), muon_momentum,
+                                                                     master_weights, stochastic_rounding, seed });
     return made;
 }
 
@@ -68,7 +66,7 @@ void bind_trainer(py::module_ &m)
     py::class_<BoundTrainer>(m, "Trainer", "Steps of an optimizer; see trainer.h for their order.")
         .def(py::init(&create_trainer), "model"_a, "beta1"_a, "beta2"_a, "eps"_a, "weight_decay"_a, "grad_clip"_a,
              "optimizer"_a = "adamw", "muon_momentum"_a = 0.95, "master_weights"_a = true,
-             "stochastic_rounding"_a = false, "seed"_a = 0, py::keep_alive<1, 2>())
+             "stochastic_rounding"_a = false, "seed"_a = 0, "comm"_a = py::none(), py::keep_alive<1, 2>())
         .def("micro_batch", [](BoundTrainer &t, int64_t index, int64_t count) {
             return trainer_micro_batch(t.trainer, index, count); }, "index"_a, "count"_a,
              "Whether this micro-batch of an update adds to the gradients.")

@@ -1,13 +1,16 @@
-/* train_run.h -- a run's folder: config.json, metrics.jsonl, samples.md, checkpoints/. Rank 0 writes; all read. */
-#ifndef LLMC_TRAIN_RUN_H
-#define LLMC_TRAIN_RUN_H
+/* run.h -- a run's folder: config.json, metrics.jsonl, samples.md, checkpoints/. Rank 0 writes; all read. */
+#ifndef LLMC_RUN_H
+#define LLMC_RUN_H
 
 #include <stdio.h>
 
 #include "comm.h"
 #include "json.h"
 #include "optim.h"
-#include "train_settings.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 /* Everything beside weights and optimizer that decides the next step; state.json of a checkpoint. */
 typedef struct Progress {
@@ -29,13 +32,13 @@ typedef struct Run {
     int   lock;                     /* the folder, opened and locked: one program trains in it at a time */
 } Run;
 
-/* Makes the folder for a new run; with `overwrite` removes the one that is there; a run that is there otherwise fails,
- * as does --resume without one. */
-Run  *run_open(const Settings *s, Comm *comm);
+/* RUN_NEW makes the folder, and fails where a run is; RUN_OVERWRITE removes that; RUN_RESUME fails where none is.
+ * data: what it learns from, which cannot be its folder; or NULL. */
+typedef enum { RUN_NEW, RUN_OVERWRITE, RUN_RESUME } RunStart;
+Run  *run_open(const char *folder, const char *data, RunStart start, Comm *comm);
 void  run_close(Run *r);
 
-/* A line of metrics: begin, add to it with json_put_*, end. */
-void  run_metric(Run *r, const JsonText *line);
+void  run_metric(Run *r, const char *line);           /* one JSON object */
 void  run_sample(Run *r, int64_t step, const char *text, size_t size);
 
 /* Cuts the run's files back to where they stood when the progress was saved; at step 0, moves them to NAME.before. */
@@ -45,4 +48,7 @@ void  run_note_sizes(Run *r, Progress *p);
 void     progress_write(const Progress *p, const char *folder);
 Progress progress_read(const char *folder);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

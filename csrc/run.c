@@ -1,6 +1,6 @@
-/* train_run.c -- see train_run.h */
+/* run.c -- see run.h */
 #define _GNU_SOURCE
-#include "train_run.h"
+#include "run.h"
 #include "files.h"
 #include "store.h"
 
@@ -38,38 +38,38 @@ static bool same_folder(const char *a, const char *b)
         && first.st_dev == second.st_dev && first.st_ino == second.st_ino;
 }
 
-static void start_folder(const Settings *s, Run *r)
+static void start_folder(Run *r, const char *data, RunStart start)
 {
-    char *config AUTO(auto_free) = text_format("%s/config.json", s->run);
+    char *config AUTO(auto_free) = text_format("%s/config.json", r->folder);
     const bool there = path_exists(config);
-    CHECK(!same_folder(s->run, s->data), "--run %s is the folder of the data; give the run one of its own", s->run);
-    if (s->resume) {
+    CHECK(!data || !same_folder(r->folder, data), "--run %s is the folder of the data; give the run one of its own", r->folder);
+    if (start == RUN_RESUME) {
         lock_folder(r);
         return;
     }
-    CHECK(!there || s->overwrite, "%s: a run is there already; say --resume to continue it, --overwrite to start anew "
-          "in its place, or --run with another folder", s->run);
+    CHECK(!there || start == RUN_OVERWRITE, "%s: a run is there already; say --resume to continue it, --overwrite to "
+          "start anew in its place, or --run with another folder", r->folder);
     char *orphan AUTO(auto_free) = there ? NULL : checkpoint_latest(r->checkpoints);
-    CHECK(!orphan, "%s: it holds checkpoints but no config.json; move them away, or give another --run", s->run);
+    CHECK(!orphan, "%s: it holds checkpoints but no config.json; move them away, or give another --run", r->folder);
     make_folders(r->folder);
     lock_folder(r);
     const char *parts[] = { "checkpoints", "plots", "metrics.jsonl", "samples.md", "config.json", "tokenizer.json" };
     for (size_t i = 0; there && i < COUNT_OF(parts); i++) {
-        char *part AUTO(auto_free) = text_format("%s/%s", s->run, parts[i]);
+        char *part AUTO(auto_free) = text_format("%s/%s", r->folder, parts[i]);
         remove_tree(part);
     }
     make_folders(r->checkpoints);
 }
 
-Run *run_open(const Settings *s, Comm *comm)
+Run *run_open(const char *folder, const char *data, RunStart start, Comm *comm)
 {
     Run *r AUTO(close_slot) = xcalloc(1, sizeof *r, "the run");
     r->writes = comm_rank(comm) == 0;
     r->lock = -1;
-    r->folder = text_format("%s", s->run);
-    r->checkpoints = text_format("%s/checkpoints", s->run);
+    r->folder = text_format("%s", folder);
+    r->checkpoints = text_format("%s/checkpoints", folder);
     if (r->writes) {
-        start_folder(s, r);
+        start_folder(r, data, start);
         r->metrics = open_log(r->folder, "metrics.jsonl");
         r->samples = open_log(r->folder, "samples.md");
     }
@@ -95,10 +95,10 @@ static void flush(Run *r, FILE *f, const char *name)
     CHECK(fflush(f) == 0, "%s/%s: cannot be written: %s", r->folder, name, strerror(errno));
 }
 
-void run_metric(Run *r, const JsonText *line)
+void run_metric(Run *r, const char *line)
 {
     if (!r->writes) return;
-    fprintf(r->metrics, "%s\n", line->text);
+    fprintf(r->metrics, "%s\n", line);
     flush(r, r->metrics, "metrics.jsonl");
 }
 
