@@ -22,6 +22,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+from llmc import encodings
+
 Role = Literal["system", "user", "assistant", "tool"]
 ARGUMENT = {"search": "query", "python": "code"}    # the tools of our own, and what they are given
 
@@ -57,9 +59,11 @@ class Piece(NamedTuple):
 
 
 class Template:
-    """A format. marks: the special tokens that a tokenizer must have for it; stops: those that end
-    what the assistant writes; open: what stands before the first message."""
+    """A format. marks: the special tokens that a tokenizer must have for it; tokens: all that it
+    may write; stops: those that end what the assistant writes; open: what stands before the first
+    message."""
     marks: frozenset[str]
+    tokens: tuple[str, ...]
     stops: tuple[str, ...]
     open: tuple[Piece, ...] = ()
 
@@ -90,6 +94,7 @@ def _special(name: str, learned: bool = False) -> Piece:
 class Llmc(Template):
     """The project's own."""
     marks = frozenset(("<|im_start|>", "<|im_sep|>", "<|im_end|>"))
+    tokens = encodings.CHAT_TOKENS
     stops = ("<|im_end|>", "<|call_end|>", "<|search_end|>", "<|python_end|>")
     CALLS = {"<|call_start|>": "", "<|search_start|>": "search", "<|python_start|>": "python"}
 
@@ -156,6 +161,8 @@ class Llmc(Template):
 class ChatMl(Template):
     """Qwen's."""
     marks = frozenset(("<|im_start|>", "<|im_end|>"))
+    tokens = ("<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<tool_response>",
+              "</tool_response>", "<think>", "</think>")
     stops = ("<|im_end|>",)
 
     def turn(self, message: Message, before: Message | None) -> Iterator[Piece]:
@@ -215,6 +222,8 @@ class ChatMl(Template):
 class Llama3(Template):
     """Meta's; calls and their outputs as of 3.1."""
     marks = frozenset(("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"))
+    tokens = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>",
+              "<|eot_id|>", "<|python_tag|>")
     stops = ("<|eot_id|>", "<|eom_id|>")
     open = (_special("<|begin_of_text|>"),)
     ROLES = {"tool": "ipython"}

@@ -19,6 +19,7 @@ from typing import Any
 from llmc import flat_file, lazy
 from llmc.lazy import Piece, Pieces, Shape
 from llmc.model_files import GENERATION, ModelFiles, as_json, shapes
+from llmc.tokenizer_json import added_tokens
 from llmc.tokenizer_library import BYTE, SPACE
 
 HEADER = struct.Struct("<7i")
@@ -105,9 +106,7 @@ def tokenizer_json(path: Path, vocab_size: int) -> bytes:
     a, b = ({"Sequence": {"id": each, "type_id": i}} for i, each in enumerate("AB"))
     data = {
         "version": "1.0", "truncation": None, "padding": None,
-        "added_tokens": [{"id": id, "content": name, "single_word": False, "lstrip": False,
-                          "rstrip": False, "normalized": False, "special": True}
-                         for name, id in special.items()],
+        "added_tokens": added_tokens(special),
         "normalizer": {"type": "Sequence", "normalizers": [
             {"type": "Prepend", "prepend": SPACE},
             {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]},

@@ -99,6 +99,14 @@ class Tokenizer:
                              f"they are 0 to {self.vocab_size - 1}")
         return self._bytes_of[id]
 
+    def with_special(self, names: Iterable[str]) -> Tokenizer:
+        """The same with these special tokens too: those that it lacks get the ids behind its last.
+        A ValueError where one of its tokens is text that is called so."""
+        new = self._numbered(names)
+        special = self.special | new
+        return Tokenizer(self.name, Encoding(self.pattern, self.ranks, special, self.bos)
+                         ) if new else self
+
     def as_tiktoken(self) -> tiktoken.Encoding:
         """The same tokenizer as an object of the tiktoken library."""
         return self._tiktoken
@@ -130,6 +138,15 @@ class Tokenizer:
         for token, id in self.special.items():
             table[id] = token.encode()
         return table
+
+    def _numbered(self, names: Iterable[str]) -> dict[str, int]:
+        """Those of the names that are no special tokens yet, and the ids that they get."""
+        new = [name for name in dict.fromkeys(names) if name not in self.special]
+        for name in new:
+            if name.encode() in self._bytes_of:
+                raise ValueError(f"{self.name} has the token {name} already, as text; it cannot be "
+                                 "a special token too, choose another tokenizer")
+        return {name: self.vocab_size + number for number, name in enumerate(new)}
 
     def _encode(self, text: str, allowed: set[str]) -> list[int]:
         """What tiktoken makes of it; where that panics, as it does when the pattern matches no

@@ -63,14 +63,12 @@ def write_json(encoding: Encoding, name: str) -> bytes:
         split = {"type": "Split", "pattern": {"Regex": encoding.pattern},
                  "behavior": "Isolated", "invert": False}
         pieces = {"type": "Sequence", "pretokenizers": [split, {**byte_level, "use_regex": False}]}
-    special = sorted(encoding.special.items(), key=lambda item: item[1])
+    special = dict(sorted(encoding.special.items(), key=lambda item: item[1]))
     # special tokens stand in the vocabulary too, or Hugging Face's library would number them anew
-    vocab = {_spell(token): rank for token, rank in by_rank} | dict(special)
+    vocab = {_spell(token): rank for token, rank in by_rank} | special
     data = {
         "version": "1.0", "truncation": None, "padding": None,
-        "added_tokens": [{"id": id, "content": token, "single_word": False, "lstrip": False,
-                          "rstrip": False, "normalized": False, "special": True}
-                         for token, id in special],
+        "added_tokens": added_tokens(special),
         "normalizer": None, "pre_tokenizer": pieces,
         "post_processor": _before(encoding),
         "decoder": {**byte_level, "use_regex": True},
@@ -82,6 +80,12 @@ def write_json(encoding: Encoding, name: str) -> bytes:
                              for a, b in merges(encoding.ranks, name)]},
     }
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def added_tokens(special: dict[str, int]) -> list[dict[str, Any]]:
+    """Special tokens as a tokenizer.json lists them."""
+    return [{"id": id, "content": token, "single_word": False, "lstrip": False, "rstrip": False,
+             "normalized": False, "special": True} for token, id in special.items()]
 
 
 def _before(encoding: Encoding) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ import tokenizers
 from llmc import disk
 from llmc.encodings import byte_characters
 from llmc.tokenizer import EOT_NAMES, Tokenizer
-from llmc.tokenizer_json import check_ids, first_token, reading
+from llmc.tokenizer_json import added_tokens, check_ids, first_token, reading
 
 SPACE = "\u2581"
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -86,6 +86,18 @@ class LibraryTokenizer(Tokenizer):
         """The bytes of ids, without the space that was put before the text."""
         raw = super().decode_bytes(ids)
         return raw[1:] if self.space_first and raw.startswith(b" ") else raw
+
+    def with_special(self, names: Iterable[str]) -> Tokenizer:
+        """As Tokenizer's."""
+        new = self._numbered(names)
+        if not new:
+            return self
+        data = json.loads(self._json)
+        # in the vocabulary too, or the library would number them anew where it leaves out ids
+        data["model"]["vocab"] |= new
+        data["added_tokens"] = [*(data.get("added_tokens") or []), *added_tokens(new)]
+        raw = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+        return LibraryTokenizer(self.name, raw, self.name)
 
     def as_tiktoken(self) -> Any:
         raise ValueError(f"{self.name} is no tokenizer that tiktoken can be")

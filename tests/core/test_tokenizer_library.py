@@ -117,3 +117,42 @@ def test_what_would_be_encoded_otherwise_is_a_sentence(raw, sentence, tmp_path):
 def test_special_tokens_are_allowed_all_or_none(tmp_path):
     with pytest.raises(ValueError, match="reads all of its special tokens in a text, or none"):
         load(sentencepiece(), tmp_path).encode("a", {"<s>"})
+
+
+def with_gaps(data) -> None:
+    """Ids that nothing has, and an added token that is in no vocabulary, as Qwen's are."""
+    data["model"]["vocab"] = {token: id + 20 * (id >= 200) for token, id in data["model"]["vocab"].items()}
+    data["added_tokens"][-1]["id"] += 20
+    data["normalizer"] = {"type": "NFC"}
+
+
+@pytest.mark.parametrize("raw", [byte_level(), byte_level(lambda d: d.update(normalizer={"type": "NFC"})),
+                                 byte_level(lambda d: d["model"]["vocab"].pop("<|x|>") and d.update(normalizer=None)),
+                                 byte_level(with_gaps), sentencepiece(),
+                                 sentencepiece(lambda d: d["model"]["vocab"].pop("</s>") and None or d.update(
+                                     added_tokens=d["added_tokens"][:2]))])
+def test_special_tokens_that_are_missing_come_behind_the_last_id(raw, tmp_path):
+    before, names = load(raw, tmp_path), ["<s>", "<|x|>", "<|im_start|>", "<|im_start|>", "<think>", "</think>"]
+    after = before.with_special(names)
+    new = [name for name in dict.fromkeys(names) if name not in before.special]
+    assert {name: after.special[name] for name in new} == {
+        name: before.vocab_size + number for number, name in enumerate(new)}
+    assert after.special == before.special | {name: after.special[name] for name in new}
+    assert after.vocab_size == before.vocab_size + len(new) and type(after) is type(before)
+    again = load(after.to_json(), tmp_path)
+    theirs = tokenizers.Tokenizer.from_str(after.to_json().decode())
+    assert again.special == after.special and again.to_json() == after.to_json()
+    for text in [*TEXTS, "<|im_start|>ab</think>", "ab <think>"]:
+        whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        ids = after.encode(text, "all")
+        assert ids == again.encode(text, "all") == theirs.encode(whole, add_special_tokens=False).ids
+        assert any(name in text for name in new) == any(id >= before.vocab_size for id in ids)
+        assert after.encode_plain(text) == again.encode_plain(text) == before.encode_plain(text)
+        assert after.decode(ids) == theirs.decode(ids, skip_special_tokens=False)
+    assert after.with_special(names) is after
+
+
+@pytest.mark.parametrize("change", [lambda d: None, lambda d: d.update(normalizer={"type": "NFC"})])
+def test_a_token_of_text_becomes_no_special_one(change, tmp_path):
+    with pytest.raises(ValueError, match="has the token abc already, as text; it cannot be a special token too"):
+        load(byte_level(change), tmp_path).with_special(["<|y|>", "abc"])
