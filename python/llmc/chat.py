@@ -20,7 +20,7 @@ from llmc.chat_templates import ARGUMENT, TEMPLATES, Call, Message, Piece, Role,
 from llmc.tokenizer import Tokenizer
 
 __all__ = ["Call", "Manner", "Message", "Rendered", "check", "from_dict", "load_tokenizer",
-           "manner_of", "parse", "render", "save_manner", "to_dict"]
+           "manner_of", "parse", "render", "save_manner", "stops", "to_dict"]
 OLDER = {"developer": "system", "function": "tool"}     # what OpenAI calls roles, too
 
 
@@ -65,6 +65,12 @@ def save_manner(manner: Manner, folder: Path) -> None:
     """Write a checkpoint's chat.json."""
     text = json.dumps(manner._asdict(), ensure_ascii=False, indent=1) + "\n"
     disk.write_whole(folder / SETTINGS, text.encode())
+
+
+def stops(template: str, tokenizer: Tokenizer) -> frozenset[int]:
+    """The tokens that end what the assistant writes."""
+    return frozenset(tokenizer.special[name] for name in template_of(template).stops
+                     if name in tokenizer.special)
 
 
 def load_tokenizer(name: str) -> Tokenizer:

@@ -94,7 +94,7 @@ def _special(name: str, learned: bool = False) -> Piece:
 class Llmc(Template):
     """The project's own."""
     marks = frozenset(("<|im_start|>", "<|im_sep|>", "<|im_end|>"))
-    tokens = encodings.CHAT_TOKENS
+    tokens = encodings.WRITTEN_TOKENS
     stops = ("<|im_end|>", "<|call_end|>", "<|search_end|>", "<|python_end|>")
     CALLS = {"<|call_start|>": "", "<|search_start|>": "search", "<|python_start|>": "python"}
 

@@ -41,7 +41,7 @@ def find_checkpoint(path: str | Path) -> Path:
     if newest:
         return Path(newest)
     if (path / "config.json").is_file():
-        _refuse_theirs(path)
+        refuse_theirs(path)
         raise ValueError(f"{path} has no checkpoint yet; wait for its first, or stop the run: "
                          "it then saves one (--checkpoint_every N saves some on the way)")
     raise ValueError(f"{path} holds neither a checkpoint nor a run")
@@ -54,7 +54,7 @@ def open_checkpoint(path: str | Path, device: str = "cpu", threads: int = 0,
     from llmc import Config, Device, Model
 
     folder = find_checkpoint(path)
-    _refuse_theirs(folder)
+    refuse_theirs(folder)
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"{folder} holds no tokenizer.json; copy the one the model was trained "
                          "with there (it lies beside the token shards)")
@@ -71,7 +71,8 @@ def open_checkpoint(path: str | Path, device: str = "cpu", threads: int = 0,
     return Checkpoint(folder, model, tokenizer, frozenset(ends))
 
 
-def _refuse_theirs(folder: Path) -> None:
+def refuse_theirs(folder: Path) -> None:
+    """A ValueError for the folder of a model of the hub."""
     if b'"model_type"' in (folder / "config.json").read_bytes():
         raise ValueError(f"{folder} is a Hugging Face folder; make a checkpoint of it: "
                          f"llmc convert {folder} runs/{folder.name}")

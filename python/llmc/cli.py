@@ -19,7 +19,7 @@ import sys
 import tokenize
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn
@@ -105,7 +105,8 @@ def program(run: Callable[[Any], None]) -> str:
 
 
 def parse(config: type, argv: Sequence[str] | None = None, prog: str | None = None) -> Any:
-    """An instance of the dataclass `config` out of arguments, or a ValueError."""
+    """An instance of the dataclass `config` out of arguments, or a ValueError. `given` names the
+    fields that were."""
     parser = _Parser(prog=prog, description=inspect.getdoc(config), allow_abbrev=False,
                      formatter_class=_Formatter)
     parser.more_help = getattr(config, "more_help", None)
@@ -132,7 +133,26 @@ def parse(config: type, argv: Sequence[str] | None = None, prog: str | None = No
         limits = next(iter(getattr(hints[name], "__metadata__", ())), None)
         if limits and not limits.least <= value <= limits.most:
             raise ValueError(f"--{name} is {value}, wanted {limits.least} to {limits.most}")
-    return config(**vars(values))
+    made = config(**vars(values))
+    made.given = frozenset(vars(values))
+    return made
+
+
+def arguments(made: Any, names: Collection[str]) -> list[str]:
+    """What parse makes these fields of."""
+    placed, flags = [], []
+    for field in dataclasses.fields(made):
+        value = getattr(made, field.name)
+        if field.name not in names or value is None:
+            continue
+        values = list(map(str, value)) if isinstance(value, (list, tuple)) else [str(value)]
+        if POSITIONAL in field.metadata:
+            placed += values
+        elif isinstance(value, bool):
+            flags.append(f"--{'' if value else 'no-'}{field.name}")
+        else:
+            flags += [f"--{field.name}={each}" for each in values]
+    return [*flags, "--", *placed] if placed else flags
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

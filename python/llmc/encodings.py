@@ -16,12 +16,12 @@ EOT = "<|endoftext|>"
 
 # For conversations: turns (who speaks, then what is said), thinking, and calls of tools and what
 # came of them. Those in reserve let a trained model learn a new one without a new vocabulary.
-CHAT_TOKENS = (
+WRITTEN_TOKENS = (
     "<|im_start|>", "<|im_sep|>", "<|im_end|>", "<|think_start|>", "<|think_end|>",
     "<|call_start|>", "<|call_end|>", "<|search_start|>", "<|search_end|>", "<|python_start|>",
     "<|python_end|>", "<|output_start|>", "<|output_end|>",
-    *(f"<|reserved_{k}|>" for k in range(64)),
 )
+CHAT_TOKENS = (*WRITTEN_TOKENS, *(f"<|reserved_{k}|>" for k in range(64)))
 
 # Of these the ones that GPT-4 and GPT-4o have too, in the order of their ids, and the first's.
 TURN_TOKENS = ("<|im_start|>", "<|im_end|>", "<|im_sep|>")

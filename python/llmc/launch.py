@@ -35,6 +35,7 @@ ONE_MACHINE = {
 }
 RULER = re.compile(rb"-{70,}\s*")
 NOTICE = re.compile(rb"prterun|mpirun|mpiexec|MPI_ABORT")
+MOST_RANKS = 16                 # for each processor; more would only swamp the machine
 
 
 def mpirun(command: Sequence[str], ranks: int) -> tuple[list[str], dict[str, str]]:
@@ -46,6 +47,15 @@ def mpirun(command: Sequence[str], ranks: int) -> tuple[list[str], dict[str, str
     threads = {"OMP_NUM_THREADS": str(max(1, cores() // ranks))}
     argv = [sys.executable, "-I", __file__, find_mpirun(), "-n", str(ranks), *command]
     return argv, ONE_MACHINE | threads | os.environ
+
+
+def check_ranks(ranks: int) -> None:
+    """A ValueError for a number of ranks that this machine is not for."""
+    if ranks < 1:
+        raise ValueError(f"--ranks is {ranks}, wanted 1 or more")
+    if ranks > MOST_RANKS * cores():
+        raise ValueError(f"--ranks is {ranks}, but this machine has {cores()} processors; wanted at "
+                         f"most {MOST_RANKS} ranks for each")
 
 
 def find_mpirun() -> str:

@@ -7,7 +7,7 @@ fits (best fit decreasing: D. Johnson, "Near-optimal bin packing algorithms", 19
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -50,16 +50,20 @@ def best_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
     return rows
 
 
+def together(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """best_fit's rows; in each the numbers rise, and rows stand in the order of their first one."""
+    return sorted(map(sorted, best_fit(lengths, room)))
+
+
 def packed(conversations: Sequence[Rendered], T: int) -> Rows:
-    """Rows of T places, as few as best_fit finds; in each the conversations stand in the order
-    given, and rows in that of their first one."""
-    together = sorted(map(sorted, best_fit([len(each.ids) - 1 for each in conversations], T)))
-    return _rows([[conversations[number] for number in row] for row in together], T)
+    """Rows of T places, as few as best_fit finds."""
+    return laid_out([[conversations[number] for number in row] for row in
+                     together([len(each.ids) - 1 for each in conversations], T)], T)
 
 
 def unpacked(conversations: Sequence[Rendered], T: int) -> Rows:
     """A row for each."""
-    return _rows([[each] for each in conversations], T)
+    return laid_out([[each] for each in conversations], T)
 
 
 def fitted(messages: Sequence[Message], T: int,
@@ -81,8 +85,8 @@ def fitted(messages: Sequence[Message], T: int,
     return render(messages[:ends[few - 1]]) if few else None, True
 
 
-def _rows(together: Iterable[Sequence[Rendered]], T: int) -> Rows:
-    together = list(together)
+def laid_out(together: Sequence[Sequence[Rendered]], T: int) -> Rows:
+    """These conversations in these rows; a row may have none."""
     shape = len(together), T
     # what is left of a row sees itself alone, and nothing is asked of it
     rows = Rows(np.zeros(shape, np.int32), np.full(shape, NOTHING, np.int32),
