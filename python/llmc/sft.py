@@ -96,7 +96,7 @@ def train(config: Sft, comm: Comm, say: Callable[[str], None]) -> None:
         raise ValueError(f"--seq_len is {T:,}, but the model's context holds "
                          f"{base.config.max_seq_len:,}")
     config = dataclasses.replace(config, seq_len=T)
-    learned, held_out, report = load(config.data, partial(_render, base), T, config.val_fraction,
+    learned, held_out, report = load(config.data, partial(render, base), T, config.val_fraction,
                                      config.seed, config.skip_bad)
     order = Order(learned, T, config.seed, config.packed)
     stage = Conversing(config, base, order, held_out, comm)
@@ -126,7 +126,7 @@ class Conversing:
         self.steps = config.steps or -(-self.end // self.rows)
         few = [held_out[number] for number in range(min(len(held_out), config.val_conversations))]
         self.held_out = packing.packed(few, self.T) if few else None
-        self.asked = [_question(base, each) for each in config.ask]
+        self.asked = {each: ids for each in config.ask if (ids := _question(base, each))}
 
     def load(self, cursor: int, comm: Comm) -> Load:
         """Rows of the order; this rank takes its part of them."""
@@ -173,10 +173,9 @@ class Conversing:
         stops = chat.stops(base.manner.template, base.tokenizer)
         engine = Engine(self.model, base.tokenizer, rows=min(len(self.asked), 8))
         requests = [Request(ids, min(self.config.sample_tokens, most + 1 - len(ids)), 0.0,
-                            stop_tokens=stops) for ids in self.asked]
+                            stop_tokens=stops) for ids in self.asked.values()]
         answers = [texts[0].text.strip() for texts in engine.generate(requests)]
-        return "\n\n".join(f"> {asked}\n{answer}" for asked, answer
-                           in zip(self.config.ask, answers))
+        return "\n\n".join(f"> {asked}\n{answer}" for asked, answer in zip(self.asked, answers))
 
     def save(self, folder: Path) -> None:
         """Its tokenizer and its manner; of adapters the weights that they make."""
@@ -198,7 +197,8 @@ def rows_an_update(config: Sft, ranks: int) -> int:
     return total // T
 
 
-def _render(base: Base, messages: Sequence[Message]) -> Rendered:
+def render(base: Base, messages: Sequence[Message]) -> Rendered:
+    """A conversation as the model learns it."""
     return chat.render(_with_system(base, messages), base.tokenizer, base.manner.template)
 
 
@@ -209,11 +209,13 @@ def _with_system(base: Base, messages: Sequence[Message]) -> Sequence[Message]:
     return [Message("system", base.manner.system), *messages]
 
 
-def _question(base: Base, text: str) -> list[int]:
-    """The ids that its answer follows."""
+def _question(base: Base, text: str) -> list[int] | None:
+    """The ids that its answer follows; None of one of our own that is too long."""
     asked = _with_system(base, [Message("user", text)])
     ids = chat.render(asked, base.tokenizer, base.manner.template, answer=True).ids
     if len(ids) > base.config.max_seq_len:
+        if text in ASKED:
+            return None
         raise ValueError(f"--ask {text[:40]!r} takes {len(ids):,} tokens, but the model's context "
                          f"holds {base.config.max_seq_len:,}; shorten it")
     return ids

@@ -1,0 +1,346 @@
+"""llmc sft: what a run leaves, what it goes on with, and what it says of data that is not right."""
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tuning
+from building import need_mpi
+from llmc import chat, cli, sft
+from llmc._core import Comm, Model
+from llmc.chat import Message
+from llmc.checkpoint import open_checkpoint
+from llmc.conversations import read
+from llmc.mixture import Order, load, source
+from llmc.sample import Sample
+from llmc.sample import run as sample
+from llmc.training import Load, Loop
+from training import everything, latest, metrics
+
+SMALL = "--batch_size 2 --lr 3e-3 --warmup_steps 2 --epochs 2 --val_fraction 0.1 --threads 1 --ask hi --plain".split()
+
+
+LONGER = "--epochs 6 --lr 1e-2 --checkpoint_every 40 --sample_every 100 --keep 0".split()
+
+
+def command(model: Path, data: Path, run: Path, *flags: object) -> list[str]:
+    return [sys.executable, "-m", "llmc.sft", str(model), "--data", str(data), "--run", str(run), *SMALL,
+            *map(str, flags)]
+
+
+def teach(argv: list[str]) -> None:
+    """Here, in this process."""
+    sft.run(cli.parse(sft.Sft, argv[3:]))
+
+
+def refusal(argv: list[str]) -> str:
+    with pytest.raises(ValueError) as caught:
+        teach(argv)
+    return cli.sentence(caught.value)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("sft")
+    return tuning.base_model(folder / "base"), tuning.data(folder / "chat.jsonl", 160, turns=1)
+
+
+# ---- what a run leaves ----------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def whole(place, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    teach(command(*place, run, *LONGER))
+    return run
+
+
+def test_it_learns_and_its_answers_end(whole):
+    """Its last words are learned, and the tokens behind them, so that sampling knows where to stop."""
+    lines = metrics(whole)
+    losses = [line["loss"] for line in lines if "loss" in line]
+    held_out = [line["val_loss"] for line in lines if "val_loss" in line]
+    assert losses[-1] < 0.5 * losses[0] and held_out[-1] < losses[0]
+    assert (whole / "samples.md").read_text().count("> hi") == len(losses) // 100 + 1
+    made = open_checkpoint(whole)
+    assert chat.manner_of(made.path, made.tokenizer) == chat.Manner("llmc")
+    end = made.tokenizer.special["<|im_end|>"]
+    asked = chat.render([Message("user", "red sun")], made.tokenizer, answer=True).ids
+    tokens = np.array([[*asked, *made.tokenizer.encode("sun")]], np.int32)
+    made.model.plan(1, tokens.shape[1], train=False)
+    made.model.read(tokens)
+    assert made.model.logits(tokens.shape[1] - 1, 1)[0].argmax() == end
+
+
+def test_other_commands_take_what_it_made(whole, capsys):
+    sample(cli.parse(Sample, [str(whole), "--prompt", "the sun", "--max_tokens", "4"]))
+    assert capsys.readouterr().out.startswith("the sun")
+
+
+def test_a_run_goes_on_bit_for_bit_after_a_kill(place, whole, tmp_path):
+    """In the middle of an epoch, whatever the number of threads."""
+    run = tmp_path / "run"
+    started = subprocess.Popen(command(*place, run, *LONGER),
+                               stdout=subprocess.PIPE, text=True)
+    saved = 0
+    for line in started.stdout:                 # killed behind the second checkpoint, inside an update
+        saved += line.startswith("saved")
+        if saved == 2:
+            break
+    os.kill(started.pid, signal.SIGKILL)
+    started.communicate()
+    steps = 1 + int(latest(whole).name.removeprefix("step_"))
+    assert int(latest(run).name.removeprefix("step_")) < steps
+    teach([*command(*place, run)[:3], "--run", str(run), "--resume", "--threads", "2", "--plain"])
+    assert everything(run) == everything(whole)
+
+
+def test_ctrl_c_ends_an_update_and_keeps_it(place, tmp_path):
+    run = tmp_path / "run"
+    started = subprocess.Popen(command(*place, run, "--epochs", 1000), stdout=subprocess.PIPE, text=True)
+    while not re.match(r"step +3/", started.stdout.readline()):
+        pass
+    started.send_signal(signal.SIGINT)
+    out, _ = started.communicate(timeout=60)
+    assert started.returncode == 0 and "--resume continues" in out
+    assert metrics(run)[-1]["step"] == int(latest(run).name.removeprefix("step_"))
+
+
+def test_two_ranks_learn_what_one_does(place, tmp_path):
+    need_mpi()
+    one, two = tmp_path / "one", tmp_path / "two"
+    flags = ["--total_batch_size", 256, "--steps", 12, "--dtype", "f32"]
+    teach(command(*place, one, *flags))
+    done = subprocess.run(command(*place, two, *flags, "--ranks", 2), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("step     12/12") == 1
+    for a, b in zip(metrics(one), metrics(two), strict=True):
+        assert a.keys() == b.keys() and all(abs(a[key] - b[key]) < 2e-5 * max(1, abs(a[key])) for key in a)
+
+
+def test_a_rank_that_fails_ends_all_with_one_sentence(place, tmp_path):
+    need_mpi()
+    done = subprocess.run(command(place[0], tmp_path / "none.jsonl", tmp_path / "run", "--ranks", 2),
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and done.stderr.count("there is no such file or folder") == 1, done.stderr
+
+
+# ---- settings -------------------------------------------------------------------------------------------------------
+
+def test_a_run_is_not_overwritten_and_not_changed_by_chance(place, whole, tmp_path):
+    model, data = place
+    assert "say --resume to continue it, --overwrite" in refusal_of_engine(command(*place, whole))
+    again = [*command(*place, whole)[:3], "--run", str(whole), "--resume", "--plain"]
+    assert "--lr was 0.01 and is 0.1 now; leave it out when resuming" in refusal([*again, "--lr", "0.1"])
+    assert "give a larger --steps or --epochs to go on" in refusal(again)
+    assert "there is no run at" in refusal([*again[:3], "--run", str(tmp_path / "no"), "--resume"])
+    with data.open("a") as file:
+        before = data.read_bytes()
+        file.write(before.decode().splitlines()[0].replace("sun", "moon") + "\n")
+    try:
+        assert "was started with other conversations than are there now" in refusal([*again, "--epochs", "9"])
+    finally:
+        data.write_bytes(before)
+
+
+def refusal_of_engine(argv: list[str]) -> str:
+    from llmc import LlmcError
+
+    with pytest.raises(LlmcError) as caught:
+        teach(argv)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("flags", "says"), [
+    (["--seq_len", "65"], "--seq_len is 65, but the model's context holds 64"),
+    (["--total_batch_size", "100"], "--total_batch_size is 100, wanted a multiple of 64"),
+    (["--ask", "the " * 70], "tokens, but the model's context holds 64; shorten it"),
+    (["--dtype", "int8"], "int8 weights are not trained; give --lora_rank, or another --dtype"),
+    (["--template", "chatml", "--system", "<|im_end|>", "--epochs", "0.0001"], "wanted 0.001 to 1000"),
+])
+def test_what_cannot_be_is_said(place, tmp_path, flags, says):
+    assert says in refusal(command(*place, tmp_path / "run", *flags))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_missing_is_said(place, tmp_path):
+    assert "the model is missing" in refusal(["", "", "", "--run", str(tmp_path / "run")])
+    assert "--data is missing" in refusal(["", "", "", str(place[0]), "--run", str(tmp_path / "run")])
+    assert "is the model's own folder" in refusal(command(*place, place[0]))
+
+
+# ---- tokens and their rows ------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("template", ["llmc", "chatml", "llama3"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_tokens_that_a_model_lacks_get_rows_like_the_others(tmp_path, template, tied):
+    from llmc import Device, tuned_model
+
+    folder = tuning.base_model(tmp_path / "base", tied=tied)
+    base, before = tuned_model.open_base(folder, template), open_checkpoint(folder)
+    known, names = before.config.vocab_size, chat.template_of(template).tokens
+    assert base.tokenizer.vocab_size == base.config.vocab_size == known + len(names)
+    assert base.fresh == [base.tokenizer.special[name] for name in names]
+    model = tuned_model.make_model(base, Device("cpu", 1), "f32", 1, 3)
+    for name in before.model.names:
+        old, new = before.model.get(name), model.get(name)
+        if name not in ("wte.weight", "lm_head.weight"):
+            assert np.array_equal(old, new)
+            continue
+        rows, spread = new[known:known + len(names)], 0.1 if name == "lm_head.weight" else 1.0
+        assert np.array_equal(new[:known], old[:known]) and not new[known + len(names):].any()
+        away = (rows - old[:known].mean(0)) / old[:known].std(0)
+        assert 0.7 * spread < away.std() < 1.3 * spread and len(np.unique(rows, axis=0)) == len(rows)
+
+
+def test_rows_that_a_model_has_learned_stay(tmp_path, whole):
+    """A model of ours that chats already, and one from elsewhere whose tokenizer has the tokens."""
+    from llmc import tuned_model
+
+    assert tuned_model.open_base(whole).fresh == []
+    theirs = tuning.base_model(tmp_path / "theirs", trained=False)
+    words = tuning.tokenizer().with_special(["<|im_start|>", "<|im_end|>"])
+    assert len(tuned_model.open_base(theirs).fresh) == 13
+    (theirs / "tokenizer.json").write_bytes(words.to_json())
+    config = json.loads((theirs / "config.json").read_text())
+    assert words.vocab_size <= config["padded_vocab_size"]
+    (theirs / "config.json").write_text(json.dumps(config | {"vocab_size": words.vocab_size}))
+    base = tuned_model.open_base(theirs)
+    assert base.manner.template == "chatml" and not {words.special["<|im_start|>"]} & set(base.fresh)
+
+
+# ---- mixtures -------------------------------------------------------------------------------------------------------
+
+def rendered(messages):
+    ids = [len(message.text) % 251 for message in messages] * 3
+    return chat.Rendered(ids, [number > 0 for number in range(len(ids))])
+
+
+def test_weights_say_how_often_an_epoch_brings_a_conversation(tmp_path):
+    one, two, three = (tuning.data(tmp_path / f"{name}.jsonl", count, seed=count) for name, count in
+                       (("a", 30), ("b=3", 20), ("c", 40)))
+    learned, held_out, report = load([str(one), f"{two}=2", f"{three}=0.25"], rendered, 64, 0.0)
+    assert (len(learned), len(held_out), report.read) == (90, 0, 90)
+    order = Order(learned, 64, seed=5)
+    seen = np.zeros((8, 90), int)
+    for epoch in range(8):
+        begin, end = order.begin(epoch), order.begin(epoch + 1)
+        for row in order.rows(begin, end - begin):
+            np.add.at(seen[epoch], row, 1)
+    of_a, of_b, of_c = seen[:, :30], seen[:, 30:50], seen[:, 50:]
+    assert (of_a == 1).all() and (of_b == 2).all()
+    assert (of_c.sum(1) == 10).all() and (of_c[:4].sum(0) == 1).all() and (of_c[4:].sum(0) == 1).all()
+    again = Order(learned, 64, seed=5)          # at any place, in any order of asking
+    assert again.rows(order.begin(6) + 2, 9) == order.rows(order.begin(6) + 2, 9)
+    assert order.rows(0, 5) != Order(learned, 64, seed=6).rows(0, 5)
+    assert source("a=b.jsonl").name == "a=b.jsonl"
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "1e9", "nan"])
+def test_a_weight_is_a_number_of_times(weight):
+    with pytest.raises(ValueError, match="the weight is .*, wanted more than 0"):
+        source(f"a.jsonl={weight}")
+
+
+def test_what_is_held_out_is_held_out_wherever_it_stands(tmp_path):
+    path = tuning.data(tmp_path / "a.jsonl", 300)
+    doubled = tmp_path / "b.jsonl"
+    doubled.write_text("".join(sorted(path.read_text().splitlines(True)) * 2))
+    _, held_out, _ = load([str(path)], rendered, 64, 0.2)
+    learned, twice, _ = load([str(doubled)], rendered, 64, 0.2)
+    assert len(twice) == 2 * len(held_out) and 35 < len(held_out) < 90 and len(learned) + len(twice) == 600
+
+
+# ---- bad data -------------------------------------------------------------------------------------------------------
+
+GOOD = {"messages": [{"role": "user", "content": "the sun"}, {"role": "assistant", "content": "sun"}]}
+BAD = {
+    "an unknown role": (json.dumps({"messages": [{"role": "judge", "content": "a"}]}), "there is no role 'judge'"),
+    "an empty turn": (json.dumps({"messages": [GOOD["messages"][0], {"role": "assistant", "content": " "}]}),
+                      "message 2, the assistant's, is empty"),
+    "two answers": (json.dumps({"messages": [*GOOD["messages"], GOOD["messages"][1]]}),
+                    "message 3 is the assistant's, and so is the one before"),
+    "no JSON": ('{"messages": [{"role": "user"', "no JSON"),
+}
+
+
+@pytest.mark.parametrize("kind", list(BAD))
+def test_a_bad_line_is_named(place, tmp_path, kind):
+    """Line 7,312, before anything is made; --skip_bad counts it instead."""
+    line, says = BAD[kind]
+    data = tmp_path / "chat.jsonl"
+    data.write_text("".join([json.dumps(GOOD) + "\n"] * 7311 + [line + "\n"] + [json.dumps(GOOD) + "\n"] * 3))
+    found = refusal(command(place[0], data, tmp_path / "run"))
+    assert f"{data}, line 7312" in found and says in found and not (tmp_path / "run").exists()
+    _, _, report = load([str(data)], rendered, 64, 0.0, skip_bad=True)
+    assert (report.read + report.bad, report.bad) == (7315, 1) and "line 7312" in report.first_bad
+
+
+def test_what_does_not_fit_and_what_teaches_nothing_is_counted(place, tmp_path):
+    long = [Message("user", "the " * 200), Message("assistant", "sun")]
+    cut = [Message("user", "the sun"), Message("assistant", "sun"), Message("user", "the " * 200),
+           Message("assistant", "moon")]
+    mute = [Message("user", "the sun"), Message("assistant", "sun", learned=False)]
+    data = tuning.write(tmp_path / "chat.jsonl", [long, cut, mute, *(each.messages for each in read(place[1]))])
+    done = subprocess.run(command(place[0], data, tmp_path / "run", "--steps", 1), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for says in ("163 conversations", "1 cut at a turn to fit the context", "1 left out: their first answer does not",
+                 "1 left out: nothing in them is to be learned"):
+        assert says in done.stdout
+    only = tuning.write(tmp_path / "mute.jsonl", [mute])
+    assert "nothing is there to learn from" in refusal(command(place[0], only, tmp_path / "other"))
+
+
+# ---- updates that are refused ---------------------------------------------------------------------------------------
+
+def test_losses_that_are_not_finite_end_a_run_with_what_was_learned(place, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(ValueError, match="3 updates in a row were refused, and there is no checkpoint"):
+        teach(command(*place, run, "--lr", 100, "--grad_clip", 0, "--warmup_steps", 0, "--optimizer", "adamw",
+                      "--dtype", "f32", "--epochs", 50, "--eps", 0))
+    lines = metrics(run)
+    assert [line.get("skipped") for line in lines[-3:]] == [True] * 3 and lines[-1]["loss"] is None
+
+
+class Every:
+    """A stage in which every second update has nothing to learn."""
+
+    def __init__(self, model: Model):
+        self.model, self.tokens = model, np.arange(8, dtype=np.int32)[None]
+
+    def load(self, cursor: int, comm: Comm) -> Load:
+        self.count = 0 if cursor % 2 else 8
+        return Load(1, cursor + 1, self.count, 8)
+
+    def learn(self, micro_batch: int, accumulate: bool) -> float:
+        found = self.model.train(self.tokens, self.tokens, {"logp": np.full((1, 8), -1 / 8, np.float32)},
+                                 accumulate=accumulate)
+        return -float(found["logp"].mean())
+
+    def look(self) -> None: ...
+
+    def sample(self, step: int) -> str:
+        return ""
+
+    def save(self, folder: Path) -> None: ...
+
+
+def test_an_update_with_nothing_to_learn_is_passed_over_and_counted(place, tmp_path):
+    model = open_checkpoint(place[0]).model
+    model.plan(1, 8)
+    said: list[str] = []
+    config = sft.Sft(run=tmp_path / "run", seq_len=8, lr=1e-3)
+    loop = Loop(config, Every(model), model, Comm("single"), 6, 0, said.append)
+    loop.open("none")
+    loop.train()
+    lines = metrics(tmp_path / "run")
+    assert [line.get("skipped", False) for line in lines] == [False, True] * 3
+    assert loop.trainer.updates == 3 and all(np.isfinite(line["loss"]) for line in lines)
+    assert sum("nothing in it is to be learned" in line for line in said) == 3
