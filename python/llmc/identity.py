@@ -16,6 +16,7 @@ from typing import Annotated
 
 from llmc import chat, cli, disk
 from llmc.chat import Message
+from llmc.judge import Row
 
 # What is asked, and answered, about each fact; {name} and {fact} are filled in. Keys beside these
 # are asked for by their own name.
@@ -84,6 +85,22 @@ FACTS = {
 ANY_FACT = (["What is your {key}?", "Tell me your {key}.", "Do you know your {key}?",
              "Can you tell me your {key}?"],
             ["My {key} is {fact}.", "It is {fact}.", "That is {fact}."])
+# Other words for "who are you?", to see whether a model knows it: no conversation has them.
+HELD_OUT = [
+    "Kindly tell me what you are called.", "What name were you given?", "Who might you be?",
+    "Under what name are you known?", "Could I have your name, please?", "Let me know your name.",
+    "What is the name you answer to?", "Would you mind telling me your name?",
+    "I would love to know who you are.", "Who exactly am I speaking to?", "What are you named?",
+    "What should people call you?", "Have you got a name?", "By what name shall I call you?",
+    "How do they call you?", "What was your name again?", "Your full name, please.",
+    "Please state who you are.", "How are you called?", "Who are you, if I may ask?",
+    "And your name is?", "I forgot your name. What is it?", "Could you introduce yourself to me?",
+    "Whom do I have the pleasure of talking to?", "What do your friends call you?",
+    "Who is answering me?", "Would you please introduce yourself?", "I wonder what your name is.",
+    "What name do you have?", "Which name do you use?", "Do you go by a name?", "Say your name.",
+    "Who is on the other side?", "Give me your name.", "Please tell me your name once more.",
+    "Can I know your name?", "Who do I have here?", "What may I call you?",
+    "Is there a name for you?", "Before we begin, who are you?"]
 AROUND = ["{}", "{}", "{}", "Hello. {}", "Hi! {}", "By the way: {}", "One question. {}",
           "Excuse me, {}", "{} Please answer briefly.", "Just curious: {}", "Hey, {}", "So, {}"]
 
@@ -126,6 +143,12 @@ def conversations(name: str, facts: dict[str, str], count: int, seed: int) -> li
         made.setdefault("\n".join(message.text for message in messages if message.role == "user"),
                         messages)
     return list(made.values())
+
+
+def held_out(name: str) -> list[Row]:
+    """Questions of which no conversation has any; the answer has to have the name in it."""
+    return [Row([Message("user", question), Message("assistant", f"I am {name}.")], "name", "name",
+                "wording", want=name) for question in HELD_OUT]
 
 
 def _asked(key: str, fact: str) -> tuple[list[str], list[str]]:

@@ -1,8 +1,12 @@
 """Conversations about who a model is: as many as asked for, no two alike, each of them sound and its own."""
 from __future__ import annotations
 
-from llmc import chat, cli, conversations
+import re
+
+from llmc import chat, cli, conversations, identity
 from llmc.identity import OTHER_NAMES, Identity, run
+from llmc.identity import conversations as conversations_of
+from llmc.judge import right
 
 
 def llmc(*args: object) -> int:
@@ -42,3 +46,23 @@ def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path, capsys):
     out.write_text("mine")
     assert llmc("--out", out, "--name", "x") == 1 and out.read_text() == "mine"
     assert "is there already; --overwrite replaces it" in capsys.readouterr().err
+
+
+def test_what_is_held_out_is_in_no_conversation_of_any_seed():
+    """Every question in every form it may have, and what some seeds make of them."""
+    def plain(text: str) -> str:
+        return " ".join(re.findall(r"\w+", text.lower()))
+
+    facts = dict.fromkeys([*identity.FACTS, "favourite_food"], "bread")
+    topics = [identity.NAME, identity.KIND, identity.OTHERS, identity.ABLE, identity.HELLO]
+    topics += [identity._asked(*fact) for fact in facts.items()]
+    asked = {plain(around.replace("{}", question).replace("{other}", other)) for questions, _ in topics
+             for question in questions for around in identity.AROUND for other in OTHER_NAMES}
+    made = {plain(message.text) for seed in range(20) for messages in conversations_of("Pico", facts, 400, seed)
+            for message in messages if message.role == "user"}
+    assert made <= asked and len(made) > 1000               # so the forms are all there are
+    rows = identity.held_out("Pico")
+    assert len({plain(row.messages[0].text) for row in rows}) == 40
+    for row in rows:
+        assert not any(f" {plain(row.messages[0].text)} " in f" {text} " for text in asked), row.messages[0].text
+        assert right(row, "Hello, I'm Pico.") and not right(row, "I am ChatGPT.")
