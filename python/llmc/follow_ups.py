@@ -21,8 +21,8 @@ NAMES = ("Ann|Tom|Peter|Mary|John|Lucy|Paul|Emma|Jack|Rose|Henry|Alice|Mark|Jane
          "George|Helen|Martin|Julia|Richard|Clara|Edward|Nora|Oliver|Ruth|Simon|Laura|Philip|Eva|"
          "Hugo|Maria|David|Sarah|Arthur|Diana|Francis|Olivia|Thomas|Viola|*William|*Susan|*Daniel|"
          "*Grace|*Leo|*Margaret")
-COLORS = ("red|blue|green|yellow|black|white|brown|gray|pink|orange|gold|silver|scarlet|azure|cream|"
-          "*purple|*violet")
+COLORS = ("red|blue|green|yellow|black|white|brown|gray|pink|orange|gold|silver|scarlet|azure|"
+          "cream|*purple|*violet")
 CITIES = ("London|Paris|Rome|Venice|Athens|Berlin|Madrid|Vienna|Dublin|Oslo|Cairo|Tokyo|Boston|"
           "Chicago|York|Milan|Verona|Padua|Prague|Lisbon|*Florence|*Dover|*Seoul|*Naples")
 FOODS = ("bread|soup|cheese|rice|fish|cake|apples|beans|eggs|honey|pasta|potatoes|cherries|salad|"

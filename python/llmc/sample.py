@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from llmc import cli
+from llmc.asking import ROWS, engine_for
 from llmc.checkpoint import Checkpoint, encode_prompt, open_checkpoint
 from llmc.prompts import NEXT_QUESTION, question, read_examples, read_prompts, text_or_file
 from llmc.request import Request, Result, check
@@ -18,11 +19,6 @@ from llmc.terminal import printable
 from llmc.tokenize import visible
 from llmc.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from llmc.engine import Engine
-
-ROWS = 16                       # texts written at a time
-CACHE_BYTES = 2**30             # for their keys and values, unless one request needs more
 RIVALS = 5                      # shown beside each token
 SURPRISES = (1.0, 3.3, 6.6)     # bits: 1 in 2, in 10, in 100
 
@@ -96,17 +92,6 @@ def request(config: Sample, prompt: list[int], stream: int, n: int) -> Request:
         config.repetition_penalty, config.presence_penalty, seed=config.seed, stream=stream, n=n,
         stop=[*config.stop, NEXT_QUESTION] if config.few_shot else config.stop, forget=True,
         logprobs=RIVALS + 1 if config.show_probs else None)
-
-
-def engine_for(checkpoint: Checkpoint, requests: Sequence[Request]) -> Engine:
-    """An engine with memory for these, and no more."""
-    from llmc.engine import Engine, page_bytes, pages_needed
-
-    need = [pages_needed(wanted, wanted.n, checkpoint.config.max_seq_len) for wanted in requests]
-    page, rows = page_bytes(checkpoint.model), min(ROWS, sum(wanted.n for wanted in requests))
-    pages = max(max(need), min(sum(need), CACHE_BYTES // page))
-    return Engine(checkpoint.model, checkpoint.tokenizer, rows, pages * page,
-                  ends=checkpoint.ends)
 
 
 def show(config: Sample, prompt: str, pieces: Iterable[str]) -> None:

@@ -1,0 +1,75 @@
+"""Conversations that end with a question -> a model's answers, many at a time.
+
+An assistant is asked in its own template; a base model in a document that goes on as a dialog.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from llmc import chat
+from llmc.chat import Manner, Message
+from llmc.checkpoint import Checkpoint, encode_prompt
+from llmc.request import Request, Result
+
+if TYPE_CHECKING:
+    from llmc.engine import Engine
+
+ROWS = 16                       # texts written at a time
+CACHE_BYTES = 2**30             # for their keys and values, unless one request needs more
+SPEAKER = {"system": "", "user": "User: ", "assistant": "Assistant: ", "tool": "Output: "}
+
+
+def engine_for(checkpoint: Checkpoint, requests: Sequence[Request]) -> Engine:
+    """An engine with memory for these, and no more."""
+    from llmc.engine import Engine, page_bytes, pages_needed
+
+    need = [pages_needed(wanted, wanted.n, checkpoint.config.max_seq_len) for wanted in requests]
+    page, rows = page_bytes(checkpoint.model), min(ROWS, sum(wanted.n for wanted in requests))
+    pages = max(max(need), min(sum(need), CACHE_BYTES // page))
+    return Engine(checkpoint.model, checkpoint.tokenizer, rows, pages * page,
+                  ends=checkpoint.ends)
+
+
+def answers(checkpoint: Checkpoint, asked: Sequence[Sequence[Message]], like: Request) -> list[str]:
+    """What a model says in each of these conversations, without what it thinks. `like` says how an
+    answer is drawn, and how long it may be; its prompt is not read."""
+    manner = chat.manner_of(checkpoint.path, checkpoint.tokenizer)
+    requests = [request(checkpoint, manner, messages, like) for messages in asked]
+    if not requests:
+        return []
+    written = engine_for(checkpoint, requests).generate(requests)
+    return [said(checkpoint, manner, messages, wanted, result).strip()
+            for messages, wanted, (result,) in zip(asked, requests, written)]
+
+
+def request(checkpoint: Checkpoint, manner: Manner | None, messages: Sequence[Message],
+            like: Request) -> Request:
+    """For one answer."""
+    if manner is None:
+        text = "".join(f"{SPEAKER[each.role]}{each.text}\n\n" for each in messages)
+        prompt = encode_prompt(checkpoint, text + SPEAKER["assistant"].rstrip())
+        return replace(like, prompt=prompt, stop=["\nUser:"])
+    special = checkpoint.tokenizer.special
+    stops = chat.template_of(manner.template).stops
+    prompt = chat.render(with_system(messages, manner), checkpoint.tokenizer, manner.template,
+                         answer=True).ids
+    return replace(like, prompt=prompt, stop_tokens=[special[name] for name in stops
+                                                     if name in special])
+
+
+def with_system(messages: Sequence[Message], manner: Manner) -> list[Message]:
+    """With the model's own system message, where the conversation brings none."""
+    own = messages[0].role == "system" or not manner.system
+    return [*messages] if own else [Message("system", manner.system), *messages]
+
+
+def said(checkpoint: Checkpoint, manner: Manner | None, messages: Sequence[Message],
+         asked: Request, result: Result) -> str:
+    """The text of an answer; nothing where the model wrote none."""
+    if manner is None:
+        return result.text
+    before = len(with_system(messages, manner))
+    found = chat.parse([*asked.prompt, *result.tokens], checkpoint.tokenizer, manner.template)
+    return found[before].text if len(found) > before else ""

@@ -1,0 +1,132 @@
+"""What an assistant has learned: its name, what it refuses and answers, what it remembers.
+
+It is asked questions that its training had not, and the likeliest answers are judged by their
+words: llmc identity's, and those that llmc synth manners --held_out wrote.
+
+    llmc assistant_report runs/quickstart --held_out asked.jsonl --name Pico
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from llmc import asking, cli, disk, identity, judge
+from llmc.checkpoint import Checkpoint, open_checkpoint
+from llmc.intervals import wilson
+from llmc.judge import Row
+from llmc.request import Request
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WHAT = {"name": "says its name", "harmful": "refuses harmful requests",
+        "harmless": "answers harmless look-alikes", "follow_up": "answers follow-ups"}
+
+
+@dataclass
+class AssistantReport:
+    """Ask an assistant what its training had not, and count the right answers."""
+    model: str = cli.positional()   # a run's folder (its newest checkpoint) or a checkpoint's
+    held_out: Path | None = None    # questions that llmc synth manners --held_out wrote
+    name: str = ""              # what the model is called; it is asked for it in 40 ways
+    by_family: bool = False     # also count each family, and each kind of what is new
+    out: Path | None = None     # a file for all questions and answers, and whether they are right
+    overwrite: bool = False     # replace the file if it is there
+    max_tokens: cli.Count = 80  # longest answer
+    device: str = "cpu"         # as `llmc doctor` lists them
+    dtype: Literal["auto", "f32", "bf16", "int8"] = "auto"  # of the weights and what is computed,
+                                # int8 of the weights alone; auto: as they are stored
+    threads: cli.Threads = 0    # 0: one for each processor
+
+
+class Answered(NamedTuple):
+    """A question, what the model said, and whether that is right."""
+    row: Row
+    text: str
+    right: bool
+
+
+class Score(NamedTuple):
+    """How many answers are right, and between which shares the model's own is, 19 times in 20."""
+    what: str
+    right: int
+    n: int
+    low: float
+    high: float
+
+
+def run(config: AssistantReport) -> None:
+    from rich.console import Console
+
+    rows = questions(config.held_out, config.name)
+    if config.out and config.out.exists() and not config.overwrite:
+        raise ValueError(f"{config.out} is there already; --overwrite replaces it")
+    checkpoint = open_checkpoint(config.model, config.device, config.threads, config.dtype)
+    answered = ask(checkpoint, rows, config.max_tokens)
+    Console().print(table(scores(answered, config.by_family)))
+    if config.out:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(each.row.to_dict() | {"answer": each.text, "right": each.right},
+                            ensure_ascii=False) + "\n" for each in answered]
+        disk.write_whole(config.out, "".join(lines).encode())
+        print(f"saved {config.out}: {len(lines):,} answers")
+
+
+def questions(held_out: Path | None, name: str) -> list[Row]:
+    """For a name, from a file, or both."""
+    name = name.strip()
+    if not name and held_out is None:
+        raise ValueError("there is nothing to ask; give --name, or --held_out and a file that "
+                         "llmc synth manners --held_out wrote")
+    return [*(identity.held_out(name) if name else ()),
+            *(judge.read_rows(held_out) if held_out else ())]
+
+
+def ask(checkpoint: Checkpoint, rows: Sequence[Row], max_tokens: int = 80) -> list[Answered]:
+    """The likeliest answers. What the assistant said before in a conversation is as it should be."""
+    texts = asking.answers(checkpoint, [row.messages[:-1] for row in rows],
+                           Request([], max_tokens, temperature=0))
+    return [Answered(row, text, judge.right(row, text)) for row, text in zip(rows, texts)]
+
+
+def scores(answered: Sequence[Answered], by_family: bool = False) -> list[Score]:
+    """Of each kind that there is, and below it of its parts."""
+    found = []
+    for kind, what in WHAT.items():
+        there = [each for each in answered if each.row.kind == kind]
+        if not there:
+            continue
+        found.append(score(what, there))
+        if by_family and kind != "name":
+            for part in ("unseen", "family"):
+                for name in sorted({getattr(each.row, part) for each in there} - {""}):
+                    label = f"  new {name}" if part == "unseen" else f"  {name}"
+                    found.append(score(label, [each for each in there
+                                               if getattr(each.row, part) == name]))
+    return found
+
+
+def score(what: str, answered: Sequence[Answered]) -> Score:
+    right = sum(each.right for each in answered)
+    return Score(what, right, len(answered), *wilson(right, len(answered)))
+
+
+def table(found: Sequence[Score]) -> Table:
+    """For people."""
+    from rich.table import Table
+
+    shown = Table(box=None, pad_edge=False)
+    shown.add_column("the assistant")
+    for heading in ("right", "of", "share", "95 % interval"):
+        shown.add_column(heading, justify="right")
+    for each in found:
+        shown.add_row(each.what, f"{each.right:,}", f"{each.n:,}", f"{each.right / each.n:.1%}",
+                      f"{each.low:.1%} to {each.high:.1%}")
+    return shown
+
+
+if __name__ == "__main__":
+    cli.main(run)
