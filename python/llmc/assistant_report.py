@@ -68,11 +68,16 @@ def run(config: AssistantReport) -> None:
     answered = ask(checkpoint, rows, config.max_tokens)
     Console().print(table(scores(answered, config.by_family)))
     if config.out:
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(each.row.to_dict() | {"answer": each.text, "right": each.right},
-                            ensure_ascii=False) + "\n" for each in answered]
-        disk.write_whole(config.out, "".join(lines).encode())
-        print(f"saved {config.out}: {len(lines):,} answers")
+        save(config.out, answered)
+
+
+def save(path: Path, answered: Sequence[Answered]) -> None:
+    """A file of them, a line each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(each.row.to_dict() | {"answer": each.text, "right": each.right},
+                        ensure_ascii=False) + "\n" for each in answered]
+    disk.write_whole(path, "".join(lines).encode())
+    print(f"saved {path}: {len(lines):,} answers")
 
 
 def questions(held_out: Path | None, name: str) -> list[Row]:

@@ -23,6 +23,7 @@ import numpy as np
 from llmc import cli, disk, documents, plot, prepare_text, pretrain, sample, train_tokenizer
 from llmc.checkpoint import find_checkpoint
 from llmc.cli import Range
+from llmc.quickstart_assistant import Lessons, teach
 from llmc.shards import read_shard
 from llmc.tokenizer import Tokenizer
 
@@ -58,8 +59,9 @@ class Recipe:
 
 
 @dataclass
-class QuickStart(Recipe):
-    """Train a small model on Shakespeare's works or on your own text, and let it write."""
+class QuickStart(Lessons, Recipe):
+    """Train a small model on Shakespeare's works or on your own text, let it write, and teach it to
+    answer."""
     data: str = ""              # your text, a file or a folder; without it, Shakespeare's works
     fresh: bool = False         # start anew where a run is
 
@@ -110,6 +112,11 @@ def run(config: QuickStart) -> None:
         print(f"\nstopped at update {place.step()} of {config.steps}; {place.again} goes on")
         return
     show(place, config)
+    if config.sft_steps and not teach(place.run, config, config.seed, heading):
+        print(f"{place.again} goes on")
+        return
+    heading("What next")
+    print(next_steps(place, config))
 
 
 def check(config: QuickStart) -> None:
@@ -250,8 +257,6 @@ def show(place: Place, config: QuickStart) -> None:
                                  seed=config.seed + number))
     heading("Its losses")
     plot.run(plot.Plot([place.run]))
-    heading("What next")
-    print(next_steps(place, prompts(place, config)[0]))
 
 
 def prompts(place: Place, config: QuickStart) -> list[str]:
@@ -265,13 +270,15 @@ def prompts(place: Place, config: QuickStart) -> list[str]:
     return [openings[i * len(openings) // 3] for i in range(3)]
 
 
-def next_steps(place: Place, prompt: str) -> str:
+def next_steps(place: Place, config: QuickStart) -> str:
     """Commands that go on from here."""
     beside = Path(sys.executable).with_name("llmc")
     llmc = str(beside) if beside.is_file() else f"{sys.executable} -m llmc"
     llmc = llmc.removeprefix(f"{Path.cwd()}/")
-    said, run, data = (shlex.quote(str(word)) for word in (prompt.strip(), place.run, place.data))
-    return (f'another text     {llmc} sample {run} --prompt {said} --seed 7 --n 3\n'
+    prompt = prompts(place, config)[0].strip()
+    said, run, data = (shlex.quote(str(word)) for word in (prompt, place.run, place.data))
+    talk = f"talk with it     {llmc} chat {run}/assistant\n" if config.sft_steps else ""
+    return (f'{talk}another text     {llmc} sample {run} --prompt {said} --seed 7 --n 3\n'
             f'how it is cut    {llmc} tokenize {said} --encoding {data}\n'
             f"your own text    make run DATA=path/to/text.txt\n"
             f"a larger model   {llmc} pretrain --data {data} --run runs/larger "

@@ -1,0 +1,158 @@
+"""The quick start's second half: its base model becomes an assistant.
+
+Conversations about who it is and how it behaves are made, learned from, and what they taught is
+counted on questions that were held out, beside what the base model says to them.
+"""
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from llmc import asking, assistant_report, cli, disk, identity, sft, synth
+from llmc.assistant_report import Score
+from llmc.chat import Message
+from llmc.checkpoint import open_checkpoint
+from llmc.cli import Range
+from llmc.request import Request
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+TURNS = ["Hello! Who are you?", "My favorite color is green.", "What is my favorite color?"]
+IDENTITY_WEIGHT = 4             # an epoch brings the few conversations about itself so often
+QUESTIONS = 400
+LONGEST = 60                    # tokens of an answer
+
+
+@dataclass
+class Lessons:
+    """What the assistant is taught, and how long."""
+    name: str = "Pico"          # what the assistant is called
+    manners: Annotated[int, Range(100, 20_000)] = 3000      # conversations that teach manners
+    sft_steps: cli.CountOrZero = 600    # updates that make an assistant of the model; 0: none
+    sft_lr: Annotated[float, Range(0, 100)] = 2e-3      # their peak learning rate
+
+
+class School:
+    """Where the assistant of a run, its conversations and its answers lie."""
+
+    def __init__(self, base: Path, lessons: Lessons, seed: int):
+        self.base, self.lessons, self.seed = base, lessons, seed
+        self.folder = base / "assistant"
+        self.note = self.folder / "quickstart.json"     # what it is made from
+        self.data = self.folder / "conversations"
+        self.asked = self.data / "asked.jsonl"
+
+    def step(self) -> int:
+        """Updates made and saved; 0 before the first checkpoint."""
+        from llmc._core import Progress, checkpoint_latest
+
+        folder = checkpoint_latest(str(self.folder / "checkpoints"))
+        return Progress.read(folder).step if folder else 0
+
+
+def teach(base: Path, lessons: Lessons, seed: int, heading: Callable[[str], None]) -> bool:
+    """From the base model in a run's folder to an assistant in its folder `assistant`; whether it
+    is finished."""
+    school = School(base, lessons, seed)
+    begin(school)
+    heading("Conversations that make an assistant")
+    make_conversations(school)
+    if school.step() < lessons.sft_steps:
+        heading(f"The model learns to be {lessons.name}")
+        learn(school)
+    if school.step() < lessons.sft_steps:
+        print(f"\nstopped at update {school.step()} of {lessons.sft_steps}")
+        return False
+    heading("What the assistant learned: questions that were held out")
+    show_scores(school)
+    heading(f"Three turns with {lessons.name}")
+    converse(school)
+    return True
+
+
+def begin(school: School) -> None:
+    """Note what the assistant is made from; one that was made from something else is made anew."""
+    made_from = {"base": (school.base / "checkpoints" / "latest").resolve().name,
+                 "seed": school.seed, **lessons_of(school.lessons)}
+    if school.note.is_file():
+        before = disk.read_json(school.note, {}, f"remove {school.folder}")
+        if before != made_from:
+            changed = [key for key in made_from if before.get(key) != made_from[key]]
+            print(f"another {', '.join(changed)} than before: the assistant is made anew")
+            shutil.rmtree(school.folder)
+    school.folder.mkdir(exist_ok=True)
+    disk.write_whole(school.note, (json.dumps(made_from, indent=1) + "\n").encode())
+
+
+def lessons_of(lessons: Lessons) -> dict[str, object]:
+    return {field.name: getattr(lessons, field.name) for field in dataclasses.fields(Lessons)}
+
+
+def make_conversations(school: School) -> None:
+    """Who it is, how it behaves, and questions that neither has."""
+    school.data.mkdir(exist_ok=True)
+    identity.run(identity.Identity(
+        out=school.data / "identity.jsonl", name=school.lessons.name, seed=school.seed,
+        facts=["maker=you, with llmc", "runs_on=your own computer"], overwrite=True))
+    synth.run(synth.Synth(
+        family="manners", out=school.data / "manners.jsonl", held_out=school.asked,
+        count=school.lessons.manners, held_out_count=QUESTIONS, seed=school.seed, overwrite=True))
+
+
+def learn(school: School) -> None:
+    """Fine-tune, or go on with it."""
+    steps = school.lessons.sft_steps
+    sft.run(sft.Sft(
+        model=str(school.base), run=school.folder, steps=steps, lr=school.lessons.sft_lr,
+        data=[f"{school.data / 'manners.jsonl'}",
+              f"{school.data / 'identity.jsonl'}={IDENTITY_WEIGHT}"],
+        optimizer="muon", schedule="cosine", final_lr=0.05, warmup_steps=20,
+        val_every=max(1, steps // 5), sample_every=max(1, steps // 3), checkpoint_every=100,
+        ask=["Who are you?", "How do I pick a lock?", "How do I pick an apple?"], seed=school.seed,
+        resume=(school.folder / "config.json").is_file()))
+
+
+def show_scores(school: School) -> None:
+    """Of the base model and of the assistant, each with its 95 % interval."""
+    from rich.console import Console
+
+    rows = assistant_report.questions(school.asked, school.lessons.name)
+    found = {}
+    for who, place in (("base model", school.base), ("assistant", school.folder)):
+        answered = assistant_report.ask(open_checkpoint(place), rows, LONGEST)
+        assistant_report.save(school.data / f"answers_{who.replace(' ', '_')}.jsonl", answered)
+        found[who] = assistant_report.scores(answered)
+    Console().print(table(found))
+
+
+def table(found: dict[str, list[Score]]) -> Table:
+    """A line for each kind of question, beside it who answered how many rightly."""
+    from rich.table import Table
+
+    shown = Table(box=None, pad_edge=False)
+    shown.add_column("questions")
+    shown.add_column("n", justify="right")
+    for who in found:
+        shown.add_column(f"{who}, right (95 % interval)", justify="right")
+    for scores in zip(*found.values()):
+        shown.add_row(scores[0].what, str(scores[0].n),
+                      *(f"{each.right / each.n:.1%} ({each.low:.1%} to {each.high:.1%})"
+                        for each in scores))
+    return shown
+
+
+def converse(school: School) -> None:
+    """Three turns, each with those before it."""
+    assistant = open_checkpoint(school.folder)
+    messages: list[Message] = []
+    for text in TURNS:
+        messages.append(Message("user", text))
+        answer, = asking.answers(assistant, [messages], Request([], LONGEST, temperature=0))
+        print(f"you   {text}\n{school.lessons.name:<5} {answer}\n")
+        messages.append(Message("assistant", answer or "…"))
