@@ -51,8 +51,8 @@ class Message:
 
 
 class Piece(NamedTuple):
-    """A part of a conversation; texts side by side are encoded apart. learned: the assistant is to
-    write it."""
+    """A part of a conversation; texts side by side are encoded apart, as an answer is from what it
+    follows when it is generated. learned: the assistant is to write it."""
     text: str
     special: bool = False       # the name of a special token; otherwise nothing but text
     learned: bool = False
@@ -167,11 +167,14 @@ class ChatMl(Template):
 
     def turn(self, message: Message, before: Message | None) -> Iterator[Piece]:
         role, learned = message.role, message.role == "assistant" and message.learned
-        yield from (_special("<|im_start|>"), Piece("user\n" if role == "tool" else f"{role}\n"))
+        yield _special("<|im_start|>")
         if role == "tool":
-            yield from (_special("<tool_response>"), Piece(f"\n{message.text}\n"),
-                        _special("</tool_response>"))
+            yield from (Piece("user\n"), _special("<tool_response>"),
+                        Piece(f"\n{message.text}\n"), _special("</tool_response>"))
+        elif role != "assistant":
+            yield Piece(f"{role}\n{message.text}")
         else:
+            yield Piece("assistant\n")
             if message.thinking:
                 yield from (_special("<think>", learned),
                             Piece(f"\n{message.thinking}\n", False, learned),
@@ -232,8 +235,11 @@ class Llama3(Template):
         if message.thinking:
             raise ValueError("the template llama3 has no place for thinking; leave it out")
         learned = message.role == "assistant" and message.learned
-        yield from self._header(message.role)
-        yield Piece(message.text.strip(), False, learned)
+        text = message.text.strip()
+        if message.role == "assistant":
+            yield from (*self._header("assistant"), Piece(text, False, learned))
+        else:
+            yield from self._header(message.role, text)
         if call := message.call:
             text = call.text if call.tool == "python" else as_json(call, "parameters")
             yield from (_special("<|python_tag|>", learned), Piece(text, False, learned))
@@ -264,9 +270,9 @@ class Llama3(Template):
                 found[-1] = replace(found[-1], call=call)
         return found
 
-    def _header(self, role: str) -> Iterator[Piece]:
+    def _header(self, role: str, text: str = "") -> Iterator[Piece]:
         yield from (_special("<|start_header_id|>"), Piece(self.ROLES.get(role, role)),
-                    _special("<|end_header_id|>"), Piece("\n\n"))
+                    _special("<|end_header_id|>"), Piece(f"\n\n{text}"))
 
 
 TEMPLATES: dict[str, Template] = {"llmc": Llmc(), "chatml": ChatMl(), "llama3": Llama3()}
