@@ -20,7 +20,8 @@ from llmc.chat_templates import ARGUMENT, TEMPLATES, Call, Message, Piece, Role,
 from llmc.tokenizer import Tokenizer
 
 __all__ = ["Call", "Manner", "Message", "Rendered", "check", "from_dict", "load_tokenizer",
-           "manner_of", "parse", "render", "save_manner", "stops", "to_dict"]
+           "manner_by", "manner_of", "parse", "parse_manner", "render", "save_manner", "stops",
+           "to_dict"]
 OLDER = {"developer": "system", "function": "tool"}     # what OpenAI calls roles, too
 
 
@@ -52,11 +53,22 @@ def manner_of(folder: Path, tokenizer: Tokenizer) -> Manner | None:
     """Of a checkpoint: what its chat.json says; without one, the template whose special tokens the
     tokenizer has. None: it is a base model."""
     path = folder / SETTINGS
-    if path.is_file():
-        found = disk.read_json(path, {"template": str, "system": str},
-                               "remove it, and the template is told by the tokenizer")
-        template_of(found["template"])
-        return Manner(found["template"], found["system"])
+    return (parse_manner(path.read_bytes(), str(path)) if path.is_file()
+            else manner_by(tokenizer))
+
+
+def parse_manner(raw: bytes, where: str) -> Manner:
+    """Of a chat.json, which is called so in a ValueError's sentence."""
+    try:
+        found = disk.parse_json(raw, where, {"template": str, "system": str})
+    except ValueError as error:
+        raise ValueError(f"{error}; remove it, and the tokenizer tells the template") from error
+    template_of(found["template"])
+    return Manner(found["template"], found["system"])
+
+
+def manner_by(tokenizer: Tokenizer) -> Manner | None:
+    """That of the template whose special tokens a tokenizer has."""
     return next((Manner(name) for name, template in TEMPLATES.items()
                  if tokenizer.special.keys() >= template.marks), None)
 

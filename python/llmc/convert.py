@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from llmc import cli, gguf_file, hugging_face, llama2_c, llm_c, model_files
+from llmc import chat_export, cli, gguf_file, hugging_face, llama2_c, llm_c, model_files
 from llmc.checkpoint import find_checkpoint
 from llmc.disk import read_json
 from llmc.gguf_tokenizer import vocabulary
@@ -139,10 +139,17 @@ def check_target(config: Convert) -> None:
         raise ValueError(f"{target} holds the source; give another target")
     if target.is_dir():
         for path in sorted(target.iterdir()):
-            if not WRITTEN.fullmatch(path.name) or path.is_dir():
+            if not _written(path):
                 kind = "a folder, " if path.is_dir() else ""
                 raise ValueError(f"{target} holds {kind}{path.name}, which no conversion makes; it "
                                  "is not replaced")
+
+
+def _written(path: Path) -> bool:
+    """Whether a conversion may have left it."""
+    if path.name == chat_export.README and path.is_file():
+        return chat_export.MADE in path.read_text(encoding="utf-8", errors="replace")
+    return bool(WRITTEN.fullmatch(path.name)) and not path.is_dir()
 
 
 def check_tokenizer(config: Convert, model: ModelFiles) -> None:
@@ -222,6 +229,8 @@ def run(config: Convert) -> None:
     check_tokenizer(config, model)
     kind = target_kind(config, model)
     dtype = model.dtype if config.dtype == "auto" else config.dtype
+    if kind != "llmc":
+        model = chat_export.with_manner(model)
     write = writer(kind, model, dtype)
     count = model.config.param_count()
     print(f"{model.name}: {model.format}, {count:,} parameters in {model.dtype}")

@@ -86,7 +86,7 @@ def assemble(theirs: dict[str, Lazy], config: Config, where: str) -> dict[str, L
 def to_folder(model: ModelFiles, folder: Path, dtype: str) -> None:
     """Write such a folder, which is there and empty."""
     theirs = config_to(model.config.to_dict())
-    texts = _missing_texts(model) | model.texts
+    texts = missing_texts(model) | model.texts
     for key in ("bos_token_id", "eos_token_id"):
         ids = token_ids(texts, key)
         theirs[key] = ids[0] if len(ids) == 1 else ids or None
@@ -187,8 +187,8 @@ def _texts(folder: Path, config: dict[str, Any]) -> dict[str, bytes]:
 
 # ---- writing --------------------------------------------------------------------------------------
 
-def _missing_texts(model: ModelFiles) -> dict[str, bytes]:
-    """What such a folder says of its tokenizer, for a model whose texts do not say it."""
+def missing_texts(model: ModelFiles) -> dict[str, bytes]:
+    """What such a folder says of its tokenizer, for a model whose own texts do not say it."""
     if TOKENIZER not in model.texts:
         return {GENERATION: as_json({})}
     tokenizer = from_json(model.texts[TOKENIZER], TOKENIZER, TOKENIZER)

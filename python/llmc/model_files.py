@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmc import lazy
+from llmc.chat import SETTINGS
 from llmc.disk import parse_json
 from llmc.lazy import Lazy, Piece, Shape
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 GENERATION, TEMPLATE = "generation_config.json", "chat_template.jinja"
-CARRIED = (TOKENIZER, TOKENIZER_CONFIG, GENERATION, TEMPLATE)   # as they are, from folder to folder
+CARRIED = (TOKENIZER, TOKENIZER_CONFIG, GENERATION, TEMPLATE, SETTINGS)    # from folder to folder
 INT8_GROUP = 64                         # numbers of a row that share a scale
 TYPES = {"F32": "f32", "BF16": "bf16", "F16": "f16"}            # of safetensors -> of lazy
 
@@ -106,7 +107,7 @@ def _dequantized(numbers: Lazy, scale: Lazy) -> Lazy:
 def carried(folder: Path) -> dict[str, bytes]:
     """The texts of a folder that go with its weights wherever they go."""
     texts = {name: (folder / name).read_bytes() for name in CARRIED if (folder / name).is_file()}
-    for name in texts.keys() & {TOKENIZER_CONFIG, GENERATION}:
+    for name in texts.keys() & {TOKENIZER_CONFIG, GENERATION, SETTINGS}:
         parse_json(texts[name], str(folder / name), {})
     return texts
 
