@@ -41,6 +41,15 @@ class Conversation(NamedTuple):
     place: str
 
 
+def sources(name: str) -> list[Path]:
+    """The files of a path, or of a data set of the Hugging Face hub, hub:OWNER/NAME; see
+    hub.fetched for its parts."""
+    from llmc import hub
+
+    return (hub.fetched(name.removeprefix("hub:")) if name.startswith("hub:")
+            else find(Path(name)))
+
+
 def find(place: Path) -> list[Path]:
     """The file, or those in the folder, in order; a ValueError if there are none."""
     if not place.exists():

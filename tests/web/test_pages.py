@@ -20,7 +20,8 @@ from archives import arc_bytes, html, put, record_bytes
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.readers import WarcReader
 from fastwarc.stream_io import ZstdWriter, zstd_train_dictionary_from_samples
-from llmc.web.compressed import CHUNK, SLICE, Unreachable
+from llmc.patience import Unreachable
+from llmc.web.compressed import CHUNK, SLICE
 from llmc.web.pages import ArchiveReader, HtmlReader
 from llmc.web.records import Problem, records
 

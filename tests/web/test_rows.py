@@ -16,8 +16,8 @@ import pytest
 import zstandard
 from archives import put
 from datatrove.pipeline.readers import JsonlReader, ParquetReader
+from llmc.patience import Unreachable
 from llmc.web import rows
-from llmc.web.compressed import Unreachable
 from llmc.web.rows import RowReader, TableReader, TextReader
 
 ROWS = [{"text": "One."}, {"text": "Two, Grüße", "id": "second", "url": "http://example.com/2"},

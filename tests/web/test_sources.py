@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from archives import record_bytes
 from huggingface_hub import HfFileSystem
-from llmc import cli
+from llmc import cli, patience
+from llmc.patience import Unreachable
 from llmc.prepare_fineweb import PrepareFineWeb, run
 from llmc.web import remote, sources
-from llmc.web.compressed import Unreachable
 from servers import Files, Hub, served
 
 OLD, NEW = "a" * 40, "b" * 40
@@ -53,7 +53,7 @@ FILES = {"README.md": b"# A data set", "dataset_infos.json": b"{}", "data/CC-1/0
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     """No waits, and no file system of an earlier test, whose server is gone."""
-    monkeypatch.setattr(remote, "FIRST_WAIT", 0)
+    monkeypatch.setattr(patience, "FIRST_WAIT", 0)
     for each in (HfFileSystem, remote.RemoteFolder):
         each.clear_instance_cache()
 

@@ -7,7 +7,8 @@ import sys
 import zlib
 
 from llmc.web.kinds import kind_of
-from llmc.web.remote import ASKS, Missing, RemoteFolder
+from llmc.patience import ASKS, Missing
+from llmc.web.remote import RemoteFolder
 
 BASE = "https://data.commoncrawl.org"
 PLACE = re.compile(r"(?P<crawl>CC-NEWS/\d{4}/\d{2}|[\w-]+)(?:/(?P<kind>warc|wet))?")

@@ -10,6 +10,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
+from llmc.patience import Unreachable
+
 GZIP, ZSTD, ZSTD_DICTIONARY = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\x5d\x2a\x4d\x18"
 OTHERS = {b"\x04\x22\x4d\x18": "lz4", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\3\4": "zip"}
 CHUNK = 1 << 16                 # bytes read at a time
@@ -33,10 +35,6 @@ class Gap(NamedTuple):
 
 class Unreadable(Exception):
     """A file that cannot be read (further), with the reason."""
-
-
-class Unreachable(ValueError):
-    """A file that cannot be had now: the run ends, so that it is not left out."""
 
 
 def must_open(error: Exception, path: str) -> None:

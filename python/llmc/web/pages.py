@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from llmc.documents import COMPRESSED
+from llmc.patience import Unreachable
 from llmc.web import brotli_bodies  # noqa: F401  warcio unpacks them with it
-from llmc.web.compressed import Unreachable, Unreadable, must_open
+from llmc.web.compressed import Unreadable, must_open
 from llmc.web.extra import needed, same_library_path
 from llmc.web.records import LARGEST, Problem, Record, records
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, TypeVar
@@ -11,48 +10,13 @@ import httpx
 from datatrove.io import DataFolder
 from datatrove.utils.logging import logger
 from fsspec import AbstractFileSystem
-from huggingface_hub.utils import OfflineModeIsEnabled
 
-from llmc import cli
-from llmc.web.compressed import Unreachable
+from llmc.patience import ASKS, TRIES, Unreachable, patiently
 
-TRIES = 8                       # of one request, while documents are read
-ASKS = 3                        # while someone waits, or where the file system tries again itself
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0    # seconds before another try; each wait is twice the last
 TIMEOUT = 60.0                  # seconds without a byte
 BLOCK = 1 << 20                 # bytes asked for at a time
-FINAL = (FileNotFoundError, PermissionError, OfflineModeIsEnabled, httpx.TooManyRedirects)
-LATER = (408, 429)              # statuses of the client's errors that pass
 
 T = TypeVar("T")
-
-
-class Missing(Unreachable):
-    """What another machine says it does not have."""
-
-
-def patiently(call: Callable[[], T], what: str, tries: int = TRIES,
-              tell: Callable[[str], Any] = lambda sentence: None) -> T:
-    """What call() gives. If it fails it is called again, unless another answer cannot come; in the
-    end an Unreachable says in one sentence that `what` cannot be read. tell hears of each try."""
-    wait, done = FIRST_WAIT, 0
-    while True:
-        try:
-            return call()
-        except (ImportError, Unreachable):
-            raise
-        except Exception as error:              # every file system of fsspec has its own kinds
-            done += 1
-            reason, status = cli.sentence(error), _status(error)
-            if status == 404 or isinstance(error, FileNotFoundError):
-                raise Missing(f"{what} is not there ({reason})") from error
-            final = isinstance(error, FINAL) or 400 <= status < 500 and status not in LATER
-            if final or done == tries:
-                raise Unreachable(f"{what} cannot be read ({reason})"
-                                  + f", tried {done} times" * (done > 1)) from error
-            tell(f"{what}: {reason}; once more in {wait:g} s")
-            time.sleep(wait)
-            wait = min(2 * wait, LONGEST_WAIT)
 
 
 class RemoteFolder(DataFolder):
@@ -171,8 +135,3 @@ class _HttpFile(io.RawIOBase):
             self._parts, self._left = None, b""
             self._stack.close()
             raise
-
-
-def _status(error: Exception) -> int:
-    """The status that HTTP answered with, 0 if it is not that."""
-    return getattr(getattr(error, "response", None), "status_code", 0)

@@ -18,7 +18,8 @@ from datatrove.data import Document
 from datatrove.pipeline.readers import ParquetReader
 
 from llmc.documents import COMPRESSED, decompressed
-from llmc.web.compressed import Unreachable, Unreadable, must_open
+from llmc.patience import Unreachable
+from llmc.web.compressed import Unreadable, must_open
 from llmc.web.extract import HTML
 from llmc.web.pages import PageReader
 from llmc.web.records import LARGEST, Problem

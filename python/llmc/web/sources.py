@@ -10,8 +10,8 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any
 
-from llmc import disk, documents
-from llmc.web import common_crawl, hub
+from llmc import disk, documents, hub
+from llmc.web import common_crawl
 from llmc.web.extract import HTML
 from llmc.web.kinds import KINDS, PAGES, kind_of
 from llmc.web.pages import ArchiveReader, HtmlReader
