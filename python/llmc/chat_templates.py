@@ -18,7 +18,7 @@ structure. See chat.py for what a message is.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -83,7 +83,9 @@ class Template:
         raise NotImplementedError
 
     def messages(self, pieces: Iterable[Piece]) -> list[Message]:
-        """The conversation that these pieces are; what a model left open ends with them."""
+        """The conversation that these pieces are; what a model left open ends with them. Of several
+        calls in a turn it has the first: the others can be made behind its output. A role that
+        there is not is kept, for chat.check to name."""
         raise NotImplementedError
 
 
@@ -129,7 +131,7 @@ class Llmc(Template):
     def messages(self, pieces: Iterable[Piece]) -> list[Message]:
         found: list[Message] = []
         place = ""                      # the name of the special token that a text follows
-        for piece in pieces:
+        for piece in _first_calls(pieces, self.CALLS, ("<|im_start|>", "<|output_end|>")):
             if piece.special:
                 place = piece.text
                 if place in ("<|im_start|>", "<|output_end|>"):
@@ -194,7 +196,7 @@ class ChatMl(Template):
     def messages(self, pieces: Iterable[Piece]) -> list[Message]:
         found: list[Message] = []
         place = ""
-        for piece in pieces:
+        for piece in _first_calls(pieces, ("<tool_call>",), ("<|im_start|>",)):
             last = found[-1] if found else None
             if piece.special:
                 place = piece.text
@@ -219,6 +221,8 @@ class ChatMl(Template):
                 text = _inside(piece.text)
                 call = from_json(text, "arguments") or Call("", text)
                 found[-1] = replace(last, call=call)
+            elif place == "</tool_call>" and piece.text.strip():
+                found[-1] = replace(last, text=last.text + piece.text)
         return found
 
 
@@ -251,7 +255,7 @@ class Llama3(Template):
     def messages(self, pieces: Iterable[Piece]) -> list[Message]:
         found: list[Message] = []
         place = ""
-        for piece in pieces:
+        for piece in _first_calls(pieces, ("<|python_tag|>",), ("<|start_header_id|>",)):
             if piece.special:
                 place = piece.text
                 if place == "<|start_header_id|>":
@@ -304,6 +308,19 @@ def from_json(text: str, key: str) -> Call | None:
         value = arguments.get(ARGUMENT[tool])
         return Call(tool, value) if isinstance(value, str) and len(arguments) == 1 else None
     return Call(tool, json.dumps(arguments, ensure_ascii=False))
+
+
+def _first_calls(pieces: Iterable[Piece], calls: Collection[str], turns: Collection[str]
+                 ) -> Iterator[Piece]:
+    """Without the calls behind the first one of a turn. calls, turns: the tokens that begin one."""
+    called = left_out = False
+    for piece in pieces:
+        if piece.special:
+            called &= piece.text not in turns
+            left_out = called and piece.text in calls
+            called |= piece.text in calls
+        if not left_out:
+            yield piece
 
 
 def _inside(text: str) -> str:

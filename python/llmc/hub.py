@@ -32,9 +32,9 @@ def listing(place: str, config: str) -> tuple[str, dict[str, int | None]]:
 
 def fetched(place: str) -> list[Path]:
     """The files of OWNER/NAME, of its configuration or folder OWNER/NAME/CONFIG, of a split of it
-    OWNER/NAME:SPLIT, also with @REVISION behind NAME. They are taken from the hub once and then from
-    its cache here: after a connection that was cut a file goes on where it was, after a program that
-    was stopped with the first that is not whole. A ValueError says what is missing."""
+    OWNER/NAME:SPLIT, also with @REVISION behind NAME. They are taken from the hub once and then
+    from its cache here. A file whose connection was cut goes on where it was; a program that was
+    stopped goes on with the first file that is not whole. A ValueError says what is missing."""
     shown = f"hub:{place}"
     match = INSIDE.fullmatch(place)
     if not match or not PLACE.fullmatch(match["place"]):
@@ -47,9 +47,9 @@ def fetched(place: str) -> list[Path]:
 
 def _listing(place: str, config: str, split: str, shown: str, choose: str, json: bool
              ) -> tuple[str, dict[str, int | None]]:
-    """split: "" for train, where files are of splits; shown: what the place is called in a sentence;
-    choose: how a configuration is chosen; json: where there is nothing else, .json is read that no
-    README names."""
+    """split: "" for train, where files are of splits; shown: what the place is called in a
+    sentence; choose: how a configuration is chosen; json: where there is nothing else, .json is
+    read that no README names."""
     from huggingface_hub import HfFileSystem
 
     match = PLACE.fullmatch(place)

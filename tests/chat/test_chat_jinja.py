@@ -14,8 +14,9 @@ from llmc.gguf_tokenizer import QWEN_PATTERN
 from llmc.tokenizer import Tokenizer, from_json
 from transformers import PreTrainedTokenizerFast
 
-WORDS = ["Hello", "the", "théâtre", "12345", "日本語", "한국어", "Grüße", "🙂", "👩‍👩‍👧", "🏳️‍🌈", "e\u0301", "مرحبا", "\u200d", "{}",
-         '"', "\\", "'s", "...", "<|", "|>", "<", "/think>", "{{ x }}", "{% if %}", "print(1)\n", "\t", "user", "im_end"]
+WORDS = ["Hello", "the", "théâtre", "12345", "日本語", "한국어", "Grüße", "🙂", "👩‍👩‍👧", "🏳️‍🌈", "e\u0301", "مرحبا", "\u200d",
+         "{}", '"', "\\", "'s", "...", "<|", "|>", "<", "/think>", "{{ x }}", "{% if %}", "print(1)\n", "\t",
+         "user", "im_end"]
 BETWEEN = [" ", " ", " ", "", "\n", "\n\n", "  ", "\r\n", " \n", "\u00a0", "\u3000"]
 
 

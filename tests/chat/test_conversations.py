@@ -209,6 +209,30 @@ def test_what_a_model_left_open_is_read(tmp_path):
         chat.parse([], tokenizer, "vicuna")
 
 
+@pytest.mark.parametrize("template, written", [
+    ("llmc", '<|im_start|>assistant<|im_sep|>Two.<|call_start|>{"name": "f", "arguments": {}}<|call_end|>'
+     '<|search_start|>x<|search_end|><|im_end|><|im_start|>assistant<|im_sep|><|search_start|>y<|search_end|>'),
+    ("chatml", '<|im_start|>assistant\nTwo.\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>\n<tool_call>\n'
+     '{"name": "g", "arguments": {}}\n</tool_call><|im_end|>\n<|im_start|>assistant\n<tool_call>\n'
+     '{"name": "search", "arguments": {"query": "y"}}\n</tool_call>'),
+    ("llama3", '<|start_header_id|>assistant<|end_header_id|>\n\nTwo.<|python_tag|>{"name": "f", "parameters": {}}'
+     '<|python_tag|>x<|eom_id|><|start_header_id|>assistant<|end_header_id|>\n\n<|python_tag|>'
+     '{"name": "search", "parameters": {"query": "y"}}<|eom_id|>')])
+def test_of_several_calls_in_a_turn_the_first_is_kept(template, written):
+    tokenizer = TOKENIZERS[template]
+    assert chat.parse(tokenizer.encode(written, "all"), tokenizer, template) == [
+        Message("assistant", "Two.", call=Call("f", "{}")), Message("assistant", call=Call("search", "y"))]
+
+
+def test_what_stands_behind_a_call_and_a_role_that_is_none_are_not_lost():
+    tokenizer = TOKENIZERS["chatml"]
+    written = '<|im_start|>bot\nHm.\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call> Done.<|im_end|>'
+    found = chat.parse(tokenizer.encode(written, "all"), tokenizer, "chatml")
+    assert found == [Message("bot", "Hm. Done.", call=Call("f", "{}"))]
+    with pytest.raises(ValueError, match="message 1: there is no role 'bot'"):
+        chat.check(found)
+
+
 @pytest.mark.parametrize("kind", ["tiktoken", "library"])
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_question_is_the_beginning_of_its_answer(kind, template):

@@ -118,8 +118,9 @@ def test_the_readme_s_program_runs_and_ends_where_the_turn_does(tmp_path, monkey
 
 def test_a_qwen2_that_was_taught_is_exported_with_what_it_was_taught(tmp_path):
     publish(tmp_path / "theirs", "qwen2")
-    about = json.loads((tmp_path / "theirs" / "tokenizer_config.json").read_text()) | {"tokenizer_class": "Qwen2Tokenizer"}
-    (tmp_path / "theirs" / "tokenizer_config.json").write_text(json.dumps(about | {"chat_template": "{{ old }}"}))
+    about = json.loads((tmp_path / "theirs" / "tokenizer_config.json").read_text())
+    about |= {"tokenizer_class": "Qwen2Tokenizer", "chat_template": "{{ old }}"}
+    (tmp_path / "theirs" / "tokenizer_config.json").write_text(json.dumps(about))
     convert(tmp_path / "theirs", tmp_path / "ours")
     convert(tmp_path / "ours", tmp_path / "untaught")               # keeps what it came with
     assert (tmp_path / "untaught" / "chat_template.jinja").read_text() == TEMPLATE
@@ -184,7 +185,7 @@ def test_a_readme_of_somebody_is_not_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("settings, sentence", [
-    ('{"template": "chatml", "system": ""}', "tokenizer.json has no special token <|im_end|>, which the template chatml"),
+    ('{"template": "chatml", "system": ""}', "tokenizer.json has no special token <|im_end|>, which the template"),
     ('{"template": "vicuna", "system": ""}', "no template is called 'vicuna'"),
     ('{"template": "llmc"}', "chat.json: 'system' is missing, wanted str; remove it, and the tokenizer tells"),
     ("[]", "chat.json holds list, wanted an object")])

@@ -43,7 +43,9 @@ class Hub(Files):
         files = self.commits[sha]
         if not api:
             found = files.get(unquote(rest))
-            return (404, {"X-Error-Code": "EntryNotFound"}, b"") if found is None else (200, {"X-Repo-Commit": sha}, found)
+            if found is None:
+                return 404, {"X-Error-Code": "EntryNotFound"}, b""
+            return 200, {"X-Repo-Commit": sha}, found
         if verb in (None, "revision"):
             made = {"id": self.name, "sha": sha, "cardData": self.card, "private": False, "tags": []}
         elif verb == "paths-info":

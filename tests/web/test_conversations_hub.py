@@ -20,7 +20,8 @@ OLD, NEW = "a" * 40, "b" * 40
 
 
 def rows(*texts: str) -> list[dict]:
-    return [{"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "Yes?"}]} for text in texts]
+    return [{"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "Yes?"}]}
+            for text in texts]
 
 
 def lines(*texts: str) -> bytes:
