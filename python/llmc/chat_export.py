@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from textwrap import fill
 
 from llmc import chat
 from llmc.chat import Manner, Message
@@ -19,6 +20,46 @@ README = "README.md"
 MADE = "<!-- made by llmc convert -->"      # in each README.md that may be replaced
 EXAMPLE = [Message("user", "Hi."), Message("assistant", "Hello!"), Message("user", "Who are you?")]
 FAMILIES = {"gpt2": "GPT-2's", "llama": "Llama's", "qwen2": "Qwen 2's", "qwen3": "Qwen 3's"}
+PAGE = """---
+library_name: transformers
+pipeline_tag: text-generation
+---
+{made}
+# {name}
+
+{about}
+
+## Chat
+
+In this folder, with transformers:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(".")
+messages = [{{"role": "user", "content": "Who are you?"}}]
+inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True,
+                                       return_tensors="pt")
+ids = model.generate(**inputs, max_new_tokens={most})
+print(tokenizer.decode(ids[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+```
+
+`llmc convert` makes a checkpoint of llmc of it again.
+
+## Prompt format
+
+{fence}text
+{shown}
+{fence}
+
+{roles}
+
+`chat_template.jinja` gives the token ids of llmc's own rendering for texts without special strings
+only. A text that holds {first} forges the end of a turn there, and llmc renders it as text; so take
+the names of special tokens out of what others write, or have the tokenizer do it where transformers
+knows `apply_chat_template(..., sanitize_control_tokens=True)`.
+"""
 
 
 def with_manner(model: ModelFiles) -> ModelFiles:
@@ -67,54 +108,18 @@ def readme(model: ModelFiles, manner: Manner, tokenizer: Tokenizer, taught: bool
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
     system = ("Where a conversation has no system message, the template puts the one above."
               if begin else "A system message, where there is one, comes first in the same form.")
-    doubt = "" if taught else (
-        " Its tokenizer has the special tokens of this format; whether it was taught to answer, "
-        "nothing here says: it may be a base model.")
+    about = (f"A language model of {config.param_count():,} parameters in {family} architecture, "
+             f"with a context of {config.max_seq_len:,} tokens, exported by llmc. It is spoken to "
+             f"in the format `{manner.template}`.")
+    if not taught:
+        about += (" Its tokenizer has the special tokens of this format; whether it was taught to "
+                  "answer, nothing here says: it may be a base model.")
     first, *others = [f"`{name}`" for name in form.stops if name in tokenizer.special]
     thinks = any("think" in name for name in form.tokens)
-    thinking = "What it thinks is given as\n`reasoning_content` or `thinking`, a" if thinks else "A"
+    thinking = "What it thinks is given as `reasoning_content` or `thinking`, a" if thinks else "A"
     calls = f"; {', '.join(others)} where it waits for a tool's output" if others else ""
-    return f"""---
-library_name: transformers
-pipeline_tag: text-generation
----
-{MADE}
-# {model.name}
-
-A language model of {config.param_count():,} parameters in {family} architecture, with a context
-of {config.max_seq_len:,} tokens, exported by llmc. It is spoken to in the format
-`{manner.template}`.{doubt}
-
-## Chat
-
-In this folder, with transformers:
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained(".")
-tokenizer = AutoTokenizer.from_pretrained(".")
-messages = [{{"role": "user", "content": "Who are you?"}}]
-inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True,
-                                       return_tensors="pt")
-ids = model.generate(**inputs, max_new_tokens={min(200, config.max_seq_len // 2)})
-print(tokenizer.decode(ids[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
-```
-
-`llmc convert` makes a checkpoint of llmc of it again.
-
-## Prompt format
-
-{fence}text
-{shown}
-{fence}
-
-{system} Roles are system, user, assistant and tool. The model ends its turn with {first}{calls}:
-`eos_token_id` in `generation_config.json` lists these. {thinking} call
-of a tool stands in `tool_calls`, one a message.
-
-`chat_template.jinja` gives the token ids of llmc's own rendering for texts without special strings
-only. A text that holds {first} forges the end of a turn there, and llmc renders it as text; so take
-the names of special tokens out of what others write, or have the tokenizer do it where transformers
-knows `apply_chat_template(..., sanitize_control_tokens=True)`.
-"""
+    roles = (f"{system} Roles are system, user, assistant and tool. The model ends its turn with "
+             f"{first}{calls}: `eos_token_id` in `generation_config.json` lists these. {thinking} "
+             "call of a tool stands in `tool_calls`, one a message.")
+    return PAGE.format(made=MADE, name=model.name, about=fill(about, 100), fence=fence, shown=shown,
+                       most=min(200, config.max_seq_len // 2), roles=fill(roles, 100), first=first)

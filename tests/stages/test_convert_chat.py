@@ -168,7 +168,7 @@ def test_stories260k_with_the_tokens_of_a_chat_is_spoken_to_alike(shared, tmp_pa
 def test_a_model_that_may_be_a_base_model_is_not_called_taught(tmp_path):
     tokenizer = byte_level().with_special(TEMPLATES["llmc"].tokens)
     convert(checkpoint(tmp_path / "ours", tokenizer, None), tmp_path / "theirs")
-    assert "it may be a base model" in (tmp_path / "theirs" / "README.md").read_text()
+    assert "may be a base model" in " ".join((tmp_path / "theirs" / "README.md").read_text().split())
     convert(checkpoint(tmp_path / "plain", byte_level(), None), tmp_path / "bare")
     assert not {"README.md", "chat_template.jinja"} & {path.name for path in (tmp_path / "bare").iterdir()}
     convert(tmp_path / "ours", tmp_path / "none", "--tokenizer", "none")
