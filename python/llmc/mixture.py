@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -134,7 +133,7 @@ def _rendered(each: Source, render: Render, T: int, report: Report, skip_bad: bo
         report.first_bad = report.first_bad or str(error)
         report.bad += 1
 
-    for path in conversations.find(Path(each.name)):
+    for path in conversations.sources(each.name):
         for said, place in conversations.read(path, on_bad if skip_bad else None):
             report.read += 1
             try:
