@@ -98,6 +98,7 @@ class Engine:
         self.sampler = Sampler(model.config.vocab_size)
         self.queue: deque[Group] = deque()
         self.running: list[Group] = []          # in the order they came
+        self.kept: Row | None = None            # of a text that has ended: see Request.keep
 
     # ---- what a caller does ----------------------------------------------------------------------
 
@@ -208,8 +209,26 @@ class Engine:
             rows, pages = rows - count, pages - pages_needed(group.request, count, most)
             if rows < 0 or pages < 0:
                 return
-            group.row = Row(self.decoder.open(), list(group.request.prompt))
+            group.row = self._row(list(group.request.prompt))
             self.running.append(self.queue.popleft())
+
+    def _row(self, prompt: list[int]) -> Row:
+        """One to read a prompt: the one that was kept, as far as it has read the same. Whoever
+        comes takes it, so that its pages are never missing."""
+        kept, self.kept = self.kept, None
+        if kept is None:
+            return Row(self.decoder.open(), prompt)
+        same = agreement(prompt[:-1], kept.context[:kept.read])
+        self.decoder.rewind(kept.number, same)
+        return Row(kept.number, prompt, same)
+
+    def _leave(self, row: Row, keep: bool) -> None:
+        """Nobody needs a row any longer, unless it is kept."""
+        gone = row
+        if keep:
+            gone, self.kept = self.kept, row
+        if gone:
+            self.decoder.close(gone.number)
 
     def _share(self) -> list[tuple[Row, Group | Text, int]]:
         """How many tokens each row reads in this call: one, and the first rows what is left."""
@@ -285,13 +304,13 @@ class Engine:
         text.finish = finish
         text.pieces.end()
         if text.row:
-            self.decoder.close(text.row.number)
+            self._leave(text.row, text.request.keep)
             text.row = None
         group = text.group
         if group.living():
             return
         if group.row:
-            self.decoder.close(group.row.number)
+            self._leave(group.row, group.request.keep)
             group.row = None
         if group in self.running:
             self.running.remove(group)
@@ -302,6 +321,12 @@ class Engine:
 def page_bytes(model: Model) -> int:
     """What CACHE_PAGE tokens of one row take."""
     return decoder_page_bytes(model.config, model.dtype)
+
+
+def agreement(one: Sequence, other: Sequence) -> int:
+    """How many elements of two sequences agree before the first that differs."""
+    return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b),
+                min(len(one), len(other)))
 
 
 def pages_of(tokens: int) -> int:

@@ -39,6 +39,8 @@ class Request:
     stop_tokens: Collection[int] = ()   # these end it too, as the end of the document does
     logprobs: int | None = None         # log-probabilities, and of so many likeliest rivals
     forget: bool = False                # from a full context go on with its last half
+    keep: bool = False                  # of one text: what the model read of it stays in memory for
+                                        # the next prompt, which may begin with it
 
     def sampling(self) -> Sampling:
         """How a token is drawn. Fails with a sentence for a temperature or p that means nothing."""
@@ -85,6 +87,8 @@ def check(request: Request, vocab_size: int, max_seq_len: int) -> None:
         raise ValueError(f"stop has {strange[0]!r}, wanted texts")
     if "" in request.stop:
         raise ValueError("stop has an empty text, which is everywhere; leave it out")
+    if request.keep and request.n > 1:
+        raise ValueError(f"keep is for one text, but n is {request.n}; leave one of them out")
     if request.temperature == 0:
         check_greedy(request)
     if len(request.prompt) == 0:

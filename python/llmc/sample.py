@@ -131,6 +131,8 @@ def surprise(logprob: float) -> str:
 
 def recite(config: Sample, checkpoint: Checkpoint) -> None:
     """How far the likeliest continuation of a text's first half is its second half."""
+    from llmc.engine import agreement
+
     tokenizer, most = checkpoint.tokenizer, checkpoint.config.max_seq_len
     tokens = tokenizer.encode(text_or_file(config.recite))
     if len(tokens) < 2:
@@ -148,12 +150,6 @@ def recite(config: Sample, checkpoint: Checkpoint) -> None:
           f"the text says  {shown(there[same:same + 60])!r}\n"
           f"{same_tokens} of {len(wanted)} tokens and {same} of {len(there)} characters recited, "
           f"after {begin} tokens")
-
-
-def agreement(one: Sequence, other: Sequence) -> int:
-    """How many elements of two sequences agree before the first that differs."""
-    return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b),
-                min(len(one), len(other)))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,10 @@ def small() -> Small:
 
 
 def is_empty(engine: Engine) -> bool:
-    """Whether every page and every row is back."""
+    """Whether every page and every row is back, but for one that is kept."""
+    if engine.kept:
+        engine.decoder.close(engine.kept.number)
+        engine.kept = None
     rows = [engine.decoder.open() for _ in range(engine.rows)]
     for row in rows:
         engine.decoder.close(row)
@@ -40,7 +43,7 @@ def some_request(rng: np.random.Generator) -> Request:
         return rng.choice(values).item() if rng.random() < 0.3 else unset
 
     greedy = rng.random() < 0.15
-    ids = range(KNOWN)
+    ids, n = range(KNOWN), 1 if greedy else maybe([2, 3, 4], 1)
     return Request(
         prompt=rng.integers(0, KNOWN, rng.choice([1, 2, 7, 31, 32, 33, 64, 70])).tolist(),
         max_tokens=int(rng.choice([1, 2, 5, 17, 40, 90])),
@@ -52,7 +55,7 @@ def some_request(rng: np.random.Generator) -> Request:
         logit_bias={int(id): float(rng.normal()) for id in rng.choice(ids, maybe([1, 4], 0))},
         allowed_tokens=sorted({*rng.choice(ids, 8).tolist()}) if rng.random() < 0.15 else None,
         seed=int(rng.integers(5)), stream=int(rng.integers(3)),
-        n=1 if greedy else maybe([2, 3, 4], 1),
+        n=n, keep=n == 1 and rng.random() < 0.5,
         stop=[["ab"], ["é"], ["a", "bc d"], ["bab", "\n\n", "h\ufffd"]][rng.integers(4)]
         if rng.random() < 0.4 else [],
         stop_tokens=rng.choice(ids, 2).tolist() if rng.random() < 0.2 else (),
@@ -418,6 +421,7 @@ def test_a_cancelled_text_gives_back_what_it_held(small):
     (dict(logprobs=-1), "logprobs is -1, wanted 0 to"),
     (dict(temperature=0, n=2), "n 2 with temperature 0 would be 2 times the same text"),
     (dict(temperature=0, top_p=0.5), "top_p means nothing with temperature 0"),
+    (dict(keep=True, n=2), "keep is for one text, but n is 2; leave one of them out"),
     (dict(max_tokens=64), "the request may need 3 pages of 32 tokens (a prompt of 3, max_tokens "
                           "64, n 1), but the cache has 2"),
 ])
@@ -427,6 +431,34 @@ def test_what_cannot_be_done_is_said_in_a_sentence(small, settings, sentence):
         engine.submit(Request(**{"prompt": [1, 2, 3], "max_tokens": 9} | settings))
     assert sentence in str(refusal.value) and "\n" not in str(refusal.value)
     assert is_empty(engine)
+
+
+class Counted:
+    """A decoder that counts the tokens it is fed."""
+
+    def __init__(self, decoder):
+        self.decoder, self.count = decoder, 0
+
+    def feed(self, inputs):
+        self.count += sum(len(tokens) for _, tokens, _ in inputs)
+        return self.decoder.feed(inputs)
+
+    def __getattr__(self, name):
+        return getattr(self.decoder, name)
+
+
+@pytest.mark.parametrize("change, read", [(50, 2), (40, 12), (0, 52)])
+def test_what_was_kept_is_not_read_again(small, change, read):
+    """From the first token on that is another; the text is the one that is written alone."""
+    engine = small.engine(rows=1)
+    first = Request([1 + i % 7 for i in range(47)], 4, temperature=0, keep=True)
+    said = engine.generate([first])[0][0]
+    second = [*first.prompt, *said.tokens, 3]
+    second[change] = (second[change] + 1) % 7
+    engine.decoder = Counted(engine.decoder)
+    found = engine.generate([Request(second, 1, temperature=0)])[0][0]
+    assert len(second) == 52 and engine.decoder.count == read
+    assert found.tokens == alone(small, Request(second, 1, temperature=0)).tokens and is_empty(engine)
 
 
 def test_more_than_a_text_may_hold_is_not_forced(small):

@@ -14,10 +14,10 @@ import pytest
 from llmc import Config, Device, Model, cli
 from llmc.checkpoint import encode_prompt, find_checkpoint, open_checkpoint
 from llmc.encodings import EOT, GPT2_PATTERN, Encoding
-from llmc.engine import Engine
+from llmc.engine import Engine, agreement
 from llmc.prompts import read_examples
 from llmc.request import Request
-from llmc.sample import Sample, agreement, run, surprise
+from llmc.sample import Sample, run, surprise
 from llmc.shards import fingerprint
 from llmc.tokenizer import Tokenizer
 
