@@ -1,8 +1,9 @@
-"""Conversations as token ids: what a message is, and which tokens the assistant is to write.
+"""A conversation with a model, in the terminal; and how one is written as token ids.
 
     rendered = chat.render([Message("user", "Hello")], tokenizer, answer=True)
     rendered.ids, rendered.learned
 
+A message is what one side says; of each id it is known whether the assistant is to write it.
 Structure is special tokens alone. A text is encoded with none of them allowed, so that what someone
 says cannot end a turn or begin another, whatever names of tokens are in it.
 """
@@ -10,12 +11,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
-from llmc import disk, encodings
+from llmc import cli, disk, encodings
 from llmc.chat_templates import ARGUMENT, TEMPLATES, Call, Message, Piece, Role, Template
 from llmc.tokenizer import Tokenizer
 
@@ -23,9 +25,39 @@ __all__ = ["Call", "Manner", "Message", "Rendered", "check", "from_dict", "load_
            "manner_by", "manner_of", "parse", "parse_manner", "render", "save_manner", "stops",
            "to_dict"]
 OLDER = {"developer": "system", "function": "tool"}     # what OpenAI calls roles, too
-
-
 SETTINGS = "chat.json"                                  # of a checkpoint, beside its tokenizer
+
+
+@dataclass
+class Chat:
+    """Talk with a model: with an assistant, or --base with the document simulator that a base model
+    is. Not in a terminal, standard input is one message, and only the answer is printed."""
+    model: str = cli.positional()   # a run's folder (its newest checkpoint) or a checkpoint's
+    prompt: str = ""            # answer this, and end
+    base: bool = False          # what is typed is a document's beginning, and the model goes on
+    system: str | None = None   # the system's message; "": none (default: that of the checkpoint's
+                                # chat.json)
+    template: Literal["auto", "llmc", "chatml", "llama3"] = "auto"  # how a conversation is written;
+                                # auto: as chat.json says, or as the tokenizer's special tokens tell
+    max_tokens: cli.Count = 512     # of an answer, at most
+    context: cli.CountOrZero = 0    # tokens of the conversation that the model sees; 0: as many as
+                                    # it was made for, if their memory is no more than 1 GiB
+    temperature: float = 0.7    # 0: the likeliest token every time; 1: as the model has learned
+    top_k: cli.CountOrZero = 0  # draw from the k likeliest tokens; 0: all
+    top_p: float = 1.0          # draw from the likeliest tokens that make up this probability
+    min_p: float = 0.0          # drop tokens less likely than this share of the likeliest
+    seed: cli.Seed = 1337       # another seed, other answers
+    device: str = "cpu"         # as `llmc doctor` lists them
+    dtype: Literal["auto", "f32", "bf16", "int8"] = "auto"  # of the weights and what is computed,
+                                # int8 of the weights alone; auto: as they are stored
+    threads: cli.Threads = 0    # 0: one for each processor
+
+
+def run(config: Chat) -> None:
+    """Answer once, or until the user leaves."""
+    from llmc import chat_terminal
+
+    chat_terminal.start(config)
 
 
 class Manner(NamedTuple):
@@ -309,3 +341,7 @@ def _text(run: list[Piece], tokenizer: Tokenizer) -> Rendered:
         at += len(tokenizer.token_bytes(id))
     before = len(given.encode("utf-8", "replace"))
     return Rendered(ids, [begin >= before for begin in begins])
+
+
+if __name__ == "__main__":
+    cli.main(run)

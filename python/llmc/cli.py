@@ -74,7 +74,7 @@ def guarded(function: Callable[[], None]) -> int:
         _drop_output()
         return 1
     except Exception as error:
-        if os.environ.get("LLMC_DEBUG") or not _is_users(error):
+        if os.environ.get("LLMC_DEBUG") or not is_users(error):
             raise
         print(f"llmc: {sentence(error)}", file=sys.stderr)
         _drop_output()
@@ -340,7 +340,7 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _is_users(error: Exception) -> bool:
+def is_users(error: Exception) -> bool:
     """Whether an error is about what the user gave, and not about this program."""
     core = sys.modules.get("llmc._core")
     engine = (core.LlmcError,) if core else ()
