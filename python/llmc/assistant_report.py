@@ -91,7 +91,7 @@ def questions(held_out: Path | None, name: str) -> list[Row]:
 
 
 def ask(checkpoint: Checkpoint, rows: Sequence[Row], max_tokens: int = 80) -> list[Answered]:
-    """The likeliest answers. What the assistant said before in a conversation is as it should be."""
+    """The likeliest answers; what the assistant said earlier is taken from the row."""
     texts = asking.answers(checkpoint, [row.messages[:-1] for row in rows],
                            Request([], max_tokens, temperature=0))
     return [Answered(row, text, judge.right(row, text)) for row, text in zip(rows, texts)]

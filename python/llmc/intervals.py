@@ -16,5 +16,4 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     share, extra = right / n, Z95**2 / n
     middle = (share + extra / 2) / (1 + extra)
     half = Z95 / (1 + extra) * math.sqrt(share * (1 - share) / n + extra / (4 * n))
-    return (max(0.0, min(share, middle - half)),        # rounding would leave 0 and 1, and the share
-            min(1.0, max(share, middle + half)))
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))

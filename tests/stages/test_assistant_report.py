@@ -98,8 +98,8 @@ def test_a_report_is_printed_and_its_answers_are_kept(folder, held_out, tmp_path
 def test_a_base_model_is_asked_in_a_document(tmp_path, held_out, capsys):
     base = write_checkpoint(tmp_path / "base", ())
     checkpoint = open_checkpoint(base)
-    asked = asking.request(checkpoint, None, [Message("user", "Hi"), Message("assistant", "Yes?"), Message("user", "x")],
-                           Request([]))
+    said = [Message("user", "Hi"), Message("assistant", "Yes?"), Message("user", "x")]
+    asked = asking.request(checkpoint, None, said, Request([]))
     assert checkpoint.tokenizer.decode(asked.prompt) == "User: Hi\n\nAssistant: Yes?\n\nUser: x\n\nAssistant:"
     assert llmc(base, "--held_out", held_out, "--max_tokens", 4) == 0
     assert "refuses harmful requests" in capsys.readouterr().out
@@ -113,7 +113,8 @@ def test_the_models_own_system_message_is_said(tmp_path):
     asked = asking.request(checkpoint, manner, [hi], Request([]))
     assert asked.prompt == render([Message("system", "Be brief."), hi], checkpoint.tokenizer, answer=True).ids
     own = [Message("system", "Be long."), hi]
-    assert asking.request(checkpoint, manner, own, Request([])).prompt == render(own, checkpoint.tokenizer, answer=True).ids
+    asked = asking.request(checkpoint, manner, own, Request([]))
+    assert asked.prompt == render(own, checkpoint.tokenizer, answer=True).ids
 
 
 def test_what_a_model_thinks_or_calls_is_not_what_it_says(folder):
@@ -121,7 +122,8 @@ def test_what_a_model_thinks_or_calls_is_not_what_it_says(folder):
     special, encode = checkpoint.tokenizer.special, checkpoint.tokenizer.encode_plain
     asked = asking.request(checkpoint, Manner("llmc"), hi, Request([]))
     result = Result("", [], [], None, "stop")
-    thought = [special["<|think_start|>"], *encode("Hm."), special["<|think_end|>"], *encode("Hello"), special["<|im_end|>"]]
+    thought = [special["<|think_start|>"], *encode("Hm."), special["<|think_end|>"], *encode("Hello"),
+               special["<|im_end|>"]]
     for tokens, text in ((thought, "Hello"), ([special["<|im_end|>"]], ""), (encode("Hel"), "Hel"), ([], "")):
         assert asking.said(checkpoint, Manner("llmc"), hi, asked, replace(result, tokens=tokens)) == text
 
