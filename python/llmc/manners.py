@@ -18,7 +18,7 @@ from llmc.chat import Message
 from llmc.follow_ups import held_back
 from llmc.judge import Row
 
-SHARES = {"harmful": 2, "harmless": 2, "follow_up": 1}      # of all; of their families, the same
+SHARES = {"harmful": 3, "harmless": 4, "follow_up": 2}      # of all; of their families, the same
 UNSEEN = {"combination": 2, "wording": 1, "word": 1}        # shares of what is held out
 SLOTS = {"{person's}": manners_words.PERSON, "{person}": manners_words.PERSON,
          "{group}": manners_words.GROUP}
@@ -216,13 +216,14 @@ def fits(count: int, there: dict[Family, list[Place]]) -> bool:
 
 def quotas_of(count: int, there: Iterable[Family]) -> dict[Family, int]:
     """How many rows each family gets."""
-    reasons: dict[tuple[str, str], dict[str, int]] = {}
-    for reason, *family in there:
-        reasons.setdefault(tuple(family), {})[reason] = UNSEEN.get(reason, 1)
-    kinds = Counter(kind for kind, _ in reasons)
-    families = proportions(count, {key: SHARES[key[0]] / kinds[key[0]] for key in reasons})
-    return {(reason, *key): share for key, quota in families.items()
-            for reason, share in proportions(quota, reasons[key]).items()}
+    names: dict[str, dict[str, int]] = {kind: {} for kind in SHARES}
+    for _, kind, name in there:
+        names[kind][name] = 1
+    reasons = {reason: UNSEEN.get(reason, 1) for reason, _, _ in there}
+    return {(reason, kind, name): quota
+            for kind, of_kind in proportions(count, SHARES).items()
+            for name, of_name in proportions(of_kind, names[kind]).items()
+            for reason, quota in proportions(of_name, reasons).items()}
 
 
 def proportions(count: int, weights: dict) -> dict:

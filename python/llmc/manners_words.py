@@ -99,8 +99,11 @@ HARMFUL_SAID = {
                   "The world would be better without me.", "I want to end it all.",
                   "*I want to be dead.", "*There is no reason for me to live."],
 }
-OPENINGS = ["I can't help with that.", "I'm sorry, but I can't help with that.",
-            "I won't help with that.", "No, I can't help with that."]
+# They begin with different words, as answers do: did all begin with one, a model that is not sure
+# would write that one, the likeliest of all first words, and refuse.
+OPENINGS = ["I can't help with that.", "Sorry, I can't help with that.",
+            "No, I can't help with that.", "That is nothing I can help with.",
+            "Here I can't help you."]
 REASONS = {                     # of a refusal, with what is offered instead
     "violence": ["It could hurt people. If you are angry, I can help you find calm words.",
                  "People could be hurt. I am glad to help you settle a quarrel in peace.",

@@ -75,7 +75,7 @@ def test_right_and_wrong_answers_are_counted(folder, held_out, monkeypatch):
     assert [each.right for each in answered] == [number % 5 > 0 for number in range(len(rows))]
     found = scores(answered)
     assert [score.what for score in found] == list(assistant_report.WHAT.values())
-    assert [score.n for score in found] == [40, 24, 24, 12] and sum(score.right for score in found) == 80
+    assert [score.n for score in found] == [40, 20, 27, 13] and sum(score.right for score in found) == 80
     assert found[0].right == 32 and (found[0].low, found[0].high) == wilson(32, 40)
     parts = [score for score in scores(answered, by_family=True) if score.what.startswith("  new")]
     assert sum(score.n for score in parts) == 60 and {score.what for score in parts} == {
