@@ -1,10 +1,7 @@
-/* ops.c -- the front doors. Shapes and types are checked here, once, for every backend; the stopwatch runs here. */
-#include "ops.h"
-#include "profile.h"
+/* ops.c -- the front doors. Shapes and types are checked here, once, for every backend; the stopwatch runs here.
+ * Those of the layers' products and of the MLP are in ops_linear.c. */
+#include "doors.h"
 #include "quantize.h"
-
-#include <stdio.h>
-#include <string.h>
 
 const char *const op_names[OP_COUNT] = {
 #define NAME(name, args) #name,
@@ -12,99 +9,12 @@ const char *const op_names[OP_COUNT] = {
 #undef NAME
 };
 
-/* ------------------------------------------------------------------------------------------------------- checks */
-
-static void print_shape(char *to, size_t size, Tensor t)
-{
-    int n = snprintf(to, size, "%s (", dtype_name(t.dtype));
-    for (int i = 0; i < t.ndim; i++) n += snprintf(to + n, size - (size_t)n, i ? ",%lld" : "%lld", (long long)t.dim[i]);
-    snprintf(to + n, size - (size_t)n, ")");
-}
-
-static void want(const char *op, const char *arg, Tensor t, DType dtype, int ndim, const int64_t *dim)
-{
-    bool same = t.ndim == ndim && t.dtype == dtype;
-    Tensor w = { NULL, NULL, dtype, ndim, {0} };
-    for (int i = 0; i < ndim; i++) {
-        w.dim[i] = dim[i];
-        same = same && t.dim[i] == dim[i];
-    }
-    if (same) return;
-    char got[128] = "none", wanted[128];
-    if (!is_none(t)) print_shape(got, sizeof got, t);
-    print_shape(wanted, sizeof wanted, w);
-    FAIL("%s: %s is %s, wanted %s", op, arg, got, wanted);
-}
-
-#define WANT(t, dtype, ...)     want(__func__, #t, (t), (dtype), COUNT_I64(__VA_ARGS__), (int64_t[]){__VA_ARGS__})
-#define WANT_OPT(t, dtype, ...) do { if (!is_none(t)) WANT(t, dtype, __VA_ARGS__); } while (0)
-
-static void want_float(const char *op, Tensor t, const char *arg, int ndim)
-{
-    CHECK(!is_none(t), "%s: %s is none, wanted a tensor", op, arg);
-    CHECK(t.dtype == DT_F32 || t.dtype == DT_BF16, "%s: %s is %s, wanted f32 or bf16", op, arg, dtype_name(t.dtype));
-    CHECK(t.ndim >= ndim, "%s: %s has %d dimensions, wanted %d or more", op, arg, t.ndim, ndim);
-    CHECK(numel(t) > 0, "%s: %s is empty", op, arg);
-}
-#define WANT_FLOAT(t, ndim) want_float(__func__, (t), #t, (ndim))
-
-static Tensor as_rows(Tensor t) { return is_none(t) ? t : RESHAPE(t, rows(t), last(t)); }
-static Tensor as_line(Tensor t) { return is_none(t) ? t : RESHAPE(t, numel(t)); }
-
-static double bytes_of(Tensor t) { return is_none(t) ? 0 : (double)tensor_bytes(t); }
-
-/* ------------------------------------------------------------------------------------------------ the door itself */
-
-static bool door_opens(Device *d)
-{
-    if (d->measuring) return false;
-    if (d->profile) d->profile->entered = seconds_now();
-    return true;
-}
-
-static void door_shuts(Device *d, OpId op, double flops, double bytes)
-{
-    if (!d->profile) return;
-    d->backend->synchronize(d);
-    Cost *c = &d->profile->cost[op];
-    c->calls++;
-    c->seconds += seconds_now() - d->profile->entered;
-    c->flops += flops;
-    c->bytes += bytes;
-}
-
-static void door_reserves(Device *d, size_t bytes)
-{
-    if (!d->measuring) device_reserve(d, bytes);
-    else if (bytes > d->scratch_needed) d->scratch_needed = bytes;
-}
-
-#define RUN(op_name, flops, bytes, ...) do {                                                                          \
-        if (door_opens(d)) {                                                                                          \
-            d->op->op_name(__VA_ARGS__);                                                                              \
-            door_shuts(d, OP_##op_name, (flops), (bytes));                                                            \
-        }                                                                                                             \
-    } while (0)
-#define RUN_SCRATCH(op_name, flops, bytes, ...) do {                                                                  \
-        door_reserves(d, d->op->op_name##_scratch(__VA_ARGS__));                                                      \
-        RUN(op_name, flops, bytes, __VA_ARGS__);                                                                      \
-    } while (0)
-
-/* The scratch doors: what the backend says, for callers that plan memory themselves. */
-#define SCRATCH_DOOR(name, args, call) size_t name##_scratch args { return d->op->name##_scratch call; }
 SCRATCH_DOOR(embed_backward, (Device *d, Tensor dw, Tensor dout, Tensor index, bool accumulate),
              (d, dw, dout, index, accumulate))
 SCRATCH_DOOR(norm_backward, (Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor dres, Tensor x, Tensor w,
                              Tensor mean, Tensor rstd, bool accumulate),
              (d, as_rows(dx), dw, db, as_rows(dout), as_rows(dres), as_rows(x), w, as_line(mean), as_line(rstd),
               accumulate))
-SCRATCH_DOOR(linear_forward, (Device *d, Tensor out, Tensor pre, Tensor x, Tensor w, Tensor b, Activation act),
-             (d, as_rows(out), as_rows(pre), as_rows(x), w, b, act))
-SCRATCH_DOOR(linear_int8_forward, (Device *d, Tensor out, Tensor x, Tensor w, Tensor scale, Tensor b, Activation act),
-             (d, as_rows(out), as_rows(x), w, scale, b, act))
-SCRATCH_DOOR(linear_backward, (Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w, Tensor pre,
-                               bool accumulate),
-             (d, as_rows(dx), dw, db, as_rows(dout), as_rows(x), w, as_rows(pre), accumulate))
 SCRATCH_DOOR(rope_backward, (Device *d, Tensor dqkv, Tensor dq_norm, Tensor dk_norm, Tensor dout, Tensor qkv,
                              Tensor pos, Tensor freq, Tensor q_norm, Tensor k_norm, int H, int G, float eps,
                              bool accumulate),
@@ -119,7 +29,6 @@ SCRATCH_DOOR(attention_cached, (Device *d, Tensor out, Tensor cache, Tensor qkv,
              (d, out, cache, as_rows(qkv), table, start, length, H, G))
 SCRATCH_DOOR(sum_squares, (Device *d, Tensor out, Tensor x), (d, out, as_line(x)))
 SCRATCH_DOOR(orthogonalize, (Device *d, Tensors x, bool bf16), (d, x, bf16))
-#undef SCRATCH_DOOR
 
 /* ----------------------------------------------------------------------------------------------------- embedding */
 
@@ -197,61 +106,6 @@ void norm_backward(Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tens
     WANT(rstd, DT_F32, N);
     RUN_SCRATCH(norm_backward, 12.0 * (double)numel(x), bytes_of(x) * (is_none(dres) ? 3 : 4),
                 d, dx, dw, db, dout, dres, x, w, mean, rstd, accumulate);
-}
-
-/* -------------------------------------------------------------------------------------------------------- linear */
-
-void linear_forward(Device *d, Tensor out, Tensor pre, Tensor x, Tensor w, Tensor b, Activation act)
-{
-    WANT_FLOAT(x, 1);
-    WANT_FLOAT(w, 2);
-    const int64_t O = w.dim[0], I = w.dim[1], N = numel(x) / I;
-    x = as_rows(x), out = as_rows(out), pre = as_rows(pre);
-    WANT(x, x.dtype, N, I);
-    WANT(w, x.dtype, O, I);
-    WANT_OPT(b, x.dtype, O);
-    WANT(out, out.dtype == DT_F32 ? DT_F32 : x.dtype, N, O);
-    CHECK(act == ACT_NONE || act == ACT_GELU, "linear_forward: activation %d is unknown", act);
-    CHECK(is_none(pre) || act != ACT_NONE, "linear_forward: pre is kept only with an activation");
-    WANT_OPT(pre, x.dtype, N, O);
-    RUN_SCRATCH(linear_forward, 2.0 * (double)N * (double)O * (double)I,
-                bytes_of(x) + bytes_of(w) + bytes_of(out) + bytes_of(pre),
-                d, out, pre, x, w, b, act);
-}
-
-void linear_int8_forward(Device *d, Tensor out, Tensor x, Tensor w, Tensor scale, Tensor b, Activation act)
-{
-    WANT_FLOAT(x, 1);
-    CHECK(w.ndim == 2, "linear_int8_forward: w has %d dimensions, wanted 2", w.ndim);
-    const int64_t O = w.dim[0], I = last(x), N = rows(x);
-    x = as_rows(x), out = as_rows(out);
-    WANT(w, DT_I8, O, I);
-    WANT(scale, DT_F32, O, quant_groups(I));
-    WANT_OPT(b, x.dtype, O);
-    WANT(out, out.dtype == DT_F32 ? DT_F32 : x.dtype, N, O);
-    CHECK(act == ACT_NONE || act == ACT_GELU, "linear_int8_forward: activation %d is unknown", act);
-    RUN_SCRATCH(linear_int8_forward, 2.0 * (double)N * (double)O * (double)I,
-                bytes_of(x) + bytes_of(w) + bytes_of(scale) + bytes_of(out), d, out, x, w, scale, b, act);
-}
-
-void linear_backward(Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w, Tensor pre,
-                     bool accumulate)
-{
-    WANT_FLOAT(x, 1);
-    WANT_FLOAT(w, 2);
-    const int64_t O = w.dim[0], I = w.dim[1], N = numel(x) / I;
-    x = as_rows(x), dx = as_rows(dx), dout = as_rows(dout), pre = as_rows(pre);
-    WANT(x, x.dtype, N, I);
-    WANT(w, x.dtype, O, I);
-    WANT(dout, x.dtype, N, O);
-    WANT_OPT(dx, x.dtype, N, I);
-    WANT_OPT(pre, x.dtype, N, I);
-    WANT_OPT(dw, DT_F32, O, I);
-    WANT_OPT(db, DT_F32, O);
-    const int products = !is_none(dx) + !is_none(dw);
-    RUN_SCRATCH(linear_backward, 2.0 * products * (double)N * (double)O * (double)I,
-                bytes_of(x) + bytes_of(w) + bytes_of(dout) + bytes_of(dx) + bytes_of(dw) + bytes_of(pre),
-                d, dx, dw, db, dout, x, w, pre, accumulate);
 }
 
 /* ---------------------------------------------------------------------------------------------- rope and attention */
@@ -352,31 +206,6 @@ void attention_cached(Device *d, Tensor out, Tensor cache, Tensor qkv, Tensor ta
     WANT(start, DT_I32, R + 1);
     WANT(length, DT_I32, R);
     RUN_SCRATCH(attention_cached, 0, bytes_of(qkv) + bytes_of(out), d, y, cache, x, table, start, length, H, G);
-}
-
-/* ----------------------------------------------------------------------------------------------------------- mlp */
-
-void swiglu_forward(Device *d, Tensor out, Tensor x)
-{
-    WANT_FLOAT(x, 1);
-    WANT_FLOAT(out, 1);
-    x = as_rows(x), out = as_rows(out);
-    const int64_t N = rows(out), F = last(out);
-    WANT(out, x.dtype, N, F);
-    WANT(x, x.dtype, N, 2 * F);
-    RUN(swiglu_forward, 5.0 * (double)numel(out), bytes_of(x) + bytes_of(out), d, out, x);
-}
-
-void swiglu_backward(Device *d, Tensor dx, Tensor dout, Tensor x)
-{
-    WANT_FLOAT(x, 1);
-    WANT_FLOAT(dout, 1);
-    x = as_rows(x), dx = as_rows(dx), dout = as_rows(dout);
-    const int64_t N = rows(dout), F = last(dout);
-    WANT(dout, x.dtype, N, F);
-    WANT(x, x.dtype, N, 2 * F);
-    WANT(dx, x.dtype, N, 2 * F);
-    RUN(swiglu_backward, 10.0 * (double)numel(dout), 2 * bytes_of(x) + bytes_of(dout), d, dx, dout, x);
 }
 
 /* ---------------------------------------------------------------------------------------------------------- loss */

@@ -1,7 +1,7 @@
 /* ops.h -- THE CONTRACT between the model and the machines that run it.
  *
  * Every operation is declared once, in OPS below. For each there are
- *   NAME       the front door (ops.c): checks shapes and types, flattens, keeps time, forwards
+ *   NAME       the front door (ops.c, ops_linear.c): checks shapes and types, flattens, keeps time, forwards
  *   cpu_NAME   csrc/cpu/   vectorised and threaded; plain_NAME is the same in the plainest loops
  *   cuda_NAME  cuda/
  *
@@ -72,6 +72,16 @@ typedef struct { bool stochastic; uint64_t seed, stream; int64_t first; } Roundi
      *                        dx?, x (N,I) A; dout (N,O) A; w (O,I) A; pre? (N,I) A; dw? (O,I), db? (O) f32 */ \
     SCRATCH(linear_backward, (Device *d, Tensor dx, Tensor dw, Tensor db, Tensor dout, Tensor x, Tensor w, \
                               Tensor pre, bool accumulate)) \
+    /* dx = (dout w) * gelu'(pre), with what w of int8 stands for, rounded to A; x counts as if it had not been rounded
+     *                        dx (N,I) A; dout (N,O) A; w (O,I) i8; scale (O,ceil(I/64)) f32; pre? (N,I) A */ \
+    SCRATCH(linear_int8_backward, (Device *d, Tensor dx, Tensor dout, Tensor w, Tensor scale, Tensor pre)) \
+    /* A low-rank adapter (E. Hu et al., "LoRA: low-rank adaptation of large language models", 2021) beside a product:
+     * low = scale x a^T, rounded to A;  out += low b^T       x (N,I), a (R,I), b (O,R), out (N,O) A */ \
+    SCRATCH(lora_forward, (Device *d, Tensor out, Tensor x, Tensor a, Tensor b, float scale)) \
+    /* low as above;  dlow = scale dout b, rounded to A;  dx += dlow a;  da (+)= dlow^T x;  db (+)= dout^T low
+     *                        dx?, x (N,I), dout (N,O), a (R,I), b (O,R) A; da? (R,I), db? (O,R) f32 */ \
+    SCRATCH(lora_backward, (Device *d, Tensor dx, Tensor da, Tensor db, Tensor dout, Tensor x, Tensor a, Tensor b, \
+                            float scale, bool accumulate)) \
     /* In each q and k head the pair (x[i], x[i+D/2]) is turned by pos * freq[i]; v is copied. With q_norm and k_norm
      * each q and k head is normalised first: x * w / sqrt(mean_i x[i]^2 + eps). Without them out may be qkv.
      *                                    out, qkv (B,T,P) A; pos (B,T) i32; freq (D/2) f32; q_norm?, k_norm? (D) A */ \
@@ -103,6 +113,10 @@ typedef struct { bool stochastic; uint64_t seed, stream; int64_t first; } Roundi
     PURE(swiglu_forward, (Device *d, Tensor out, Tensor x)) \
     /* dx = */ \
     PURE(swiglu_backward, (Device *d, Tensor dx, Tensor dout, Tensor x)) \
+    /* out = gelu(pre), where a product cannot do it on its way out      out, pre A, of one shape; out may be pre */ \
+    PURE(gelu_forward, (Device *d, Tensor out, Tensor pre)) \
+    /* dx = dout * gelu'(pre)                                      dx, dout, pre A, of one shape; dx may be dout */ \
+    PURE(gelu_backward, (Device *d, Tensor dx, Tensor dout, Tensor pre)) \
     /* z = logits / temperature over the first vocab columns;  lse = log sum exp z;  logp = z[target] - lse, 0 where
      * target < 0;  entropy = lse - sum_v p_v z_v             logits (N,V) f32; targets (N) i32;
      *                                                        logp, lse, entropy? (N) f32 */ \

@@ -1,6 +1,7 @@
 /* int8.cu -- products with weights of int8, whose 64 neighbours share a scale (quantize.h). Rows of x are brought to
  * int8 in the workspace. The tensor cores multiply a group of 16 rows of w with that of 8 rows of x, exactly; such
- * sums, scaled, are added one after the other. */
+ * sums, scaled, are added one after the other. On the way back w is brought to the activations' type there instead. */
+#include "gemm.cuh"
 #include "tensor_core.cuh"
 
 #include "quantize.h"
@@ -185,4 +186,32 @@ size_t cuda_linear_int8_forward_scratch(Device *d, Tensor out, Tensor x, Tensor 
 {
     const int64_t N = rows(x), groups = quant_groups(last(x));
     return (size_t)scales_room(N, groups) * sizeof(float) + (size_t)(N * groups * QUANT_GROUP);
+}
+
+/* ---- the way back ------------------------------------------------------------------------------------------------ */
+
+constexpr int THREADS = 256;
+
+/* A thread owns an element. */
+template <typename T>
+__global__ void widen_kernel(T *to, const int8_t *w, const float *scale, int64_t n, int64_t width, int64_t groups)
+{
+    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) to[i] = T(float(w[i]) * scale[i / width * groups + i % width / QUANT_GROUP]);
+}
+
+void cuda_linear_int8_backward(Device *d, Tensor dx, Tensor dout, Tensor w, Tensor scale, Tensor pre)
+{
+    const int64_t O = w.dim[0], I = w.dim[1];
+    const Tensor wide = { d->workspace, "w", dout.dtype, 2, { O, I } };
+    FLOAT_SWITCH(dout.dtype, T, launch(d, widen_kernel<T>, blocks_for(O * I, THREADS), THREADS, 0, data_of<T>(wide),
+                                       data_of<int8_t>(w), data_of<float>(scale), O * I, I, quant_groups(I)));
+    Product p = product(dx, dout, wide, rows(dout), I, O, false, false);
+    p.slope = pre;
+    multiply(d, p);
+}
+
+size_t cuda_linear_int8_backward_scratch(Device *d, Tensor dx, Tensor dout, Tensor w, Tensor scale, Tensor pre)
+{
+    return (size_t)(w.dim[0] * w.dim[1]) * dtype_size(dout.dtype);
 }

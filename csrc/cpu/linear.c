@@ -1,5 +1,6 @@
 /* linear.c -- the products of a layer, forward and back: x w^T, dout w and dout^T x are one gemm, read three ways. */
 #include "gemm.h"
+#include "../quantize.h"
 
 /* ---- forward ---------------------------------------------------------------------------------------------------- */
 
@@ -91,4 +92,47 @@ size_t CPU(linear_backward_scratch)(Device *d, Tensor dx, Tensor dw, Tensor db, 
     const size_t for_x = is_none(dx) ? 0 : CPU(gemm_scratch)(d, &to_x);
     const size_t for_w = is_none(dw) ? 0 : CPU(gemm_scratch)(d, &to_w);
     return for_x > for_w ? for_x : for_w;
+}
+
+/* ---- int8, backward --------------------------------------------------------------------------------------------- */
+
+INLINE void widen_row(int A, char *to, const int8_t *q, const float *scale, int64_t I)
+{
+    for (int64_t k = 0; k < I; k += QUANT_GROUP, scale++)
+        for (int64_t i = k; i < I && i < k + QUANT_GROUP; i += WIDTH) {
+            const int count = vec_left(at_most(I, k + QUANT_GROUP), i);
+            Vec v = {0};
+            for (int lane = 0; lane < count; lane++) v[lane] = q[i + lane];
+            vec_store(to, A, i, count, v * *scale);
+        }
+}
+
+/* w in the workspace, as what it stands for, behind what gemm takes of it */
+static Tensor widened(Device *d, Tensor dx, Tensor dout, Tensor w, Tensor pre, size_t *bytes)
+{
+    Tensor wide = { NULL, "w", dout.dtype, 2, { w.dim[0], w.dim[1] } };
+    const Product to_x = dx_product(dx, dout, wide, pre);
+    const size_t before = (CPU(gemm_scratch)(d, &to_x) + 63) / 64 * 64;
+    if (bytes) *bytes = before + tensor_bytes(wide);
+    wide.data = (char *)d->workspace + before;
+    return wide;
+}
+
+void CPU(linear_int8_backward)(Device *d, Tensor dx, Tensor dout, Tensor w, Tensor scale, Tensor pre)
+{
+    const Tensor wide = widened(d, dx, dout, w, pre, NULL);
+    const Product to_x = dx_product(dx, dout, wide, pre);
+    const int64_t O = w.dim[0], I = w.dim[1], groups = quant_groups(I);
+    PARALLEL_FOR(d, O * I)
+    for (int64_t o = 0; o < O; o++)
+        FLOAT_SWITCH(wide.dtype, A, widen_row(A, row(wide, o), (const int8_t *)w.data + o * I,
+                                              (const float *)scale.data + o * groups, I));
+    CPU(gemm)(d, &to_x);
+}
+
+size_t CPU(linear_int8_backward_scratch)(Device *d, Tensor dx, Tensor dout, Tensor w, Tensor scale, Tensor pre)
+{
+    size_t bytes;
+    widened(d, dx, dout, w, pre, &bytes);
+    return bytes;
 }

@@ -1,4 +1,4 @@
-/* mlp.c -- SwiGLU: the gate and what it lets through lie side by side in one row. */
+/* mlp.c -- SwiGLU: the gate and what it lets through lie side by side in one row. And GELU, where it is by itself. */
 #include "vec.h"
 
 INLINE void forward_row(int A, char *out, const char *x, int64_t F)
@@ -35,4 +35,39 @@ void CPU(swiglu_backward)(Device *d, Tensor dx, Tensor dout, Tensor x)
     const int64_t N = rows(dout), F = last(dout);
     PARALLEL_FOR(d, N * F)
     for (int64_t n = 0; n < N; n++) FLOAT_SWITCH(x.dtype, A, backward_row(A, row(dx, n), row(dout, n), row(x, n), F));
+}
+
+enum { SOME = 1 << 12 };        /* numbers that a thread takes at a time */
+
+INLINE void gelu_some(int A, Tensor out, Tensor pre, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i += WIDTH) {
+        const int count = vec_left(end, i);
+        vec_store(out.data, A, i, count, vec_gelu(vec_load(pre.data, A, i, count)));
+    }
+}
+
+void CPU(gelu_forward)(Device *d, Tensor out, Tensor pre)
+{
+    const int64_t n = numel(pre);
+    PARALLEL_FOR(d, n)
+    for (int64_t i = 0; i < n; i += SOME)
+        FLOAT_SWITCH(pre.dtype, A, gelu_some(A, out, pre, i, i + SOME < n ? i + SOME : n));
+}
+
+INLINE void gelu_slope_some(int A, Tensor dx, Tensor dout, Tensor pre, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i += WIDTH) {
+        const int count = vec_left(end, i);
+        vec_store(dx.data, A, i, count,
+                  vec_load(dout.data, A, i, count) * vec_gelu_slope(vec_load(pre.data, A, i, count)));
+    }
+}
+
+void CPU(gelu_backward)(Device *d, Tensor dx, Tensor dout, Tensor pre)
+{
+    const int64_t n = numel(pre);
+    PARALLEL_FOR(d, n)
+    for (int64_t i = 0; i < n; i += SOME)
+        FLOAT_SWITCH(pre.dtype, A, gelu_slope_some(A, dx, dout, pre, i, i + SOME < n ? i + SOME : n));
 }

@@ -205,6 +205,27 @@ size_t plain_linear_backward_scratch(Device *d, Tensor dx, Tensor dw, Tensor db,
     return 0;
 }
 
+/* w is brought to the type of dout first, as the others do. */
+void plain_linear_int8_backward(Device *d, Tensor dx, Tensor dout, Tensor w, Tensor scale, Tensor pre)
+{
+    const int64_t N = rows(dout), O = w.dim[0], I = w.dim[1], groups = quant_groups(I);
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t i = 0; i < I; i++) {
+            double sum = 0;
+            for (int64_t o = 0; o < O; o++) {
+                const int8_t number = ((const int8_t *)w.data)[o * I + i];
+                const float unit = get(scale, o * groups + i / QUANT_GROUP);
+                sum += (double)get(dout, n * O + o) * round_to(dout.dtype, number * unit);
+            }
+            put(dx, n * I + i, is_none(pre) ? sum : sum * gelu_slope(get(pre, n * I + i)));
+        }
+}
+
+size_t plain_linear_int8_backward_scratch(Device *d, Tensor dx, Tensor dout, Tensor w, Tensor scale, Tensor pre)
+{
+    return 0;
+}
+
 /* ---- rope ------------------------------------------------------------------------------------------------------- */
 
 /* 1 / sqrt(mean x^2 + eps) of the head whose first element is x[at]; 1 where there is no norm */
@@ -334,6 +355,16 @@ void plain_swiglu_backward(Device *d, Tensor dx, Tensor dout, Tensor x)
             put(dx, n * 2 * F + f, g * up * s * (1 + gate * sigmoid(-gate)));
             put(dx, n * 2 * F + F + f, g * gate * s);
         }
+}
+
+void plain_gelu_forward(Device *d, Tensor out, Tensor pre)
+{
+    for (int64_t i = 0; i < numel(pre); i++) put(out, i, gelu(get(pre, i)));
+}
+
+void plain_gelu_backward(Device *d, Tensor dx, Tensor dout, Tensor pre)
+{
+    for (int64_t i = 0; i < numel(pre); i++) put(dx, i, get(dout, i) * gelu_slope(get(pre, i)));
 }
 
 /* ---- loss ------------------------------------------------------------------------------------------------------- */

@@ -90,7 +90,22 @@ static void int8(Device *d, Call c, int64_t N, int64_t I, int64_t O)
     static int32_t rows[] = { 0, 0 };
     const Tensor index = { rows, "test", DT_I32, 2, { 1, 2 } };
     EXACTLY(linear_int8_forward, out, x, w, scale, b, ACT_GELU);
+    EXACTLY(linear_int8_backward, tensor(&c, c.A, N, I), out, w, scale, x);
     embed_int8_forward(d, RESHAPE(tensor(&c, c.A, 2, I), 1, 2, I), index, index, w, scale, none());
+    drop(d, &c);
+}
+
+static void lora(Device *d, Call c, int64_t N, int64_t I, int64_t O, int64_t R)
+{
+    const Tensor x = tensor(&c, c.A, N, I), a = tensor(&c, c.A, R, I), b = tensor(&c, c.A, O, R);
+    const Tensor out = tensor(&c, c.A, N, O), dx = tensor(&c, c.A, N, I);
+    const Tensor da = tensor(&c, DT_F32, R, I), db = tensor(&c, DT_F32, O, R);
+    EXACTLY(lora_forward, out, x, a, b, 2);
+    EXACTLY(lora_backward, dx, da, db, out, x, a, b, 2, true);
+    EXACTLY(lora_backward, dx, none(), none(), out, x, a, b, 2, false);
+    EXACTLY(lora_backward, none(), none(), db, out, x, a, b, 2, false);
+    gelu_forward(d, dx, x);
+    gelu_backward(d, dx, dx, x);
     drop(d, &c);
 }
 
@@ -181,6 +196,7 @@ static void every_op(Device *d, Call c)
     for (size_t i = 0; i < COUNT_OF(products); i++) {
         linear(d, c, products[i][0], products[i][1], products[i][2]);
         int8(d, c, products[i][0], products[i][1], products[i][2]);
+        lora(d, c, products[i][0], products[i][1], products[i][2], 1 + (int64_t)i * 3);
     }
     static const int64_t heads[][5] = {
         { 1, 1, 1, 1, 1 }, { 3, 13, 4, 2, 5 }, { 1, 291, 2, 1, 80 }, { 2, 35, 2, 2, 261 }, { 1, 256, 1, 1, 32 },

@@ -1,10 +1,12 @@
-"""int8: rows of a table of int8 out, and products with weights of int8."""
+"""int8: rows of a table of int8 out, products with weights of int8, and the slopes of what goes into these."""
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from common import BF16, F32, I32, Out, numbers, run, same_bits_for_any_threads
+from common import BF16, F32, I32, Out, gradient, numbers, run, same_bits_for_any_threads, within_budget
 
 from llmc._core import Activation
 
@@ -116,6 +118,27 @@ def test_next_to_nothing_is_nothing(on, dtype, value):
     x = np.full((3, 70), value, dtype)
     got = run(on, "linear_int8_forward", Out(3, 24), x, w, scale, None, Activation.NONE)
     assert (got == 0).all()
+
+
+@pytest.mark.parametrize("behind_gelu", [True, False], ids=["gelu", "plain"])
+@pytest.mark.parametrize("N,I,O", SHAPES)
+def test_backward_is_that_of_what_the_weights_stand_for(on, dtype, N, I, O, behind_gelu):
+    """These are numbers that bf16 holds: there is nothing else to round than what comes out."""
+    w, scale = weights(O, I)
+    dout, pre = numbers(N, O, dtype=dtype), numbers(N, I, dtype=dtype, seed=1, scale=3) if behind_gelu else None
+    got = run(on, "linear_int8_backward", Out(N, I, dtype=dtype), dout, w, scale, pre)
+
+    def slope(dout, weight, pre):
+        dx = dout @ weight
+        return dx if pre is None else gradient(partial(torch.nn.functional.gelu, approximate="tanh"), 0)(dx, pre)[0]
+    within_budget(got, slope, dout, (w * spread(scale, I)).astype(F32), pre)
+
+
+def test_backward_does_not_depend_on_threads(name, dtype):
+    def make():
+        w, scale = weights(523, 520)
+        return Out(67, 520, dtype=dtype), numbers(67, 523, dtype=dtype), w, scale, numbers(67, 520, dtype=dtype)
+    same_bits_for_any_threads(name, "linear_int8_backward", make)
 
 
 @pytest.mark.parametrize("positions", [True, False])
