@@ -7,17 +7,39 @@
 /* ------------------------------------------------------------------------------------------------ the ops, by Pair */
 
 static Tensor value(const Param *p) { return p ? p->value : none(); }
-static Tensor grad(const Param *p)  { return p ? p->grad : none(); }
 
+/* Where there are adapters, the weights beside them are not trained. */
+static bool frozen(const Model *m) { return m->params->adapters != NULL; }
+static Tensor grad(const Model *m, const Param *p) { return p && !frozen(m) ? p->grad : none(); }
+
+static float lora_scale(const Model *m)
+{
+    const Lora how = m->params->adapters->lora;
+    return how.alpha / (float)how.rank;
+}
+
+/* GELU follows in an op of its own where an adapter adds to what it reads, and where that is kept of a product of int8,
+ * which does not. */
 static void linear(Model *m, Tensor out, Tensor pre, Tensor x, Pair p, Activation act)
 {
-    if (is_none(p.w->scale)) linear_forward(m->dev, out, pre, x, value(p.w), value(p.b), act);
-    else linear_int8_forward(m->dev, out, x, value(p.w), p.w->scale, value(p.b), act);
+    const bool int8 = !is_none(p.w->scale), apart = act == ACT_GELU && (p.lora_a || (int8 && !is_none(pre)));
+    const Tensor sum = apart && !is_none(pre) ? pre : out;
+    const Activation fused = apart ? ACT_NONE : act;
+    if (int8) linear_int8_forward(m->dev, sum, x, value(p.w), p.w->scale, value(p.b), fused);
+    else      linear_forward(m->dev, sum, apart ? none() : pre, x, value(p.w), value(p.b), fused);
+    if (p.lora_a) lora_forward(m->dev, sum, x, value(p.lora_a), value(p.lora_b), lora_scale(m));
+    if (apart) gelu_forward(m->dev, out, sum);
 }
 
 static void linear_back(Model *m, Tensor dx, Tensor dout, Tensor x, Pair p, Tensor pre, bool accumulate)
 {
-    linear_backward(m->dev, dx, grad(p.w), grad(p.b), dout, x, value(p.w), pre, accumulate);
+    const Tensor fused = p.lora_a ? none() : pre;
+    if (!is_none(p.w->scale)) linear_int8_backward(m->dev, dx, dout, value(p.w), p.w->scale, fused);
+    else linear_backward(m->dev, dx, grad(m, p.w), grad(m, p.b), dout, x, value(p.w), fused, accumulate);
+    if (!p.lora_a) return;
+    lora_backward(m->dev, dx, p.lora_a->grad, p.lora_b->grad, dout, x, value(p.lora_a), value(p.lora_b), lora_scale(m),
+                  accumulate);
+    if (!is_none(pre)) gelu_backward(m->dev, dx, dx, pre);
 }
 
 static void norm(Model *m, Tensor sum, Tensor out, Tensor mean, Tensor rstd, Tensor x, Tensor branch, Pair p)
@@ -28,7 +50,7 @@ static void norm(Model *m, Tensor sum, Tensor out, Tensor mean, Tensor rstd, Ten
 static void norm_back(Model *m, Tensor dx, Tensor dout, Tensor dres, Tensor x, Tensor mean, Tensor rstd, Pair p,
                       bool accumulate)
 {
-    norm_backward(m->dev, dx, grad(p.w), grad(p.b), dout, dres, x, value(p.w), mean, rstd, accumulate);
+    norm_backward(m->dev, dx, grad(m, p.w), grad(m, p.b), dout, dres, x, value(p.w), mean, rstd, accumulate);
 }
 
 static void finish_bucket(Model *m, int bucket)
@@ -92,8 +114,9 @@ static void block_backward(Model *m, int l, bool accumulate)
 
     linear_back(m, m->datt, m->dx, k->att, w->proj, none(), accumulate);
     attention_backward(m->dev, m->dqkv, m->datt, k->att, k->lse, k->qkv, m->first, c->n_head, c->n_kv_head);
-    if (rope(m)) rope_backward(m->dev, m->dqkv, grad(w->q_norm), grad(w->k_norm), m->dqkv, k->unturned, m->pos, m->freq,
-                               value(w->q_norm), value(w->k_norm), c->n_head, c->n_kv_head, c->norm_eps, accumulate);
+    if (rope(m)) rope_backward(m->dev, m->dqkv, grad(m, w->q_norm), grad(m, w->k_norm), m->dqkv, k->unturned, m->pos,
+                               m->freq, value(w->q_norm), value(w->k_norm), c->n_head, c->n_kv_head, c->norm_eps,
+                               accumulate);
     linear_back(m, m->dn, m->dqkv, k->n1, w->qkv, none(), accumulate);
     norm_back(m, m->dx, m->dn, m->dx, m->stream[l], k->mean1, k->rstd1, w->ln_1, accumulate);
 }
@@ -160,20 +183,22 @@ void model_trunk_forward(Model *m)
     norm(m, m->stream[L], m->xf, m->meanf, m->rstdf, block_of(m, L - 1)->mid, m->branch, m->params->ln_f);
 }
 
-/* From dn, the slope by ln_f's output, down to the embeddings. */
+/* From dn, the slope by ln_f's output, down to the embeddings. Of adapters there is a bucket for each block and no
+ * other. */
 void model_trunk_backward(Model *m, bool accumulate)
 {
     const int L = m->cfg.n_layer;
-    Params *p = m->params;
+    const Params *p = m->params;
     norm_back(m, m->dx, m->dn, none(), m->stream[L], m->meanf, m->rstdf, p->ln_f, accumulate);
-    finish_bucket(m, 0);
+    if (!frozen(m)) finish_bucket(m, 0);
     for (int l = L - 1; l >= 0; l--) {
         block_backward(m, l, accumulate);
-        finish_bucket(m, L - l);
+        finish_bucket(m, L - l - frozen(m));
     }
+    if (frozen(m)) return;
     const bool head_wrote = p->head.w == p->wte.w;
-    embed_backward(m->dev, grad(p->wte.w), m->dx, m->tokens, accumulate || head_wrote);
-    if (p->wpe.w) embed_backward(m->dev, grad(p->wpe.w), m->dx, m->pos, accumulate);
+    embed_backward(m->dev, grad(m, p->wte.w), m->dx, m->tokens, accumulate || head_wrote);
+    if (p->wpe.w) embed_backward(m->dev, grad(m, p->wpe.w), m->dx, m->pos, accumulate);
     finish_bucket(m, L + 1);
 }
 

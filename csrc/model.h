@@ -45,6 +45,12 @@ Model  *model_create(Device *d, const Config *c, DType dtype, int ranks);
 void    model_free(Model *m);
 const Config *model_config(const Model *m);
 Params *model_params(Model *m);
+
+/* Adapters beside some weights of each block (params.h), before anything else is made of the model: a plan, a trainer,
+ * a decoder. From then on every pass reads weights and adapters, and only these are trained: gradients are theirs, and
+ * so is what an optimizer keeps. The weights may be of int8. */
+void    model_adapt(Model *m, Lora how, uint64_t seed);
+Params *model_trained(Model *m);                        /* what is trained: the adapters, or without any all weights */
 Device *model_device(const Model *m);
 
 /* What the plan takes, found without allocating it; seen (may be NULL) is told of each activation. model_plan takes

@@ -18,7 +18,8 @@ struct Model {
     Config  cfg;
     DType   dtype;                                  /* of activations */
     Params *params;
-    bool    borrowed;                               /* another model's params */
+    Model  *lender;                                 /* whose params these are, or NULL */
+    int     borrowers;                              /* models on these params */
     const Cache *cache;                             /* NULL: a batch holds all that its tokens see */
     float   temperature;
     BucketFinished *bucket_finished;

@@ -5,6 +5,7 @@
 
 const Config *model_config(const Model *m)        { return &m->cfg; }
 Params       *model_params(Model *m)              { return m->params; }
+Params       *model_trained(Model *m)             { return m->params->adapters ? m->params->adapters : m->params; }
 Device       *model_device(const Model *m)        { return m->dev; }
 void model_set_temperature(Model *m, float t)     { m->temperature = t; }
 
@@ -19,12 +20,14 @@ static void free_slot(Model **m) { model_free(*m); }
 static Model *create(Device *d, const Config *c, DType dtype, int ranks, Model *of)
 {
     Model *m AUTO(free_slot) = xcalloc(1, sizeof *m, "a model");
-    m->dev = d, m->cfg = *c, m->dtype = activation_type(dtype), m->temperature = 1, m->borrowed = of != NULL;
+    m->dev = d, m->cfg = *c, m->dtype = activation_type(dtype), m->temperature = 1;
     m->stream = xcalloc((size_t)c->n_layer + 1, sizeof *m->stream, "layers");
     m->block = xcalloc((size_t)c->n_layer, sizeof *m->block, "layers");
     m->host_freq = xcalloc((size_t)c->head_dim / 2 + 1, sizeof *m->host_freq, "RoPE's frequencies");
     for (int i = 0; i < c->head_dim / 2; i++) m->host_freq[i] = (float)config_rope_freq(c, i);
     m->params = of ? of->params : params_create(d, c, dtype, ranks);
+    m->lender = of;
+    if (of) of->borrowers++;
     Model *made = m;
     m = NULL;
     return made;
@@ -41,7 +44,8 @@ Model *model_borrow(Model *of) { return create(of->dev, &of->cfg, of->dtype, 1, 
 void model_free(Model *m)
 {
     if (!m) return;
-    if (!m->borrowed) params_free(m->params);
+    if (m->lender) m->lender->borrowers--;
+    else           params_free(m->params);
     device_free(m->dev, m->memory);
     free(m->stream);
     free(m->block);
@@ -49,6 +53,13 @@ void model_free(Model *m)
     free(m->host_freq);
     free(m->host_value);
     free(m);
+}
+
+void model_adapt(Model *m, Lora how, uint64_t seed)
+{
+    CHECK(!m->memory && !m->params->grads && !m->borrowers,
+          "adapters for a model that has a plan, a trainer or a decoder; add them first");
+    params_adapt(m->params, how, seed);
 }
 
 /* --------------------------------------------------------------------------------------------------- activations */
@@ -175,7 +186,8 @@ static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 PlanBytes model_plan_bytes(Model *m, Plan plan, SeenTensor *seen, void *context)
 {
     const Plan kept = m->plan;
-    CHECK(!plan.train || m->params->dtype != DT_I8, "int8 weights are not trained; open the model as f32 or bf16");
+    CHECK(!plan.train || model_trained(m)->dtype != DT_I8,
+          "int8 weights are not trained; open the model as f32 or bf16, or give it adapters, which are");
     CHECK(plan.B >= 1 && plan.T >= 1, "a batch of %lld x %lld tokens; both must be 1 or more",
           (long long)plan.B, (long long)plan.T);
     CHECK(plan.T <= m->cfg.max_seq_len, "a batch of %lld tokens a row, but the model's max_seq_len is %d",
@@ -199,7 +211,8 @@ void model_plan(Model *m, Plan plan)
     device_free(m->dev, m->memory);
     m->memory = NULL;
     m->plan = plan;
-    params_allocate(m->params, plan.train);
+    params_allocate(m->params, false);
+    params_allocate(model_trained(m), plan.train);
     m->memory_size = bytes.activations;
     m->memory = device_alloc(m->dev, bytes.activations, "activations");
     device_reserve(m->dev, bytes.workspace);

@@ -3,6 +3,7 @@
 #include "quantize.h"
 #include "rng.h"
 
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -33,14 +34,14 @@ static Param *add_weight(Params *all, int bucket, const char *prefix, const char
 static Pair add_linear(Params *all, bool bias, int bucket, const char *prefix, const char *name, InitKind init,
                        int64_t O, int64_t I)
 {
-    Pair p = { add_weight(all, bucket, prefix, name, init, O, I), NULL };
+    Pair p = { .w = add_weight(all, bucket, prefix, name, init, O, I) };
     if (bias) p.b = add_param(all, bucket, prefix, name, "bias", INIT_ZERO, 1, O, 0);
     return p;
 }
 
 static Pair add_norm(Params *all, const Config *c, int bucket, const char *prefix, const char *name)
 {
-    Pair p = { add_param(all, bucket, prefix, name, "weight", INIT_ONE, 1, c->n_embd, 0), NULL };
+    Pair p = { .w = add_param(all, bucket, prefix, name, "weight", INIT_ONE, 1, c->n_embd, 0) };
     if (c->norm == NORM_LAYER && c->bias)
         p.b = add_param(all, bucket, prefix, name, "bias", INIT_ZERO, 1, c->n_embd, 0);
     return p;
@@ -52,7 +53,7 @@ static void packs(Param *p, int matrices, int64_t first, int64_t second, int64_t
     p->matrix_rows[0] = first, p->matrix_rows[1] = second, p->matrix_rows[2] = third;
 }
 
-/* The one list of parameters: names, shapes, initial values and buckets stand here and nowhere else. */
+/* The one list of a model's own parameters: names, shapes, initial values and buckets stand here and nowhere else. */
 static void list_params(Params *all, const Config *c)
 {
     const int64_t C = c->n_embd, P = (int64_t)(c->n_head + 2 * c->n_kv_head) * c->head_dim,
@@ -146,7 +147,8 @@ size_t params_bytes(const Params *all)
 
 void params_allocate(Params *all, bool grads)
 {
-    CHECK(!grads || all->dtype != DT_I8, "int8 weights are not trained; open the model as f32 or bf16");
+    CHECK(!grads || all->dtype != DT_I8, "int8 weights are not trained; open the model as f32 or bf16, or give it "
+          "adapters, which are");
     if (!all->values) {
         all->values = device_alloc(all->device, params_bytes(all), "parameters");
         if (all->dtype == DT_I8) lay_out_int8(all);
@@ -162,6 +164,7 @@ void params_allocate(Params *all, bool grads)
 void params_free(Params *all)
 {
     if (!all) return;
+    params_free(all->adapters);
     device_free(all->device, all->values);
     device_free(all->device, all->grads);
     for (int i = 0; i < all->count; i++) {
@@ -176,11 +179,13 @@ void params_free(Params *all)
 
 static float initial(const Params *all, const Param *p, uint64_t seed, uint64_t stream, uint64_t j)
 {
+    const double width = (double)last(p->value);
     switch (p->init) {
     case INIT_ZERO:     return 0;
     case INIT_ONE:      return 1;
     case INIT_NORMAL:   return 0.02f * rng_normal(seed, stream, j);
     case INIT_RESIDUAL: return 0.02f / sqrtf(2.0f * (float)all->n_layer) * rng_normal(seed, stream, j);
+    case INIT_UNIFORM:  return (float)((2 * rng_uniform(seed, stream, j) - 1) / sqrt(width));
     }
     return 0;
 }
@@ -204,7 +209,8 @@ void params_put(Params *all, const Param *p, int64_t begin, int64_t n, const flo
     device_upload(all->device, to, host);
 }
 
-void params_init(Params *all, uint64_t seed)
+/* Streams of the seed from `stream` on, one for each parameter */
+static void draw(Params *all, uint64_t seed, uint64_t stream)
 {
     params_allocate(all, false);
     for (int i = 0; i < all->count; i++) {
@@ -215,11 +221,13 @@ void params_init(Params *all, uint64_t seed)
             const int64_t n = numel(p->value) - begin < chunk ? numel(p->value) - begin : chunk;
             #pragma omp parallel for num_threads(all->device->threads)
             for (int64_t j = 0; j < n; j++)
-                x[j] = initial(all, p, seed, RNG_INIT + (uint64_t)i, (uint64_t)(begin + j));
+                x[j] = initial(all, p, seed, stream + (uint64_t)i, (uint64_t)(begin + j));
             params_put(all, p, begin, n, x);
         }
     }
 }
+
+void params_init(Params *all, uint64_t seed) { draw(all, seed, RNG_INIT); }
 
 int64_t params_chunk(const Param *p)
 {
@@ -243,4 +251,65 @@ void params_owned(const Params *all, const Param *p, int rank, int64_t *begin, i
     const int64_t slice = b.length / all->ranks, from = b.offset + rank * slice, n = numel(p->value);
     *begin = clamp(from - p->offset, 0, n);
     *end = clamp(from + slice - p->offset, 0, n);
+}
+
+/* ------------------------------------------------------------------------------------------------------- adapters */
+
+static const char *const adapted_names[] = { "qkv", "proj", "up", "down" };
+enum { ADAPTED = COUNT_OF(adapted_names) };
+
+static Pair *adapted(LayerParams *w, int i) { return (Pair *[ADAPTED]){ &w->qkv, &w->proj, &w->up, &w->down }[i]; }
+
+unsigned lora_matrix(const char *name)
+{
+    for (int i = 0; i < ADAPTED; i++)
+        if (!strcmp(name, adapted_names[i])) return 1u << i;
+    FAIL("adapters for %s, which is no matrix of a block; wanted some of qkv, proj, up and down", name);
+}
+
+char *lora_matrices(unsigned matrices)
+{
+    char *names = text_format("%s", "");
+    for (int i = 0; i < ADAPTED; i++) {
+        if (!(matrices & 1u << i)) continue;
+        char *before AUTO(auto_free) = names;
+        names = text_format("%s%s%s", before, *before ? " " : "", adapted_names[i]);
+    }
+    return names;
+}
+
+static void adapt(Params *all, Pair *p, int bucket)
+{
+    const int64_t O = p->w->value.dim[0], I = last(p->w->value), R = all->lora.rank;
+    const char *of = p->w->value.name;
+    CHECK(R <= O && R <= I, "adapters of rank %lld for %s, which is %lld x %lld and has no more than rank %lld",
+          (long long)R, of, (long long)O, (long long)I, (long long)(O < I ? O : I));
+    char *name AUTO(auto_free) = text_format("%.*s", (int)(strrchr(of, '.') - of), of);
+    p->lora_a = add_param(all, bucket, "", name, "lora_a", INIT_UNIFORM, 2, R, I);
+    p->lora_b = add_param(all, bucket, "", name, "lora_b", INIT_ZERO, 2, O, R);
+}
+
+void params_adapt(Params *of, Lora how, uint64_t seed)
+{
+    const int L = of->n_layer;
+    CHECK(!of->adapters, "the model has adapters already, of rank %d", of->adapters->lora.rank);
+    CHECK(how.rank >= 1, "adapters of rank %d; wanted 1 or more", how.rank);
+    CHECK(how.alpha > 0 && how.alpha <= FLT_MAX, "adapters with alpha %g; wanted a number above 0", (double)how.alpha);
+    CHECK(how.matrices && how.matrices < 1u << ADAPTED,
+          "adapters for no matrix; wanted some of qkv, proj, up and down");
+    Params *all AUTO(free_slot) = xcalloc(1, sizeof *all, "adapters");
+    all->device = of->device, all->dtype = activation_type(of->dtype), all->ranks = of->ranks;
+    all->n_layer = all->n_buckets = L, all->lora = how;
+    all->list = xcalloc((size_t)L * ADAPTED * 2, sizeof *all->list, "adapters");
+    all->bucket = xcalloc((size_t)L, sizeof *all->bucket, "adapters");
+    LayerParams *layer AUTO(auto_free) = xcalloc((size_t)L, sizeof *layer, "layers");
+    memcpy(layer, of->layer, (size_t)L * sizeof *layer);
+    for (int l = 0; l < L; l++)
+        for (int i = 0; i < ADAPTED; i++)
+            if (how.matrices & 1u << i) adapt(all, adapted(&layer[l], i), L - 1 - l);
+    lay_out_buckets(all);
+    draw(all, seed, RNG_INIT + (uint64_t)of->count);    /* no number of the weights' own */
+    memcpy(of->layer, layer, (size_t)L * sizeof *layer);
+    of->adapters = all;
+    all = NULL;
 }

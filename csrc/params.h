@@ -13,7 +13,7 @@
 extern "C" {
 #endif
 
-typedef enum { INIT_ZERO, INIT_ONE, INIT_NORMAL, INIT_RESIDUAL } InitKind;
+typedef enum { INIT_ZERO, INIT_ONE, INIT_NORMAL, INIT_RESIDUAL, INIT_UNIFORM } InitKind;
 
 enum { MOST_PACKED = 3 };    /* matrices in one weight: q, k and v */
 /* Elements; each parameter, and each rank's slice of a bucket, begins at a multiple: 256 bytes of bf16, 512 of f32 */
@@ -30,7 +30,16 @@ typedef struct Param {
     int64_t  matrix_rows[MOST_PACKED];
 } Param;
 
-typedef struct { Param *w, *b; } Pair;      /* a weight and its bias; b is NULL where there is none */
+/* Low-rank adapters (E. Hu et al., "LoRA: low-rank adaptation of large language models", 2021): beside a weight w (O,I)
+ * stand a (rank,I) and b (O,rank), and x w^T becomes x w^T + alpha / rank (x a^T) b^T. Only they are trained. */
+typedef struct Lora {
+    int      rank;
+    float    alpha;
+    unsigned matrices;          /* which of a block's are adapted: lora_matrix() of each */
+} Lora;
+
+/* A weight and its bias, and what adapts the weight; NULL where there is none */
+typedef struct { Param *w, *b, *lora_a, *lora_b; } Pair;
 typedef struct { Pair ln_1, qkv, proj, ln_2, up, down; Param *q_norm, *k_norm; } LayerParams;
 typedef struct { int64_t offset, length, number; } Bucket;  /* number: the offset that it has on one rank */
 
@@ -46,6 +55,8 @@ typedef struct Params {
     LayerParams *layer;
     Bucket *bucket;
     void   *values, *grads;
+    struct Params *adapters;    /* of these weights, which are then not trained; or NULL */
+    Lora    lora;               /* of what are adapters; otherwise nothing */
 } Params;
 
 Params *params_create(Device *d, const Config *c, DType dtype, int ranks);
@@ -60,6 +71,14 @@ void    params_init(Params *p, uint64_t seed);
 void    params_put(Params *all, const Param *p, int64_t begin, int64_t n, const float *x);
 int64_t params_chunk(const Param *p);
 Param  *params_find(Params *p, const char *name);           /* NULL if there is none */
+
+/* Gives the weights adapters, named h.3.attn.qkv.lora_a and so on, of the activations' type, in a bucket for each block
+ * as backward finishes it; they belong to `of`. a is drawn from U(-1/sqrt(I), 1/sqrt(I)), as PyTorch draws a layer's
+ * weights, and b is 0: the model is what it was. Weight decay is for both: what it draws towards 0 is the difference
+ * from the weights, so it holds a model near the one it began as. */
+void    params_adapt(Params *of, Lora how, uint64_t seed);
+unsigned lora_matrix(const char *name);                     /* qkv, proj, up or down; fails for others */
+char   *lora_matrices(unsigned matrices);                   /* their names, separated by spaces; free it */
 
 /* Elements of p that rank owns: [*begin, *end) of the flattened parameter; empty when equal. */
 void    params_owned(const Params *all, const Param *p, int rank, int64_t *begin, int64_t *end);

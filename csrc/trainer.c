@@ -90,7 +90,7 @@ static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
 static size_t norm_scratch(const Model *m, int rank)
 {
-    const Params *all = model_params((Model *)m);
+    const Params *all = model_trained((Model *)m);
     size_t most = 0;
     for (int i = 0; i < all->count; i++) {
         int64_t begin, end;
@@ -103,7 +103,7 @@ static size_t norm_scratch(const Model *m, int rank)
 
 size_t trainer_scratch(const Model *m, OptimizerKind kind)
 {
-    const Params *all = model_params((Model *)m);
+    const Params *all = model_trained((Model *)m);
     Matrix *matrix AUTO(auto_free) = xcalloc((size_t)all->count * MOST_PACKED, sizeof *matrix, "matrices");
     Tensor *grad AUTO(auto_free) = xcalloc((size_t)all->count * MOST_PACKED, sizeof *grad, "matrices");
     size_t most = 0;
@@ -118,9 +118,10 @@ size_t trainer_scratch(const Model *m, OptimizerKind kind)
 
 TrainBytes trainer_plan_bytes(Model *m, Plan plan, const TrainerConfig *c, SeenTensor *seen, void *context)
 {
-    const Params *p = model_params(m);
+    const Params *p = model_trained(m);
     const PlanBytes model = model_plan_bytes(m, plan, seen, context);
-    TrainBytes b = { .parameters = params_bytes(p), .gradients = (size_t)p->elements * sizeof(float),
+    TrainBytes b = { .parameters = params_bytes(model_params(m)) + (p == model_params(m) ? 0 : params_bytes(p)),
+                     .gradients = (size_t)p->elements * sizeof(float),
                      .activations = model.activations, .workspace = model.workspace };
     for (int rank = 0; rank < p->ranks; rank++) b.optimizer = larger(b.optimizer, state_bytes(p, c, rank));
     b.all = b.parameters + b.gradients + b.optimizer + b.activations + b.workspace;
@@ -170,11 +171,12 @@ static void upload_decay(Trainer *t)
 
 Trainer *trainer_create(Model *m, Comm *comm, TrainerConfig c)
 {
-    Params *p = model_params(m);
+    Params *p = model_trained(m);
     CHECK(p->ranks == comm_ranks(comm), "a model laid out for %d ranks, trained by %d", p->ranks, comm_ranks(comm));
     CHECK(p->dtype == DT_BF16 || (c.master_weights && !c.stochastic_rounding),
           "%s is for weights of bf16, and these are %s; say --dtype bf16, or leave it out",
           c.stochastic_rounding ? "--stochastic_rounding" : "--no-master_weights", dtype_name(p->dtype));
+    CHECK(c.optimizer != OPTIMIZER_MUON || !p->lora.rank, "Muon is for whole matrices; adapters are trained by AdamW");
     Trainer *t AUTO(free_slot) = xcalloc(1, sizeof *t, "a trainer");
     *t = (Trainer){ .model = m, .params = p, .device = p->device, .comm = comm, .config = c, .rank = comm_rank(comm),
                     .span = xcalloc((size_t)p->count, sizeof *t->span, "optimizer state") };

@@ -14,7 +14,9 @@
  * Muon (K. Jordan et al., 2024) is for the matrices of the blocks, each of q, k, v, gate and up by itself; AdamW does
  * the rest. A matrix moves by its orthogonalized momentum times 0.2 sqrt(max(rows, columns)), so that its elements move
  * as far as AdamW's do, and one learning rate and decay serve both (J. Liu et al., "Muon is scalable for LLM training",
- * 2025). Every rank keeps momentum for its slice, and orthogonalizes the matrices that its slices touch. */
+ * 2025). Every rank keeps momentum for its slice, and orthogonalizes the matrices that its slices touch.
+ *
+ * Of a model with adapters these are what is trained, by AdamW, and "weights" below are theirs. */
 #ifndef LLMC_TRAINER_H
 #define LLMC_TRAINER_H
 
@@ -58,18 +60,19 @@ int64_t  trainer_updates(const Trainer *t);         /* applied so far: AdamW's s
  * rank. */
 const char *trainer_first_nonfinite(Trainer *t);
 
-/* Into a checkpoint folder under construction: rank 0 writes model.safetensors, every rank its optimizer file.
- * Loading takes any number of ranks' files; updates is what trainer_updates was when they were saved. */
+/* Into a checkpoint folder under construction: rank 0 writes model.safetensors, or of adapters adapter.safetensors, and
+ * every rank its optimizer file. Loading takes any number of ranks' files; updates is what trainer_updates was when
+ * they were saved. */
 void     trainer_save(Trainer *t, const char *folder);
 void     trainer_load(Trainer *t, const char *folder, int64_t updates);      /* after trainer_check, below */
 
 /* How a checkpoint was trained. Another trainer may start from its weights, but not go on exactly: check, then load. */
-typedef struct TrainedAs { DType dtype; OptimizerKind optimizer; bool masters; } TrainedAs;
+typedef struct TrainedAs { DType dtype; OptimizerKind optimizer; bool masters; Lora lora; } TrainedAs;
 TrainedAs trainer_trained_as(const char *folder);
 void      trainer_check(const Trainer *t, const char *folder, TrainedAs was);
 
-/* Weights alone. Loading converts between f32 and bf16; names and shapes must be the model's, and are checked before
- * anything changes. */
+/* Weights alone, or adapters, with their rank, alpha and matrices. Loading converts between f32 and bf16; names and
+ * shapes must be the model's, and are checked before anything changes. */
 void     params_save(Params *p, const char *path);
 void     params_load(Params *p, const char *path);
 

@@ -1,4 +1,5 @@
 /* trainer_store.c -- weights and optimizer state to and from a checkpoint folder. See trainer.h. */
+#include "files.h"
 #include "quantize.h"
 #include "safetensors.h"
 #include "store.h"
@@ -39,8 +40,12 @@ void params_save(Params *p, const char *path)
         list[count++] = p->list[i].value;
         if (!is_none(p->list[i].scale)) list[count++] = p->list[i].scale;
     }
-    SafetensorsWriter *w AUTO(safetensors_discard) =
-        safetensors_create(path, list, count, (const char *[]){ "format", "llmc", NULL });
+    char *rank AUTO(auto_free) = text_format("%d", p->lora.rank);
+    char *alpha AUTO(auto_free) = text_format("%.9g", (double)p->lora.alpha);
+    char *matrices AUTO(auto_free) = lora_matrices(p->lora.matrices);
+    const char *const about[] = { "format", "llmc", p->lora.rank ? "rank" : NULL, rank, "alpha", alpha,
+                                  "matrices", matrices, NULL };
+    SafetensorsWriter *w AUTO(safetensors_discard) = safetensors_create(path, list, count, about);
     for (int i = 0; i < count; i++) put_tensor(w, i, p->device, list[i], host);
     safetensors_finish(&w);
 }
@@ -152,9 +157,15 @@ static void free_state_list(StateList *s)
     free(s->list);
 }
 
+/* The file in a folder that holds what was trained; free it. */
+static char *trained_path(const char *folder, bool adapters)
+{
+    return text_format("%s/%s.safetensors", folder, adapters ? "adapter" : "model");
+}
+
 void trainer_save(Trainer *t, const char *folder)
 {
-    char *weights AUTO(auto_free) = text_format("%s/model.safetensors", folder);
+    char *weights AUTO(auto_free) = trained_path(folder, t->params->lora.rank);
     char *path AUTO(auto_free) = optimizer_path(folder, t->rank, t->params->ranks);
     void *host AUTO(auto_free) = xcalloc(CHUNK, sizeof(float), "optimizer state on its way to a file");
     StateList state AUTO(free_state_list) =
@@ -168,9 +179,23 @@ void trainer_save(Trainer *t, const char *folder)
     safetensors_finish(&w);
 }
 
+/* What the adapters in a file are */
+static Lora lora_of(const Safetensors *file, const char *path)
+{
+    const char *rank = safetensors_metadata(file, "rank"), *alpha = safetensors_metadata(file, "alpha");
+    const char *matrices = safetensors_metadata(file, "matrices");
+    CHECK(rank && alpha && matrices, "%s: it does not say the rank, the alpha and the matrices of its adapters", path);
+    Lora how = { .rank = (int)strtol(rank, NULL, 10), .alpha = strtof(alpha, NULL) };
+    char *names AUTO(auto_free) = text_format("%s", matrices), *rest = names;
+    for (const char *name; (name = strsep(&rest, " "));) how.matrices |= lora_matrix(name);
+    return how;
+}
+
 TrainedAs trainer_trained_as(const char *folder)
 {
-    char *weights AUTO(auto_free) = text_format("%s/model.safetensors", folder);
+    char *adapter AUTO(auto_free) = trained_path(folder, true);
+    const bool adapters = path_exists(adapter);
+    char *weights AUTO(auto_free) = trained_path(folder, adapters);
     Safetensors *model AUTO(safetensors_close) = safetensors_open(weights);
     OptimizerFiles *files AUTO(optimizer_close) = optimizer_open(folder);
     const char *written = optimizer_metadata(files, "optimizer"), *masters = optimizer_metadata(files, "masters");
@@ -180,13 +205,26 @@ TrainedAs trainer_trained_as(const char *folder)
     CHECK(safetensors_count(model), "%s: holds no weights", weights);
     const DType dtype = safetensors_tensor(model, 0).dtype;
     return (TrainedAs){ dtype, adamw ? OPTIMIZER_ADAMW : OPTIMIZER_MUON,
-                        masters ? !strcmp(masters, "f32") : dtype == DT_BF16 };     /* older files do not say */
+                        masters ? !strcmp(masters, "f32") : dtype == DT_BF16,       /* older files do not say */
+                        adapters ? lora_of(model, weights) : (Lora){0} };
+}
+
+/* in words; free it */
+static char *lora_text(Lora how)
+{
+    if (!how.rank) return text_format("all weights");
+    char *matrices AUTO(auto_free) = lora_matrices(how.matrices);
+    return text_format("adapters of rank %d and alpha %g for %s", how.rank, (double)how.alpha, matrices);
 }
 
 void trainer_check(const Trainer *t, const char *folder, TrainedAs was)
 {
     const DType dtype = t->params->dtype;
     const OptimizerKind optimizer = t->config.optimizer;
+    const Lora lora = t->params->lora;
+    char *then AUTO(auto_free) = lora_text(was.lora), *now AUTO(auto_free) = lora_text(lora);
+    CHECK(!strcmp(then, now), "%s: %s were trained there, but now %s would be; ask for the same when resuming", folder,
+          then, now);
     CHECK(was.dtype == dtype, "%s: trained in %s, but --dtype is %s; leave --dtype out when resuming", folder,
           dtype_name(was.dtype), dtype_name(dtype));
     CHECK(was.optimizer == optimizer, "%s: trained with %s, but --optimizer is %s; leave --optimizer out when resuming",
@@ -198,7 +236,7 @@ void trainer_check(const Trainer *t, const char *folder, TrainedAs was)
 
 void trainer_load(Trainer *t, const char *folder, int64_t updates)
 {
-    char *weights AUTO(auto_free) = text_format("%s/model.safetensors", folder);
+    char *weights AUTO(auto_free) = trained_path(folder, t->params->lora.rank);
     OptimizerFiles *files AUTO(optimizer_close) = optimizer_open(folder);
     void *host AUTO(auto_free) = xcalloc(CHUNK, sizeof(float), "optimizer state on its way from a file");
     params_load(t->params, weights);

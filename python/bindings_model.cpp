@@ -122,9 +122,11 @@ static std::unique_ptr<BoundModel> create_model(Device &d, const Config &c, cons
     return made;
 }
 
+// A weight, or an adapter
 static Param *param_named(Model *model, const std::string &name)
 {
     Param *p = params_find(model_params(model), name.c_str());
+    if (!p) p = params_find(model_trained(model), name.c_str());
     CHECK(p, "the model has no parameter %s", name.c_str());
     return p;
 }
@@ -178,6 +180,14 @@ static void set_param(BoundModel &self, const std::string &name, py::handle arra
     const Tensor from = input_of(array, name.c_str(), type, shape);
     if (type == to.dtype) device_upload(model_device(self.model), to, from.data);
     else params_put(model_params(self.model), p, 0, numel(to), (const float *)from.data);
+}
+
+static void adapt_model(BoundModel &self, int rank, float alpha, const std::vector<std::string> &matrices,
+                        uint64_t seed)
+{
+    Lora how = { rank, alpha, 0 };
+    for (const std::string &name : matrices) how.matrices |= lora_matrix(name.c_str());
+    model_adapt(self.model, how, seed);
 }
 
 static void plan_model(BoundModel &self, int64_t B, int64_t T, bool train, bool recompute)
@@ -286,12 +296,19 @@ static void run_read(BoundModel &self, py::object tokens, py::object pos, py::ob
     self.B = b.B, self.T = b.T;
 }
 
-static std::vector<std::string> param_names(const BoundModel &self)
+static std::vector<std::string> names_of(const Params *all)
 {
-    const Params *all = model_params(self.model);
     std::vector<std::string> names;
     for (int i = 0; i < all->count; i++) names.push_back(all->list[i].value.name);
     return names;
+}
+
+static std::vector<std::string> param_names(const BoundModel &self) { return names_of(model_params(self.model)); }
+
+static std::vector<std::string> adapter_names(const BoundModel &self)
+{
+    const Params *trained = model_trained(self.model);
+    return trained == model_params(self.model) ? std::vector<std::string>() : names_of(trained);
 }
 
 static py::dict param_shapes(const BoundModel &self)
@@ -333,6 +350,9 @@ void bind_model(py::module_ &m)
         .def_property_readonly("types", param_types, "Their types by name: f32, bf16 or i8.")
         .def("init", [](BoundModel &self, uint64_t seed) { params_init(model_params(self.model), seed); },
              "seed"_a, Release())
+        .def("adapt", adapt_model, "rank"_a, "alpha"_a, "matrices"_a, "seed"_a = 0, Release(),
+             "Gives matrices of each block, some of qkv, proj, up and down, low-rank adapters, and trains only them.")
+        .def_property_readonly("adapters", adapter_names, "The adapters' names; none without adapt.")
         .def("get", get_param, "name"_a, "A copy of a parameter; bfloat16 comes as its uint16 bits, int8 as what it stands for, float32.")
         .def("set", set_param, "name"_a, "array"_a)
         .def("grad", get_grad, "name"_a, "A copy of a parameter's gradient, float32.")
