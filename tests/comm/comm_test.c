@@ -2,6 +2,7 @@
  * output must be is worked out by test_comm.py, which started it.
  *
  *     comm_test collect FOLDER KIND N...      FOLDER/in_RANK.f32 and FOLDER/bytes_RANK are this rank's numbers
+ *     comm_test adapt FOLDER                  adapters are trained, and saved in FOLDER
  *     comm_test fail WHEN RANK                a CHECK fails before or after comm_open, on one rank or on all (-1)
  *     comm_test drift                         rank 1 asks for another size than the others
  *     comm_test work RANK                     all are busy, in no collective, when a CHECK fails on that rank
@@ -16,6 +17,7 @@
 
 #include "comm.h"
 #include "files.h"
+#include "trainer.h"
 
 static Comm *comm;
 
@@ -70,6 +72,45 @@ static void collect(const char *folder, int64_t n)
     comm_barrier(comm);
 }
 
+/* Each rank brings its part of the rows. */
+static void adapt(const char *folder)
+{
+    enum { ROWS = 4, T = 16, STEPS = 8 };
+    const int ranks = comm_ranks(comm), rows = ROWS / ranks, first = comm_rank(comm) * rows;
+    Config c = config_preset("gpt2-tiny");
+    c.vocab_size = 64, c.padded_vocab_size = 64;
+    config_complete(&c);
+    Model *m = model_create(device_open("cpu", 1), &c, DT_BF16, ranks);
+    params_init(model_params(m), 1);
+    model_adapt(m, (Lora){ 4, 8, lora_matrix("qkv") | lora_matrix("down") }, 2);
+    model_plan(m, (Plan){ .B = rows, .T = T, .train = true });
+    const TrainerConfig how = { .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .grad_clip = 1, .master_weights = true };
+    Trainer *t = trainer_create(m, comm, how);
+    for (int step = 0; step < STEPS; step++) {
+        int32_t tokens[ROWS * T], targets[ROWS * T];
+        float slope[ROWS * T], logp[ROWS * T];
+        double loss = 0;
+        for (int i = 0; i < rows * T; i++) {
+            tokens[i] = (first * T + i) * 7 % 61, targets[i] = (first * T + i) * 5 % 53;
+            slope[i] = -1.0f / (ROWS * T);
+        }
+        const bool accumulate = trainer_micro_batch(t, 0, 1);
+        const Batch b = { .B = rows, .T = T, .tokens = tokens, .targets = targets };
+        model_train(m, &b, &(Slopes){ .logp = slope }, &(Numbers){ .logp = logp }, accumulate);
+        for (int i = 0; i < rows * T; i++) loss -= logp[i] / (ROWS * T);
+        comm_all_reduce_double(comm, &loss, 1);
+        const double norm = trainer_reduce(t);
+        trainer_apply(t, 1e-2);
+        if (comm_rank(comm) == 0) printf("%.9g %.9g\n", loss, norm);
+    }
+    trainer_save(t, folder);
+    comm_barrier(comm);
+    trainer_free(t);
+    Device *d = model_device(m);
+    model_free(m);
+    device_close(d);
+}
+
 static volatile sig_atomic_t asked_to_stop;
 
 static void note_stop(int signal) { asked_to_stop = 1; }
@@ -118,6 +159,8 @@ int main(int argc, char **argv)
     } else if (!strcmp(argv[1], "collect")) {
         for (int i = 4; i < argc; i++) collect(argv[2], atoll(argv[i]));
         printf("%s: rank %d of %d\n", comm_name(comm), comm_rank(comm), comm_ranks(comm));
+    } else if (!strcmp(argv[1], "adapt")) {
+        adapt(argv[2]);
     } else if (!strcmp(argv[1], "drift")) {
         double x[2] = { 0 };
         comm_all_reduce_double(comm, x, 1 + (comm_rank(comm) == 1));

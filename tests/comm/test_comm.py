@@ -68,6 +68,26 @@ def test_collectives_give_what_numpy_computes_bit_for_bit(tmp_path, ranks, kind,
 
 
 @pytest.mark.parametrize("over", ["mpi", "tcp"])
+def test_ranks_train_adapters_as_one_does(tmp_path, over):
+    """Each keeps the state of its slices; together they are what one would have."""
+    found = {}
+    for ranks in (1, 2, 4):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        done = group.run(ranks, *group.program(over), "adapt", folder, over=over)
+        assert done.err == [] and done.status == 0
+        found[ranks] = np.array([line.split() for line in done.out], np.float64)
+        names = {path.name for path in folder.iterdir()}
+        assert names == {"adapter.safetensors", *(f"optimizer.rank{r}of{ranks}.safetensors" for r in range(ranks))}
+        sizes = [path.stat().st_size for path in folder.glob("optimizer*")]
+        assert max(sizes) < 1.2 * sum(sizes) / ranks
+    losses = found[1][:, 0]
+    assert len(losses) == 8 and losses[-1] < losses[0] - 0.05
+    for ranks in (2, 4):
+        np.testing.assert_allclose(found[ranks], found[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("over", ["mpi", "tcp"])
 @pytest.mark.parametrize("ranks, who", [(2, 0), (2, 1), (3, 2), (4, -1)])
 def test_a_failure_on_some_rank_ends_all_with_one_sentence(ranks, who, over):
     started = time.monotonic()
