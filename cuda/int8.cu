@@ -200,18 +200,65 @@ __global__ void widen_kernel(T *to, const int8_t *w, const float *scale, int64_t
     if (i < n) to[i] = T(float(w[i]) * scale[i / width * groups + i % width / QUANT_GROUP]);
 }
 
+/* to[n][k] = columns from .. of x (N,O), which a product wants side by side */
+template <typename T>
+__global__ void columns_kernel(T *to, const T *x, int64_t n, int64_t width, int64_t from, int64_t O)
+{
+    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) to[i] = x[i / width * O + from + i % width];
+}
+
+template <typename T> __global__ void slope_kernel(T *dx, const float *sums, const T *pre, int64_t n)
+{
+    const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) dx[i] = T(sums[i] * (pre ? gelu_slope(float(pre[i])) : 1));
+}
+
+/* A lot of w's rows in the workspace, as what they stand for. It is all of them but of a tall w, a vocabulary's, which
+ * would take more room than all else of a model: the lots' sums are then added in f32, beside dout's columns of a lot. */
+constexpr int64_t TALL = 8;                 /* times as many rows as columns */
+struct Lot { int64_t rows; bool whole; size_t w, columns, sums; };         /* bytes, each to a multiple of 16 */
+
+static Lot lot_of(Tensor dout, Tensor w)
+{
+    const int64_t O = w.dim[0], I = w.dim[1], N = rows(dout), lot = at_most(O, TALL * I);
+    const size_t size = dtype_size(dout.dtype);
+    const auto room = [](size_t bytes) { return (bytes + 15) / 16 * 16; };
+    Lot z = { lot, lot == O, room((size_t)(lot * I) * size), 0, 0 };
+    if (!z.whole) z.columns = room((size_t)(N * lot) * size), z.sums = (size_t)(N * I) * sizeof(float);
+    return z;
+}
+
+template <typename T>
+static void multiply_lots(Device *d, Tensor dx, Tensor dout, Tensor w, Tensor scale, Tensor pre, const Lot &z)
+{
+    const int64_t O = w.dim[0], I = w.dim[1], N = rows(dout), groups = quant_groups(I);
+    char *at = (char *)d->workspace;
+    const Tensor sums = { at + z.w + z.columns, "sums", DT_F32, 2, { N, I } };
+    for (int64_t o = 0; o < O; o += z.rows) {
+        const int64_t n = at_most(O - o, z.rows);
+        const Tensor wide = { at, "w", dout.dtype, 2, { n, I } };
+        const Tensor columns = { at + z.w, "columns", dout.dtype, 2, { N, n } };
+        launch(d, widen_kernel<T>, blocks_for(n * I, THREADS), THREADS, 0, data_of<T>(wide),
+               data_of<int8_t>(w) + o * I, data_of<float>(scale) + o * groups, n * I, I, groups);
+        if (!z.whole) launch(d, columns_kernel<T>, blocks_for(N * n, THREADS), THREADS, 0, data_of<T>(columns),
+                             data_of<T>(dout), N * n, n, o, O);
+        Product p = product(z.whole ? dx : sums, z.whole ? dout : columns, wide, N, I, n, false, false);
+        p.accumulate = o > 0;
+        if (z.whole) p.slope = pre;
+        multiply(d, p);
+    }
+    if (!z.whole) launch(d, slope_kernel<T>, blocks_for(N * I, THREADS), THREADS, 0, data_of<T>(dx),
+                         data_of<float>(sums), data_of<T>(pre), N * I);
+}
+
 void cuda_linear_int8_backward(Device *d, Tensor dx, Tensor dout, Tensor w, Tensor scale, Tensor pre)
 {
-    const int64_t O = w.dim[0], I = w.dim[1];
-    const Tensor wide = { d->workspace, "w", dout.dtype, 2, { O, I } };
-    FLOAT_SWITCH(dout.dtype, T, launch(d, widen_kernel<T>, blocks_for(O * I, THREADS), THREADS, 0, data_of<T>(wide),
-                                       data_of<int8_t>(w), data_of<float>(scale), O * I, I, quant_groups(I)));
-    Product p = product(dx, dout, wide, rows(dout), I, O, false, false);
-    p.slope = pre;
-    multiply(d, p);
+    FLOAT_SWITCH(dout.dtype, T, multiply_lots<T>(d, dx, dout, w, scale, pre, lot_of(dout, w)));
 }
 
 size_t cuda_linear_int8_backward_scratch(Device *d, Tensor dx, Tensor dout, Tensor w, Tensor scale, Tensor pre)
 {
-    return (size_t)(w.dim[0] * w.dim[1]) * dtype_size(dout.dtype);
+    const Lot z = lot_of(dout, w);
+    return z.w + z.columns + z.sums;
 }

@@ -107,32 +107,66 @@ INLINE void widen_row(int A, char *to, const int8_t *q, const float *scale, int6
         }
 }
 
-/* w in the workspace, as what it stands for, behind what gemm takes of it */
-static Tensor widened(Device *d, Tensor dx, Tensor dout, Tensor w, Tensor pre, size_t *bytes)
+/* A lot of w's rows in the workspace, as what they stand for, behind what gemm takes of it. It is all of them but of a
+ * tall w, a vocabulary's, which would take more room than all else of a model: the lots' sums are then added in f32. */
+enum { TALL = 8 };                          /* times as many rows as columns */
+typedef struct Lot { Tensor w, sums; size_t bytes; } Lot;
+
+/* With rows o .. of w, as many as there are of a lot */
+static Product lot_product(Lot z, Tensor dx, Tensor dout, Tensor pre, int64_t o)
 {
-    Tensor wide = { NULL, "w", dout.dtype, 2, { w.dim[0], w.dim[1] } };
-    const Product to_x = dx_product(dx, dout, wide, pre);
-    const size_t before = (CPU(gemm_scratch)(d, &to_x) + 63) / 64 * 64;
-    if (bytes) *bytes = before + tensor_bytes(wide);
-    wide.data = (char *)d->workspace + before;
-    return wide;
+    const bool whole_w = is_none(z.sums);
+    z.w.dim[0] = at_most(last(dout) - o, z.w.dim[0]);
+    dout.data = (char *)dout.data + (size_t)o * dtype_size(dout.dtype);
+    Product p = dx_product(whole_w ? dx : z.sums, dout, z.w, whole_w ? pre : none());
+    p.accumulate = o > 0;
+    return p;
+}
+
+static Lot lot_of(Device *d, Tensor dx, Tensor dout, Tensor w, Tensor pre)
+{
+    const int64_t O = w.dim[0], I = w.dim[1], lot = at_most(O, TALL * I);
+    Lot z = { .w = { NULL, "w", dout.dtype, 2, { lot, I } }, .sums = none() };
+    if (lot < O) z.sums = (Tensor){ NULL, "sums", DT_F32, 2, { rows(dout), I } };
+    const Product first = lot_product(z, dx, dout, pre, 0), end = lot_product(z, dx, dout, pre, (O - 1) / lot * lot);
+    const size_t before = whole((int64_t)CPU(gemm_scratch)(d, &first), 64) * 64;
+    const size_t at_end = whole((int64_t)CPU(gemm_scratch)(d, &end), 64) * 64;
+    z.bytes = before > at_end ? before : at_end;
+    z.w.data = (char *)d->workspace + z.bytes, z.bytes += whole((int64_t)tensor_bytes(z.w), 64) * 64;
+    if (lot == O) return z;
+    z.sums.data = (char *)d->workspace + z.bytes, z.bytes += tensor_bytes(z.sums);
+    return z;
+}
+
+INLINE void finish_row(int A, char *dx, const char *sums, const char *pre, int64_t I)
+{
+    for (int64_t i = 0; i < I; i += WIDTH) {
+        const int count = vec_left(I, i);
+        Vec v = vec_load(sums, DT_F32, i, count);
+        if (pre) v *= vec_gelu_slope(vec_load(pre, A, i, count));
+        vec_store(dx, A, i, count, v);
+    }
 }
 
 void CPU(linear_int8_backward)(Device *d, Tensor dx, Tensor dout, Tensor w, Tensor scale, Tensor pre)
 {
-    const Tensor wide = widened(d, dx, dout, w, pre, NULL);
-    const Product to_x = dx_product(dx, dout, wide, pre);
-    const int64_t O = w.dim[0], I = w.dim[1], groups = quant_groups(I);
-    PARALLEL_FOR(d, O * I)
-    for (int64_t o = 0; o < O; o++)
-        FLOAT_SWITCH(wide.dtype, A, widen_row(A, row(wide, o), (const int8_t *)w.data + o * I,
-                                              (const float *)scale.data + o * groups, I));
-    CPU(gemm)(d, &to_x);
+    const Lot z = lot_of(d, dx, dout, w, pre);
+    const int64_t O = w.dim[0], I = w.dim[1], N = rows(dout), groups = quant_groups(I);
+    for (int64_t o = 0; o < O; o += z.w.dim[0]) {
+        const Product p = lot_product(z, dx, dout, pre, o);
+        PARALLEL_FOR(d, p.K * I)
+        for (int64_t k = 0; k < p.K; k++)
+            FLOAT_SWITCH(z.w.dtype, A, widen_row(A, row(z.w, k), (const int8_t *)w.data + (o + k) * I,
+                                                 (const float *)scale.data + (o + k) * groups, I));
+        CPU(gemm)(d, &p);
+    }
+    if (is_none(z.sums)) return;
+    PARALLEL_FOR(d, N * I)
+    for (int64_t n = 0; n < N; n++)
+        FLOAT_SWITCH(dx.dtype, A, finish_row(A, row(dx, n), row(z.sums, n), is_none(pre) ? NULL : row(pre, n), I));
 }
 
 size_t CPU(linear_int8_backward_scratch)(Device *d, Tensor dx, Tensor dout, Tensor w, Tensor scale, Tensor pre)
 {
-    size_t bytes;
-    widened(d, dx, dout, w, pre, &bytes);
-    return bytes;
+    return lot_of(d, dx, dout, w, pre).bytes;
 }

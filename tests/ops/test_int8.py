@@ -15,6 +15,8 @@ GROUP = 64
 SHAPES = [(1, 1, 1), (1, 64, 16), (2, 128, 33), (4, 192, 48), (5, 65, 31), (13, 63, 97), (17, 200, 35),
           (33, 320, 70), (67, 129, 32), (3, 1088, 20), (10, 1100, 18)]
 
+TALL = [(3, 1, 50), (5, 7, 131), (29, 64, 1100), (67, 5, 40)]       # as a vocabulary's
+
 
 def groups(width: int) -> int:
     return -(-width // GROUP)
@@ -121,7 +123,7 @@ def test_next_to_nothing_is_nothing(on, dtype, value):
 
 
 @pytest.mark.parametrize("behind_gelu", [True, False], ids=["gelu", "plain"])
-@pytest.mark.parametrize("N,I,O", SHAPES)
+@pytest.mark.parametrize("N,I,O", SHAPES + TALL)
 def test_backward_is_that_of_what_the_weights_stand_for(on, dtype, N, I, O, behind_gelu):
     """These are numbers that bf16 holds: there is nothing else to round than what comes out."""
     w, scale = weights(O, I)
@@ -134,10 +136,11 @@ def test_backward_is_that_of_what_the_weights_stand_for(on, dtype, N, I, O, behi
     within_budget(got, slope, dout, (w * spread(scale, I)).astype(F32), pre)
 
 
-def test_backward_does_not_depend_on_threads(name, dtype):
+@pytest.mark.parametrize("I,O", [(520, 523), (64, 1500)])
+def test_backward_does_not_depend_on_threads(name, dtype, I, O):
     def make():
-        w, scale = weights(523, 520)
-        return Out(67, 520, dtype=dtype), numbers(67, 523, dtype=dtype), w, scale, numbers(67, 520, dtype=dtype)
+        w, scale = weights(O, I)
+        return Out(67, I, dtype=dtype), numbers(67, O, dtype=dtype), w, scale, numbers(67, I, dtype=dtype)
     same_bits_for_any_threads(name, "linear_int8_backward", make)
 
 
