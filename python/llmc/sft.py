@@ -95,7 +95,8 @@ def train(config: Sft, comm: Comm, say: Callable[[str], None]) -> None:
     if T > base.config.max_seq_len:
         raise ValueError(f"--seq_len is {T:,}, but the model's context holds "
                          f"{base.config.max_seq_len:,}")
-    config = dataclasses.replace(config, seq_len=T)
+    config = dataclasses.replace(config, seq_len=T, model=str(base.path),
+                                 lora_alpha=config.lora_alpha or 2.0 * config.lora_rank)
     learned, held_out, report = load(config.data, partial(render, base), T, config.val_fraction,
                                      config.seed, config.skip_bad)
     order = Order(learned, T, config.seed, config.packed)
@@ -103,8 +104,7 @@ def train(config: Sft, comm: Comm, say: Callable[[str], None]) -> None:
     device = Device(config.device, config.threads)
     model = tuned_model.make_model(base, device, _dtype(config, base), comm.ranks, config.seed)
     if config.lora_rank:
-        model.adapt(config.lora_rank, config.lora_alpha or 2.0 * config.lora_rank,
-                    config.lora_matrices, config.seed)
+        model.adapt(config.lora_rank, config.lora_alpha, config.lora_matrices, config.seed)
     model.plan(config.batch_size, T, True, config.recompute)
     stage.model = model
     loop = Loop(config, stage, model, comm, stage.steps, base.fingerprint, say)
@@ -183,7 +183,8 @@ class Conversing:
             (folder / name).write_bytes(text)
         chat.save_manner(self.base.manner, folder)
         if self.config.lora_rank:
-            tuned_model.save_merged(self.model, folder / "model.safetensors")
+            scale = self.config.lora_alpha / self.config.lora_rank
+            tuned_model.save_merged(self.model, scale, folder / "model.safetensors")
 
 
 def rows_an_update(config: Sft, ranks: int) -> int:

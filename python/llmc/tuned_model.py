@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,30 @@ def make_model(base: Base, device: Device, dtype: str, ranks: int, seed: int) ->
         whole = _grown(lazy.as_type(tensor, "f32"), base, rows, name == "lm_head.weight", seed)
         model.set(name, lazy.as_type(lazy.Lazy(whole.shape, "f32", lambda: whole), kind))
     return model
+
+
+def save_merged(model: Model, scale: float, path: Path) -> None:
+    """A .safetensors file of the weights with what the adapters add: w + scale b a, in the type of
+    the activations."""
+    dtype = "f32" if model.dtype == "f32" else "bf16"
+    adapted = {name.removesuffix(".lora_a") for name in model.adapters if name.endswith(".lora_a")}
+
+    def read(name: str) -> np.ndarray:
+        weights = _wide(model.get(name))
+        owner = name.removesuffix(".weight")
+        if owner in adapted:
+            low, high = (_wide(model.get(f"{owner}.lora_{which}")) for which in "ab")
+            weights = weights + np.float32(scale) * (high @ low)
+        return weights
+
+    tensors = {name: lazy.Lazy(shape, "f32", partial(read, name))
+               for name, shape in model.shapes.items()}
+    model_files.write_safetensors(path, tensors, dtype, {"format": "llmc"})
+
+
+def _wide(array: np.ndarray) -> np.ndarray:
+    """f32 of f32, or of the bits of bf16."""
+    return array if array.dtype == np.float32 else (array.astype(np.uint32) << 16).view(np.float32)
 
 
 def texts(base: Base) -> Iterator[tuple[str, bytes]]:
