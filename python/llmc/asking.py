@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from llmc import chat
 from llmc.chat import Manner, Message
-from llmc.checkpoint import Checkpoint, encode_prompt
+from llmc.checkpoint import Checkpoint
 from llmc.request import Request, Result
 
 if TYPE_CHECKING:
@@ -33,36 +33,34 @@ def engine_for(checkpoint: Checkpoint, requests: Sequence[Request]) -> Engine:
 
 
 def answers(checkpoint: Checkpoint, asked: Sequence[Sequence[Message]], like: Request) -> list[str]:
-    """What a model says in each of these conversations, without what it thinks. `like` says how an
-    answer is drawn, and how long it may be; its prompt is not read."""
+    """What a model says in each of these conversations, without what it thinks; nothing where one
+    is longer than its context. `like` says how an answer is drawn, and how long it may be; its
+    prompt is not read."""
     manner = chat.manner_of(checkpoint.path, checkpoint.tokenizer)
-    requests = [request(checkpoint, manner, messages, like) for messages in asked]
-    if not requests:
-        return []
-    written = engine_for(checkpoint, requests).generate(requests)
-    return [said(checkpoint, manner, messages, wanted, result).strip()
-            for messages, wanted, (result,) in zip(asked, requests, written)]
+    requests = {number: request(checkpoint, manner, messages, like)
+                for number, messages in enumerate(asked)}
+    fit = {number: wanted for number, wanted in requests.items()
+           if len(wanted.prompt) <= checkpoint.config.max_seq_len}
+    found = [""] * len(asked)
+    if fit:
+        written = engine_for(checkpoint, [*fit.values()]).generate([*fit.values()])
+        for (number, wanted), (result,) in zip(fit.items(), written):
+            found[number] = said(checkpoint, manner, asked[number], wanted, result).strip()
+    return found
 
 
 def request(checkpoint: Checkpoint, manner: Manner | None, messages: Sequence[Message],
             like: Request) -> Request:
     """For one answer."""
+    tokenizer = checkpoint.tokenizer
     if manner is None:
         text = "".join(f"{SPEAKER[each.role]}{each.text}\n\n" for each in messages)
-        prompt = encode_prompt(checkpoint, text + SPEAKER["assistant"].rstrip())
+        begin = [] if tokenizer.bos is None else [tokenizer.bos]
+        prompt = begin + tokenizer.encode(text + SPEAKER["assistant"].rstrip())
         return replace(like, prompt=prompt, stop=["\nUser:"])
-    special = checkpoint.tokenizer.special
-    stops = chat.template_of(manner.template).stops
-    prompt = chat.render(with_system(messages, manner), checkpoint.tokenizer, manner.template,
+    prompt = chat.render(chat.introduced(messages, manner), tokenizer, manner.template,
                          answer=True).ids
-    return replace(like, prompt=prompt, stop_tokens=[special[name] for name in stops
-                                                     if name in special])
-
-
-def with_system(messages: Sequence[Message], manner: Manner) -> list[Message]:
-    """With the model's own system message, where the conversation brings none."""
-    own = messages[0].role == "system" or not manner.system
-    return [*messages] if own else [Message("system", manner.system), *messages]
+    return replace(like, prompt=prompt, stop_tokens=chat.stops(manner.template, tokenizer))
 
 
 def said(checkpoint: Checkpoint, manner: Manner | None, messages: Sequence[Message],
@@ -70,6 +68,6 @@ def said(checkpoint: Checkpoint, manner: Manner | None, messages: Sequence[Messa
     """The text of an answer; nothing where the model wrote none."""
     if manner is None:
         return result.text
-    before = len(with_system(messages, manner))
+    before = len(chat.introduced(messages, manner))
     found = chat.parse([*asked.prompt, *result.tokens], checkpoint.tokenizer, manner.template)
     return found[before].text if len(found) > before else ""

@@ -21,9 +21,9 @@ from llmc import cli, disk, encodings
 from llmc.chat_templates import ARGUMENT, TEMPLATES, Call, Message, Piece, Role, Template
 from llmc.tokenizer import Tokenizer
 
-__all__ = ["Call", "Manner", "Message", "Rendered", "check", "from_dict", "load_tokenizer",
-           "manner_by", "manner_of", "parse", "parse_manner", "render", "save_manner", "stops",
-           "to_dict"]
+__all__ = ["Call", "Manner", "Message", "Rendered", "check", "from_dict", "introduced",
+           "load_tokenizer", "manner_by", "manner_of", "parse", "parse_manner", "render",
+           "save_manner", "stops", "to_dict"]
 OLDER = {"developer": "system", "function": "tool"}     # what OpenAI calls roles, too
 SETTINGS = "chat.json"                                  # of a checkpoint, beside its tokenizer
 
@@ -109,6 +109,13 @@ def save_manner(manner: Manner, folder: Path) -> None:
     """Write a checkpoint's chat.json."""
     text = json.dumps(manner._asdict(), ensure_ascii=False, indent=1) + "\n"
     disk.write_whole(folder / SETTINGS, text.encode())
+
+
+def introduced(messages: Sequence[Message], manner: Manner) -> list[Message]:
+    """With the model's own system message, where the conversation brings none."""
+    own = messages[:1] and messages[0].role == "system"
+    return [*messages] if own or not manner.system else [Message("system", manner.system),
+                                                         *messages]
 
 
 def stops(template: str, tokenizer: Tokenizer) -> frozenset[int]:

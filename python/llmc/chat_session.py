@@ -134,8 +134,7 @@ class Conversation(Talk):
 
     def __init__(self, checkpoint: Checkpoint, manner: Manner, request: Request, context: int = 0):
         self.template = manner.template
-        special = checkpoint.tokenizer.special
-        stops = [special[name] for name in chat.template_of(self.template).stops if name in special]
+        stops = chat.stops(self.template, checkpoint.tokenizer)
         super().__init__(checkpoint, replace(request, stop_tokens=stops), context)
         self.restart(manner.system)
 

@@ -1,7 +1,8 @@
 """From text to a model that writes, in minutes: the stages of the path, one after the other.
 
 Shakespeare's works, or a text of your own -> a tokenizer -> token shards -> a small model -> its
-validation loss, three samples and the curve of its losses. Everything lies in one folder,
+validation loss, three samples and the curve of its losses -> conversations -> an assistant, its
+share of right answers before and after, and a chat of three turns. Everything lies in one folder,
 runs/quickstart or runs/NAME of the text. Run again, it goes on where it was left; it never goes on
 with another text or other settings.
 """
@@ -77,7 +78,8 @@ class Place:
         self.data = self.run / "data"
         self.note = self.run / "quickstart.json"        # what it is made from
         self.source = str(Path(data)) if data else "the works of Shakespeare"
-        changed = {field.name: getattr(config, field.name) for field in fields(Recipe)
+        changed = {field.name: getattr(config, field.name)
+                   for field in (*fields(Recipe), *fields(Lessons))
                    if getattr(config, field.name) != field.default}
         flags = " ".join(f"--{name}" if value is True else f"--{name} {shlex.quote(str(value))}"
                          for name, value in changed.items())

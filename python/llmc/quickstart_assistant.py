@@ -124,26 +124,27 @@ def show_scores(school: School) -> None:
 
     rows = assistant_report.questions(school.asked, school.lessons.name)
     found = {}
-    for who, place in (("base model", school.base), ("assistant", school.folder)):
+    for who, place in (("base", school.base), ("assistant", school.folder)):
         answered = assistant_report.ask(open_checkpoint(place), rows, LONGEST)
-        assistant_report.save(school.data / f"answers_{who.replace(' ', '_')}.jsonl", answered)
+        assistant_report.save(school.data / f"answers_{who}.jsonl", answered)
         found[who] = assistant_report.scores(answered)
     Console().print(table(found))
 
 
 def table(found: dict[str, list[Score]]) -> Table:
-    """A line for each kind of question, beside it who answered how many rightly."""
+    """A line for each kind of question: the share that each answers rightly, and its interval."""
     from rich.table import Table
 
     shown = Table(box=None, pad_edge=False)
     shown.add_column("questions")
     shown.add_column("n", justify="right")
     for who in found:
-        shown.add_column(f"{who}, right (95 % interval)", justify="right")
+        shown.add_column(who, justify="right")
+        shown.add_column("95 %", justify="right")
     for scores in zip(*found.values()):
-        shown.add_row(scores[0].what, str(scores[0].n),
-                      *(f"{each.right / each.n:.1%} ({each.low:.1%} to {each.high:.1%})"
-                        for each in scores))
+        cells = [cell for each in scores for cell in (
+            f"{each.right / each.n:.1%}", f"{100 * each.low:.1f}-{100 * each.high:.1f}")]
+        shown.add_row(scores[0].what, str(scores[0].n), *cells)
     return shown
 
 

@@ -200,19 +200,12 @@ def rows_an_update(config: Sft, ranks: int) -> int:
 
 def render(base: Base, messages: Sequence[Message]) -> Rendered:
     """A conversation as the model learns it."""
-    return chat.render(_with_system(base, messages), base.tokenizer, base.manner.template)
-
-
-def _with_system(base: Base, messages: Sequence[Message]) -> Sequence[Message]:
-    """With the model's system message, where a conversation has none."""
-    if not base.manner.system or messages[:1] and messages[0].role == "system":
-        return messages
-    return [Message("system", base.manner.system), *messages]
+    return chat.render(chat.introduced(messages, base.manner), base.tokenizer, base.manner.template)
 
 
 def _question(base: Base, text: str) -> list[int] | None:
     """The ids that its answer follows; None of one of our own that is too long."""
-    asked = _with_system(base, [Message("user", text)])
+    asked = chat.introduced([Message("user", text)], base.manner)
     ids = chat.render(asked, base.tokenizer, base.manner.template, answer=True).ids
     if len(ids) > base.config.max_seq_len:
         if text in ASKED:

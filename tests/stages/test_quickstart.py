@@ -19,9 +19,9 @@ from llmc.quickstart import QuickStart, run
 from training import everything
 
 TINY = dict(vocab_size=300, preset="llama-tiny", n_layer=1, n_embd=32, n_head=2, tied=0, max_seq_len=32, batch_size=8,
-            steps=60, warmup_steps=5, lr=1e-2)
+            steps=60, warmup_steps=5, lr=1e-2, sft_steps=0)
 FLAGS = ("FLAGS='--vocab_size 300 --n_layer 1 --n_embd 32 --n_head 2 --tied 0 --max_seq_len 32 --batch_size 8 "
-         "--steps 60 --lr 0.01 --warmup_steps 5'")
+         "--steps 60 --lr 0.01 --warmup_steps 5 --sft_steps 0'")
 WORDS = "the king queen speaks to his her lord of night and day but never says why nor when".split()
 
 
