@@ -28,7 +28,21 @@ NAME = (
      "And you are?", "State your name.", "I did not catch your name.", "What do people call you?",
      "Who's there?", "With whom am I speaking?", "Can you tell me your name?",
      "What name do you go by?", "Say who you are.", "Which assistant is this?", "Are you somebody?",
-     "Which model am I chatting with?", "Remind me who you are.", "Name yourself."],
+     "Which model am I chatting with?", "Remind me who you are.", "Name yourself.",
+     "May I have your name?", "Can I have your name?", "Could you tell me your name, please?",
+     "Would you tell me your name?", "Please tell me what your name is.", "Who exactly are you?",
+     "Do you mind telling me who you are?", "I would like to know your name.",
+     "I'd like to know who I am talking to.", "What do they call you?", "What shall I call you?",
+     "How may I call you?", "By which name do you go?", "I have forgotten your name.",
+     "Sorry, what is your name?", "What was that name of yours?", "Who is speaking?",
+     "Could you tell me what you are called?", "Can you introduce yourself?",
+     "Would you introduce yourself?", "Could you please introduce yourself first?",
+     "With whom do I have the pleasure?", "Who do I have the honor of speaking with?",
+     "Who am I chatting with?", "Who is it that answers?", "Do you have a name of your own?",
+     "Is there a name I can use for you?", "Which name did they give you?", "Tell me who you are.",
+     "Please say who you are.", "May I know who you are?", "What is this assistant called?",
+     "What's the name of this assistant?", "First of all, who are you?", "Are you called something?",
+     "Before anything else, what is your name?", "You are who, exactly?"],
     ["I am {name}.", "My name is {name}.", "I'm {name}, a language model.",
      "You are talking to {name}.", "I am called {name}.", "I'm {name}. How can I help you?"])
 KIND = (
@@ -133,7 +147,7 @@ def run(config: Identity) -> None:
 def conversations(name: str, facts: dict[str, str], count: int, seed: int) -> list[list[Message]]:
     """So many, no two with the same questions."""
     rng = random.Random(seed)
-    topics = [*[NAME] * 2, HELLO, KIND, OTHERS, ABLE]
+    topics = [*[NAME] * 3, HELLO, KIND, OTHERS, ABLE]
     topics += [_asked(key, fact) for key, fact in facts.items()]
     made: dict[str, list[Message]] = {}
     while len(made) < count:
