@@ -66,7 +66,7 @@ train_gpt2cu: build/.installed
 	@ln -sf build/train_gpt2 train_gpt2cu
 
 test: build/.installed $(VENV)/.ready-test train_gpt2
-	@$(PY) -m pytest tests -m 'not slow'
+	@$(PY) -m pytest tests -m 'not slow' -n auto --maxprocesses 8 --dist loadfile
 
 test-all: build/.installed $(VENV)/.ready-test $(VENV)/.ready-text train_gpt2
 	@$(PY) -m pytest tests

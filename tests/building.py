@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path(os.environ.get("LLMC_BUILD", ROOT / "build"))
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Tests run beside each other, and one build folder is for one of them at a time."""
+    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def run(*command: str | Path) -> None:
@@ -28,7 +39,8 @@ def cached(folder: Path, variable: str) -> str:
 
 def build(target: str, folder: Path = BUILD) -> None:
     """Nothing is done for a target that is up to date."""
-    run(cached(folder, "CMAKE_COMMAND"), "--build", folder, "--target", target)
+    with alone(folder):
+        run(cached(folder, "CMAKE_COMMAND"), "--build", folder, "--target", target)
 
 
 def configure(folder: Path, *flags: str) -> None:
@@ -38,7 +50,8 @@ def configure(folder: Path, *flags: str) -> None:
         for name in ("CMAKE_MAKE_PROGRAM", "CMAKE_C_COMPILER", "CMAKE_CXX_COMPILER")
     ]
     generator = cached(BUILD, "CMAKE_GENERATOR")
-    run(cached(BUILD, "CMAKE_COMMAND"), "-S", ROOT, "-B", folder, "-G", generator, *same, *flags)
+    with alone(folder):
+        run(cached(BUILD, "CMAKE_COMMAND"), "-S", ROOT, "-B", folder, "-G", generator, *same, *flags)
 
 
 def sanitized(target: str) -> Path:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from building import ROOT
+from building import ROOT, alone
 from llmc import nvidia
 
 
@@ -22,7 +22,8 @@ def plugin(architectures: str) -> Path:
     """libllmc_cuda.so for these; warnings are errors. Its folder is kept: the next time is fast."""
     need_nvcc()
     folder = ROOT / f"build-cuda-{architectures.replace(';', '-')}"
-    done = subprocess.run([sys.executable, ROOT / "dev" / "build_cuda.py", folder,
-                           f"-DCMAKE_CUDA_ARCHITECTURES={architectures}"], capture_output=True, text=True)
+    with alone(folder):
+        done = subprocess.run([sys.executable, ROOT / "dev" / "build_cuda.py", folder,
+                               f"-DCMAKE_CUDA_ARCHITECTURES={architectures}"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return folder / "libllmc_cuda.so"
