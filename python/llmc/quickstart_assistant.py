@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 TURNS = ["Hello! Who are you?", "My favorite color is green.", "What is my favorite color?"]
-IDENTITY_WEIGHT = 4             # an epoch brings the few conversations about itself so often
+IDENTITY_WEIGHT = 2             # an epoch brings the conversations about itself so often
 QUESTIONS = 400
 LONGEST = 60                    # tokens of an answer
 
@@ -33,7 +33,8 @@ LONGEST = 60                    # tokens of an answer
 class Lessons:
     """What the assistant is taught, and how long."""
     name: str = "Pico"          # what the assistant is called
-    manners: Annotated[int, Range(100, 20_000)] = 3000      # conversations that teach manners
+    manners: Annotated[int, Range(100, 20_000)] = 9000      # conversations that teach manners
+    identity: Annotated[int, Range(100, 10_000)] = 1500     # conversations that tell who it is
     sft_steps: cli.CountOrZero = 600    # updates that make an assistant of the model; 0: none
     sft_lr: Annotated[float, Range(0, 100)] = 2e-3      # their peak learning rate
 
@@ -99,7 +100,7 @@ def make_conversations(school: School) -> None:
     school.data.mkdir(exist_ok=True)
     identity.run(identity.Identity(
         out=school.data / "identity.jsonl", name=school.lessons.name, seed=school.seed,
-        facts=["maker=you, with llmc", "runs_on=your own computer"], overwrite=True))
+        count=school.lessons.identity, facts=["maker=you, with llmc", "runs_on=your own computer"], overwrite=True))
     synth.run(synth.Synth(
         family="manners", out=school.data / "manners.jsonl", held_out=school.asked,
         count=school.lessons.manners, held_out_count=QUESTIONS, seed=school.seed, overwrite=True))

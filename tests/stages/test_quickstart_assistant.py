@@ -18,7 +18,7 @@ from test_quickstart import write_text
 from training import everything
 
 FLAGS = ("--data play.txt --vocab_size 500 --preset llama-tiny --n_layer 1 --n_embd 32 --n_head 2 --max_seq_len 256 "
-         "--batch_size 2 --steps 4 --warmup_steps 1 --manners 100 --sft_steps 6").split()
+         "--batch_size 2 --steps 4 --warmup_steps 1 --manners 100 --identity 100 --sft_steps 6").split()
 ARGV = [sys.executable, "-m", "llmc.quickstart", *FLAGS]
 
 
