@@ -42,7 +42,7 @@ def steps(given: argparse.Namespace) -> tuple[Callable[[], int], Callable[[], in
     slope = np.full((B, T), -1 / (B * T), np.float32)
     learned = conversations(config.vocab_size, T)
     base = SimpleNamespace(config=config, manner=SimpleNamespace(system=""))
-    stage = Conversing(Sft(ask=[], batch_size=B, seq_len=T), base, Order(learned, T, 1), learned, comm)
+    stage = Conversing(Sft(ask=[], batch_size=B, seq_len=T, total_batch_size=B * T), base, Order(learned, T, 1), learned, comm)
     stage.model, place = model, [0]
 
     def update(learn: Callable[[], object]) -> None:

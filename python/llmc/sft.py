@@ -95,8 +95,10 @@ def train(config: Sft, comm: Comm, say: Callable[[str], None]) -> None:
     if T > base.config.max_seq_len:
         raise ValueError(f"--seq_len is {T:,}, but the model's context holds "
                          f"{base.config.max_seq_len:,}")
-    config = dataclasses.replace(config, seq_len=T, model=str(base.path),
-                                 lora_alpha=config.lora_alpha or 2.0 * config.lora_rank)
+    config = dataclasses.replace(       # what a run that is resumed goes on with
+        config, seq_len=T, model=str(base.path),
+        total_batch_size=config.total_batch_size or config.batch_size * comm.ranks * T,
+        lora_alpha=config.lora_alpha or 2.0 * config.lora_rank)
     learned, held_out, report = load(config.data, partial(render, base), T, config.val_fraction,
                                      config.seed, config.skip_bad)
     order = Order(learned, T, config.seed, config.packed)
@@ -190,8 +192,6 @@ class Conversing:
 def rows_an_update(config: Sft, ranks: int) -> int:
     """Of all ranks together."""
     total, T = config.total_batch_size, config.seq_len
-    if not total:
-        return config.batch_size * ranks
     if total % (T * ranks):
         raise ValueError(f"--total_batch_size is {total:,}, wanted a multiple of {T * ranks:,}: "
                          f"rows of {T:,} tokens for each of the ranks ({ranks})")
