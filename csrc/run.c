@@ -42,7 +42,8 @@ static void start_folder(Run *r, const char *data, RunStart start)
 {
     char *config AUTO(auto_free) = text_format("%s/config.json", r->folder);
     const bool there = path_exists(config);
-    CHECK(!data || !same_folder(r->folder, data), "--run %s is the folder of the data; give the run one of its own", r->folder);
+    CHECK(!data || !same_folder(r->folder, data), "--run %s is the folder of the data; give the run one of its own",
+          r->folder);
     if (start == RUN_RESUME) {
         lock_folder(r);
         return;

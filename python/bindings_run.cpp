@@ -4,6 +4,8 @@
 #include "run.h"
 #include "store.h"
 
+#include <algorithm>
+
 using namespace py::literals;
 using Release = py::call_guard<py::gil_scoped_release>;
 
@@ -18,6 +20,18 @@ static py::list sums_of(BoundComm &self, std::vector<double> numbers)
     return py::cast(numbers);
 }
 
+// What the first rank that says anything says; all get it.
+static std::string first_said(BoundComm &self, const std::string &text)
+{
+    enum { MOST = 128 };
+    std::vector<char> mine(MOST), all((size_t)comm_ranks(self.comm) * MOST);
+    std::copy_n(text.begin(), std::min(text.size(), (size_t)MOST - 1), mine.begin());
+    comm_all_gather(self.comm, mine.data(), all.data(), MOST);
+    for (size_t at = 0; at < all.size(); at += MOST)
+        if (all[at]) return &all[at];
+    return "";
+}
+
 static void bind_comm(py::module_ &m)
 {
     py::class_<BoundComm, std::shared_ptr<BoundComm>>(m, "Comm", "Several processes as one; see comm.h.")
@@ -28,6 +42,7 @@ static void bind_comm(py::module_ &m)
         .def_property_readonly("name", [](const BoundComm &c) { return comm_name(c.comm); })
         .def("barrier", [](BoundComm &c) { comm_barrier(c.comm); }, Release())
         .def("sums", sums_of, "numbers"_a, "Of each number the sum over all ranks, in float64.")
+        .def("first_said", first_said, "text"_a, Release(), "Of the first rank whose text is not empty.")
         .def("abort", [](BoundComm &c, const std::string &message) { comm_abort(c.comm, message.c_str()); },
              "message"_a, Release(), "Prints the sentence once and ends all ranks with status 1.");
 }

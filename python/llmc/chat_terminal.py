@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from llmc.chat import Call, Chat, Manner, manner_of
 from llmc.chat_session import Answer, Conversation, Document, Reply
 from llmc.checkpoint import Checkpoint, open_checkpoint
 from llmc.request import Request
-from llmc.terminal import printable
+from llmc.terminal import on_ctrl_c, printable
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -274,7 +273,8 @@ class Terminal:
             if text.strip() == "/quit":
                 return
             try:
-                self.take(text)
+                with on_ctrl_c(lambda: None):       # while nothing is being answered
+                    self.take(text)
             except Exception as error:
                 if not cli.is_users(error):
                     raise
@@ -324,7 +324,7 @@ class Terminal:
             self.note(LEFT_OUT[type(self.talk)])
             self.told = True
         shown = Shown(self.page, self.unfolded, self.turns)
-        with _silent(), _on_ctrl_c(reply.stop), shown:
+        with _silent(), on_ctrl_c(reply.stop), shown:
             for thinking, text in reply:
                 shown.draw(reply, thinking, text)
             if self.turns:
@@ -448,16 +448,6 @@ def _keys() -> KeyBindings:
         event.current_buffer.insert_text("\n")
 
     return keys
-
-
-@contextmanager
-def _on_ctrl_c(do: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C does this meanwhile, and nothing else."""
-    before = signal.signal(signal.SIGINT, lambda *_: do())
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

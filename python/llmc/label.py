@@ -13,7 +13,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from llmc.chat import Message
 from llmc.checkpoint import Checkpoint, open_checkpoint
 from llmc.prompts import read_prompts, read_text
 from llmc.request import Request
-from llmc.terminal import printable
+from llmc.terminal import on_ctrl_c, printable
 
 KEYS = {"w": "write", "e": "edit", "a": "accept", "s": "skip", "b": "bad", "g": "guidelines",
         "h": "help", "q": "quit"}
@@ -85,6 +84,9 @@ def run(config: Label) -> None:
         raise ValueError(f"--out is {config.out}, wanted a name that ends in .jsonl")
     if config.out.resolve() == config.prompts.resolve():
         raise ValueError(f"{config.out} has the prompts; give another file to --out")
+    folder = next(each for each in config.out.absolute().parents if each.exists())
+    if not os.access(config.out if config.out.exists() else folder, os.W_OK):
+        raise ValueError(f"{config.out} cannot be written; give another place to --out")
     tasks = read_tasks(config.prompts)
     there = Store(config.out)
     done = there.done(config.again)
@@ -244,10 +246,12 @@ class Session:
             like = Request([], self.config.max_tokens, self.config.temperature,
                            seed=self.config.seed)
             try:
-                return Answer(asking.answers(self.checkpoint, [task.messages], like)[0], "draft")
+                if draft := asking.answers(self.checkpoint, [task.messages], like)[0]:
+                    return Answer(draft, "draft")
+                print("no draft: the model says nothing, or its context is too short for the prompt")
             except KeyboardInterrupt:
                 print("no draft")
-            except ValueError as error:         # longer than the model's context, for one
+            except ValueError as error:
                 print(f"no draft: {cli.sentence(error)}")
         return Answer(task.before, "answer before")
 
@@ -287,7 +291,8 @@ class Session:
             lines.append(typed())
         finally:
             if any(line.strip() for line in lines):
-                self.answer = Answer("\n".join(lines).strip(), "answer", own=True)
+                text = "\n".join(lines).encode("utf-8", "replace").decode()     # odd bytes become ?
+                self.answer = Answer(text.strip(), "answer", own=True)
 
     def edit(self) -> None:
         """In the person's editor."""
@@ -343,11 +348,8 @@ def typed() -> str:
 
 def call(argv: list[str]) -> int:
     """Run a program in the terminal; Ctrl-C is its own affair meanwhile."""
-    before = signal.signal(signal.SIGINT, lambda number, frame: None)
-    try:
+    with on_ctrl_c(lambda: None):
         return subprocess.run(argv).returncode
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def find_guidelines() -> Path:

@@ -1,7 +1,10 @@
-"""What a terminal can show: text without control characters, and curves out of braille dots."""
+"""What a terminal can show: text without control characters, and curves out of braille dots; and
+what its Ctrl-C does."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -35,3 +38,13 @@ def curve(points: Sequence[tuple[float, float]], last: float, width: int, height
     labels = [f"{high:.2f} ┤", *["│"] * (height - 2), f"{low:.2f} ┤"]
     return [f"{label:>8}" + "".join(chr(0x2800 + bits) for bits in line)
             for label, line in zip(labels, cells)]
+
+
+@contextmanager
+def on_ctrl_c(do: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C does this meanwhile, and nothing else."""
+    before = signal.signal(signal.SIGINT, lambda *_: do())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -11,9 +11,11 @@ import math
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -82,7 +84,7 @@ class Loop:
         lines of the first rank."""
         self.config, self.stage, self.model, self.comm = config, stage, model, comm
         self.steps, self.first = steps, comm.rank == 0
-        self.say = say if self.first else _silent
+        self._reader: Callable[[str], None] | None = say if self.first else None
         self.trainer = Trainer(
             model, config.beta1, config.beta2, config.eps, config.weight_decay, config.grad_clip,
             config.optimizer, config.muon_momentum, seed=config.seed, comm=comm)
@@ -97,8 +99,8 @@ class Loop:
         note = config.run / "config.json"
         if config.resume and disk.read_json(note, {"data_fingerprint": str}, "start the run anew"
                                             )["data_fingerprint"] != data:
-            raise ValueError(f"{config.run} was started with other conversations than are there "
-                             "now; bring those back, or start another run")
+            raise ValueError(f"{config.run} was started with other data than is there now; bring "
+                             "that back, or start another run")
         start = "resume" if config.resume else "overwrite" if config.overwrite else "new"
         self.run = _core.Run(str(config.run), start, self.comm)
         folder = _core.checkpoint_latest(self.run.checkpoints) if config.resume else None
@@ -112,15 +114,16 @@ class Loop:
         self.run.rewind(self.progress)
         if self.first:
             noted = config.noted() | {"data_fingerprint": data}
-            disk.write_whole(note, (json.dumps(noted, indent=1, ensure_ascii=False) + "\n").encode())
+            text = json.dumps(noted, indent=1, ensure_ascii=False) + "\n"
+            disk.write_whole(note, text.encode())
 
     def train(self) -> None:
         """All updates that are left; one that was begun when a signal came is made."""
-        config, progress, saved = self.config, self.progress, self.progress.step
-        stop = False
+        config, saved, stop = self.config, self.progress.step, False
         with self._signals():
-            while progress.step < self.steps and not stop:
+            while self.progress.step < self.steps and not stop:
                 update = self._update()
+                progress = self.progress
                 progress.step += 1
                 progress.cursor = update.load.cursor
                 progress.tokens += update.load.tokens
@@ -138,10 +141,19 @@ class Loop:
                 if end or stop or _due(progress.step, config.checkpoint_every):
                     self._save()
                     saved = progress.step
-            if saved != progress.step:
+            if saved != self.progress.step:
                 self._save()
         if stop:
-            self.say(f"stopped    at step {progress.step}; --resume continues")
+            self.say(f"stopped    at step {self.progress.step}; --resume continues")
+
+    def say(self, text: str) -> None:
+        """A line for a person. When whoever read them is gone there is nobody to train for, but
+        what was learned is kept."""
+        try:
+            if self._reader:
+                self._reader(text)
+        except OSError:
+            self._reader, self.stopping = None, True
 
     # ---- an update -------------------------------------------------------------------------------
 
@@ -165,7 +177,7 @@ class Loop:
             update.norm = self.trainer.reduce()
             update.reason, update.spike, update.z = progress.judge(loss, update.norm)
             if update.reason and not update.spike:
-                update.broken = broken or self.trainer.first_nonfinite() or ""
+                update.broken = self.comm.first_said(broken or self.trainer.first_nonfinite() or "")
         else:
             update.reason = "nothing in it is to be learned"
         if not update.reason:
@@ -187,21 +199,24 @@ class Loop:
         self._metric(numbers | ({"skipped": True} if update.reason else {}))
 
     def _refused(self, update: Update) -> bool:
-        """An update that was not applied is said and counted; whether the run went back."""
+        """An update that was not applied is said and counted; whether the run went back to another
+        step."""
         progress = self.progress
         progress.skipped += 1
-        notes = [f"{update.z:.1f} standard deviations above the last updates"] if update.spike else []
-        notes += [f"the first that is not finite: {update.broken}"] if update.broken else []
+        notes = []
+        if update.spike:
+            notes.append(f"{update.z:.1f} standard deviations above the last updates")
+        if update.broken:
+            notes.append(f"the first that is not finite: {update.broken}")
         self.say(f"skipped    step {progress.step}: {update.reason}"
                  + "".join(f" ({note})" for note in notes))
         if update.load.targets:
             progress.skips_in_a_row += 1
         if progress.skips_in_a_row < self.config.max_skips:
             return False
-        self._go_back(update.spike)
-        return True
+        return self._go_back(update.spike)
 
-    def _go_back(self, finite: bool) -> None:
+    def _go_back(self, finite: bool) -> bool:
         """Too many refusals in a row: the weights of the last checkpoint, and the data since then
         is passed over. Where that cannot be or did not help, losses that are finite are what this
         run has come to."""
@@ -214,7 +229,7 @@ class Loop:
             self.say("went on    " + ("after many returns to a checkpoint" if folder else
                                       "without a checkpoint to go back to")
                      + "; spikes are measured anew")
-            return
+            return False
         refused = f"{self.config.max_skips} updates in a row were refused"
         if not folder:
             self._save()                # the weights of the last update that was applied
@@ -227,6 +242,7 @@ class Loop:
         self.progress.cursor, self.progress.skipped = here, skipped
         self.progress.rollbacks, self.progress.skips_in_a_row = rollbacks, 0
         self.say(f"went back  to {folder}; the data since then is passed over")
+        return True
 
     # ---- looking ---------------------------------------------------------------------------------
 
@@ -270,9 +286,9 @@ class Loop:
         try:
             found = Progress.read(folder, self.config.spike_z)
             if found.tokenizer != self.progress.tokenizer:
-                raise ValueError(f"{folder}: trained with tokenizer {found.tokenizer:016x}, and this "
-                                 f"is {self.progress.tokenizer:016x}; give the model the run was "
-                                 "started with")
+                raise ValueError(f"{folder}: trained with tokenizer {found.tokenizer:016x}, and "
+                                 f"this is {self.progress.tokenizer:016x}; give the model the run "
+                                 "was started with")
             self.trainer.load(folder, found.updates)
         except _core.LlmcError as error:
             before = _core.checkpoint_before(folder)
@@ -307,6 +323,8 @@ def processes(config: Training) -> Iterator[Comm]:
     except Exception as error:
         if comm.ranks == 1:
             raise
+        if not cli.is_users(error):
+            traceback.print_exc()
         comm.abort(cli.sentence(error))
 
 
@@ -314,24 +332,24 @@ def processes(config: Training) -> Iterator[Comm]:
 def shown(plain: bool) -> Iterator[Callable[[str], None]]:
     """Takes lines such as train_gpt2's: on a terminal they become a picture that stays in its
     place."""
-    with ExitStack() as stack:
-        if plain or not sys.stdout.isatty():
-            yield _print
-            return
-        from rich.console import Console
+    if plain or not sys.stdout.isatty():
+        yield partial(print, flush=True)
+        return
+    from rich.console import Console
 
-        from llmc.train_display import TrainDisplay
+    from llmc.train_display import TrainDisplay
 
-        display = stack.enter_context(TrainDisplay(Console()))
-        yield lambda text: [display.feed(line) for line in text.split("\n")] and None
+    def feed(text: str) -> None:
+        for line in text.split("\n"):
+            display.feed(line)
 
-
-def _print(text: str) -> None:
-    print(text, flush=True)
-
-
-def _silent(text: str) -> None:
-    """What other ranks say."""
+    display = TrainDisplay(Console())
+    display.__enter__()
+    try:
+        yield feed
+    finally:
+        with suppress(OSError):         # a terminal that is gone draws no end
+            display.__exit__()
 
 
 def _due(step: int, every: int) -> bool:

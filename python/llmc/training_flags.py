@@ -30,8 +30,8 @@ class Training:
     overwrite: bool = False     # start anew where a run is
     steps: cli.CountOrZero = 0  # updates; 0: as many as the epochs take
     batch_size: Annotated[int, Range(1, 2**20)] = 8     # rows of a micro-batch, in each process
-    total_batch_size: Annotated[int, Range(0, 2**40)] = 0   # tokens an update, over micro-batches and
-                                # processes; 0: one micro-batch in each process
+    total_batch_size: Annotated[int, Range(0, 2**40)] = 0   # tokens an update, over micro-batches
+                                # and processes; 0: one micro-batch in each process
     seq_len: cli.CountOrZero = 0    # tokens a row; 0: the model's max_seq_len
     recompute: bool = False     # keep only each block's input and compute the rest again on the way
                                 # back: less memory, a third more work
@@ -48,10 +48,11 @@ class Training:
     muon_momentum: Annotated[float, Range(0, 0.999999)] = 0.95      # Muon: memory of the gradient
     weight_decay: Annotated[float, Range(0, 100)] = 0.0     # decoupled, on matrices only
     grad_clip: Annotated[float, Range(0, 1e9)] = 1.0        # largest gradient norm; 0: no clipping
-    spike_z: Annotated[float, Range(0, 1e9)] = 8.0  # skip an update whose loss or norm lies this many
-                                # standard deviations above the last 128; 0: only those not finite
-    max_skips: Annotated[int, Range(1, 2**20)] = 3  # skips in a row after which the run goes back to
-                                # its last checkpoint and passes over that data
+    spike_z: Annotated[float, Range(0, 1e9)] = 8.0  # skip an update whose loss or norm lies this
+                                # many standard deviations above the last 128; 0: only those not
+                                # finite
+    max_skips: Annotated[int, Range(1, 2**20)] = 3  # skips in a row after which the run goes back
+                                # to its last checkpoint and passes over that data
     checkpoint_every: cli.CountOrZero = 250     # updates between checkpoints; 0: only at the end
     keep: cli.CountOrZero = 2   # newest checkpoints to keep; 0: all
     val_every: cli.CountOrZero = 50     # updates between looks at what is held out; 0: at the end
@@ -73,6 +74,10 @@ class Training:
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)
                 if field.name not in OF_THIS_START and field.name != "run"}
 
+    def same(self, name: str, before: Any, now: Any) -> bool:
+        """Whether a setting is what it was."""
+        return before == now
+
     def resumed(self) -> Training:
         """With the settings of the run that is gone on with, and those given now that may change.
         """
@@ -89,7 +94,7 @@ class Training:
                 continue
             before = Path(noted[name]) if Path in (hints[name], *typing.get_args(hints[name])
                                                    ) and noted[name] is not None else noted[name]
-            if name in self.given and name not in FREE and now != before:
+            if name in self.given and name not in FREE and not self.same(name, before, now):
                 raise ValueError(f"--{name} was {before} and is {now} now; leave it out when "
                                  "resuming, or start another run")
             values[name] = now if name in self.given and name in FREE else before
@@ -100,13 +105,19 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def _default(field: dataclasses.Field) -> Any:
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
+
+
 def start_ranks(config: Training, module: str) -> bool:
     """Where several ranks are asked for, mpirun starts this stage again as each of them; whether it
     did. Its failure is this program's."""
     check_ranks(config.ranks)
     if config.ranks == 1:
         return False
-    alone = cli.arguments(dataclasses.replace(config, ranks=1), config.given - {"ranks"})
+    named = {field.name for field in fields(config) if getattr(config, field.name) != _default(field)}
+    alone = cli.arguments(config, (named | config.given) - {"ranks"})
     command, env = mpirun([sys.executable, "-m", module, *alone], config.ranks)
     if status := watched(command, env, config.plain):
         raise SystemExit(status)

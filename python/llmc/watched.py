@@ -1,4 +1,4 @@
-"""A program that trains, started and shown at work: its lines drawn, our signals passed on to it."""
+"""A program that trains, started and shown at work: its lines drawn, our signals passed on."""
 from __future__ import annotations
 
 import os

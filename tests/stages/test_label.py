@@ -233,7 +233,7 @@ def test_a_prompt_longer_than_the_context_has_no_draft(folder):
     write_checkpoint(folder / "model")
     (folder / "long.txt").write_text("x" * 2000)
     with Person(folder, "long.txt", "--out", "a.jsonl", "--model", "model") as person:
-        person.until("no draft: the prompt has")
+        person.until("context is too short for the prompt")
         person.does("w", "y", ".")
         person.does("a")
         assert person.ends() == 0
