@@ -30,7 +30,7 @@ def base_model(folder: Path, family: str = "llama", max_seq_len: int = 64, train
     """A checkpoint whose weights leave no term out. trained: by our own pre-training, as its state.json says."""
     folder.mkdir(parents=True)
     words, fields = tokenizer(), SIZES[family] | changed
-    config = Config.preset(fields.pop("preset"), vocab_size=words.vocab_size, max_seq_len=max_seq_len, **fields)
+    config = Config.preset(fields.pop("preset"), **{"vocab_size": words.vocab_size, "max_seq_len": max_seq_len} | fields)
     model, rng = Model(Device("cpu", 1), config), np.random.default_rng(3)
     for name, shape in model.shapes.items():
         about = np.float32(("ln_" in name or "_norm" in name) and name.endswith("weight"))

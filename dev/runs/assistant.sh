@@ -4,11 +4,11 @@
 # end. Started again, every part goes on where it was left.
 #
 #   TEXTS="novels.jsonl.xz essays/" CHATS="dolly.jsonl chat.json=2" dev/runs/assistant.sh
-#   OUT=runs/assistant  NAME=Pico  STEPS=7000  EPOCHS=3        environment: where, its name, how long
+#   OUT=runs/assistant  NAME=Pico  STEPS=7000  SFT_STEPS=1500    environment: where, its name, how long
 set -euo pipefail
 : "${TEXTS:?give the texts: TEXTS=\"books.jsonl.xz folder/\"}" "${CHATS:?give conversations: CHATS=\"dolly.jsonl\"}"
 cd "$(dirname "$0")/../.."
-OUT=${OUT:-runs/assistant} NAME=${NAME:-Pico} STEPS=${STEPS:-7000} EPOCHS=${EPOCHS:-3}
+OUT=${OUT:-runs/assistant} NAME=${NAME:-Pico} STEPS=${STEPS:-7000} SFT_STEPS=${SFT_STEPS:-1500}
 mkdir -p "$OUT"
 
 make -s train_gpt2
@@ -23,21 +23,20 @@ llmc=".venv/bin/python -m llmc"
 run="--data $OUT/data --preset llama-tiny --n_layer 6 --n_embd 288 --n_head 6 --n_kv_head 6 --tied 1 --max_seq_len 512"
 run="$run --batch_size 8 --dtype bf16 --optimizer muon --lr 3e-3 --final_lr 0.05 --warmup_steps 100 --sample_every 500"
 if [ -f "$OUT/base/config.json" ]; then run="--resume"; fi
-[ -d "$OUT/base/checkpoints/step_$(printf %08d "$STEPS")" ] ||
-    # shellcheck disable=SC2086
-    $llmc pretrain --run "$OUT/base" $run --steps "$STEPS" --checkpoint_every 250
+made() { [ -d "$OUT/$1/checkpoints/step_$(printf %08d "$2")" ]; }
+# shellcheck disable=SC2086
+made base "$STEPS" || $llmc pretrain --run "$OUT/base" $run --steps "$STEPS" --checkpoint_every 250
+made base "$STEPS" || exit 1                     # stopped on the way
 
 [ -f "$OUT/chats/asked.jsonl" ] || {
     $llmc identity --out "$OUT/chats/identity.jsonl" --name "$NAME" --facts "maker=you, with llmc" --overwrite
     $llmc synth manners --out "$OUT/chats/manners.jsonl" --held_out "$OUT/chats/asked.jsonl" --count 3000 --overwrite; }
-if [ -f "$OUT/assistant/config.json" ]; then
-    grep -q '"finished"' "$OUT/assistant/done.json" 2>/dev/null || $llmc sft --run "$OUT/assistant" --resume
-else
-    # shellcheck disable=SC2086
-    $llmc sft "$OUT/base" --run "$OUT/assistant" --data $CHATS "$OUT/chats/manners.jsonl" "$OUT/chats/identity.jsonl=2" \
-        --epochs "$EPOCHS" --skip_bad --optimizer muon --lr 1e-3 --schedule cosine --final_lr 0.05 --warmup_steps 50
-fi
-echo '{"finished": true}' >"$OUT/assistant/done.json"
+run="$OUT/base --data $CHATS $OUT/chats/manners.jsonl $OUT/chats/identity.jsonl=2 --skip_bad --steps $SFT_STEPS"
+run="$run --optimizer muon --lr 1e-3 --schedule cosine --final_lr 0.05 --warmup_steps 50"
+if [ -f "$OUT/assistant/config.json" ]; then run="--resume"; fi
+# shellcheck disable=SC2086
+made assistant "$SFT_STEPS" || $llmc sft --run "$OUT/assistant" $run
+made assistant "$SFT_STEPS" || exit 1
 
 $llmc plot "$OUT/base" "$OUT/assistant" --out "$OUT/loss.png"
 $llmc assistant_report "$OUT/assistant" --held_out "$OUT/chats/asked.jsonl" --name "$NAME"

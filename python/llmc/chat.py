@@ -21,9 +21,9 @@ from llmc import cli, disk, encodings
 from llmc.chat_templates import ARGUMENT, TEMPLATES, Call, Message, Piece, Role, Template
 from llmc.tokenizer import Tokenizer
 
-__all__ = ["Call", "Manner", "Message", "Rendered", "check", "from_dict", "introduced",
-           "load_tokenizer", "manner_by", "manner_of", "parse", "parse_manner", "render",
-           "save_manner", "stops", "to_dict"]
+__all__ = ["BASE", "Call", "Manner", "Message", "Rendered", "check", "from_dict", "introduced",
+           "is_base", "load_tokenizer", "manner_by", "manner_of", "manner_text", "parse",
+           "parse_manner", "render", "save_manner", "stops", "to_dict"]
 OLDER = {"developer": "system", "function": "tool"}     # what OpenAI calls roles, too
 SETTINGS = "chat.json"                                  # of a checkpoint, beside its tokenizer
 
@@ -66,6 +66,9 @@ class Manner(NamedTuple):
     system: str = ""
 
 
+BASE = Manner("")               # a base model's
+
+
 class Rendered(NamedTuple):
     """A conversation's ids, and of each whether the assistant is to write it. It writes what it
     thinks and says, its calls with the token that ends them, and the end of its turn; it does not
@@ -83,18 +86,31 @@ def template_of(name: str) -> Template:
 
 def manner_of(folder: Path, tokenizer: Tokenizer) -> Manner | None:
     """Of a checkpoint: what its chat.json says; without one, the template whose special tokens the
-    tokenizer has. None: it is a base model."""
+    tokenizer has, unless our own pre-training left it. None: it is a base model."""
     path = folder / SETTINGS
-    return (parse_manner(path.read_bytes(), str(path)) if path.is_file()
-            else manner_by(tokenizer))
+    if path.is_file():
+        return parse_manner(path.read_bytes(), str(path))
+    return None if is_base(folder) else manner_by(tokenizer)
 
 
-def parse_manner(raw: bytes, where: str) -> Manner:
-    """Of a chat.json, which is called so in a ValueError's sentence."""
+def is_base(folder: Path) -> bool:
+    """Whether it is known that a checkpoint has read documents alone, so that it has never seen the
+    tokens of conversations, whatever its tokenizer has."""
+    path = folder / SETTINGS
+    if path.is_file():
+        return parse_manner(path.read_bytes(), str(path)) is None
+    return (folder / "state.json").is_file()        # our own pre-training
+
+
+def parse_manner(raw: bytes, where: str) -> Manner | None:
+    """Of a chat.json, which is called so in a ValueError's sentence. Its template is "" where it
+    marks a base model: None."""
     try:
         found = disk.parse_json(raw, where, {"template": str, "system": str})
     except ValueError as error:
         raise ValueError(f"{error}; remove it, and the tokenizer tells the template") from error
+    if not found["template"]:
+        return None
     template_of(found["template"])
     return Manner(found["template"], found["system"])
 
@@ -107,8 +123,12 @@ def manner_by(tokenizer: Tokenizer) -> Manner | None:
 
 def save_manner(manner: Manner, folder: Path) -> None:
     """Write a checkpoint's chat.json."""
-    text = json.dumps(manner._asdict(), ensure_ascii=False, indent=1) + "\n"
-    disk.write_whole(folder / SETTINGS, text.encode())
+    disk.write_whole(folder / SETTINGS, manner_text(manner))
+
+
+def manner_text(manner: Manner) -> bytes:
+    """What a chat.json holds."""
+    return (json.dumps(manner._asdict(), ensure_ascii=False, indent=1) + "\n").encode()
 
 
 def introduced(messages: Sequence[Message], manner: Manner) -> list[Message]:

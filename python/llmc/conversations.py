@@ -238,7 +238,7 @@ def _table(file: Any, path: Path) -> Iterator[tuple[Any, str]]:
             for row in batch.to_pylist():
                 number += 1
                 yield row, f"{path}, row {number}"
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read from row {number + 1} on: {error}") from error
 
 

@@ -224,11 +224,10 @@ class Engine:
 
     def _leave(self, row: Row, keep: bool) -> None:
         """Nobody needs a row any longer, unless it is kept."""
-        gone = row
-        if keep:
-            gone, self.kept = self.kept, row
-        if gone:
-            self.decoder.close(gone.number)
+        if keep:                            # instead of the one before
+            row, self.kept = self.kept, row
+        if row:
+            self.decoder.close(row.number)
 
     def _share(self) -> list[tuple[Row, Group | Text, int]]:
         """How many tokens each row reads in this call: one, and the first rows what is left."""

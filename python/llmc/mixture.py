@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -92,7 +93,9 @@ class Report:
 def source(text: str) -> Source:
     """FILE, or FILE=WEIGHT."""
     name, equals, weight = text.rpartition("=")
-    if not equals:
+    if not equals or Path(text).exists():
+        if not text.strip():
+            raise ValueError("--data is empty; wanted a file, a folder or a dataset of the hub")
         return Source(text, 1.0)
     try:
         number = float(weight)
@@ -101,6 +104,8 @@ def source(text: str) -> Source:
     if not 0 < number <= MOST_WEIGHT:
         raise ValueError(f"--data {text}: the weight is {weight}, wanted more than 0 and at most "
                          f"{MOST_WEIGHT:g}: how often an epoch brings the conversations")
+    if not name.strip():
+        raise ValueError(f"--data {text} names no file")
     return Source(name, number)
 
 
@@ -122,6 +127,10 @@ def load(given: Sequence[str], render: Render, T: int, held_out: float, seed: in
         raise ValueError(f"{', '.join(each.name for each in found)}: nothing is there to learn "
                          f"from ({'; '.join(report.lines())})")
     weights = [each.weight for each in found]
+    counts = [sum(number == of for of, _ in train) for number in range(len(found))]
+    if all(count * weight < 1 for count, weight in zip(counts, weights)):
+        raise ValueError(f"an epoch of {', '.join(given)} brings less than one conversation; give "
+                         "larger weights")
     made = Conversations(train, weights), Conversations(kept, weights)
     report.tokens, report.learned = len(made[0].ids), int(made[0].learned.sum())
     return *made, report

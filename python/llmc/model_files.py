@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmc import lazy
-from llmc.chat import SETTINGS
+from llmc.chat import BASE, SETTINGS, is_base, manner_text
 from llmc.disk import parse_json
 from llmc.lazy import Lazy, Piece, Shape
 
@@ -72,7 +72,8 @@ def from_checkpoint(folder: Path, name: str) -> ModelFiles:
                              f"{rows} x {groups} is not there")
         found[each] = _dequantized(found[each], scale)
     tensors = lazy.assemble(same, found, wanted, str(path))
-    return ModelFiles(name, "llmc", config, tensors, carried(folder))
+    mark = {SETTINGS: manner_text(BASE)} if is_base(folder) else {}     # state.json stays behind
+    return ModelFiles(name, "llmc", config, tensors, carried(folder) | mark)
 
 
 def to_checkpoint(model: ModelFiles, folder: Path, dtype: str) -> None:

@@ -50,6 +50,7 @@ def patiently(call: Callable[[], T], what: str, tries: int = TRIES,
             time.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)
 
+
 def _status(error: Exception) -> int:
     """The status that HTTP answered with, 0 if it is not that."""
     return getattr(getattr(error, "response", None), "status_code", 0)

@@ -24,7 +24,7 @@ import numpy as np
 from llmc import cli, disk, documents, plot, prepare_text, pretrain, sample, train_tokenizer
 from llmc.checkpoint import find_checkpoint
 from llmc.cli import Range
-from llmc.quickstart_assistant import Lessons, teach
+from llmc.quickstart_assistant import LEAST_CONTEXT, Lessons, teach
 from llmc.shards import read_shard
 from llmc.tokenizer import Tokenizer
 
@@ -128,6 +128,14 @@ def check(config: QuickStart) -> None:
     Config.preset(config.preset, n_layer=config.n_layer, n_embd=config.n_embd, n_head=config.n_head,
                   n_kv_head=config.n_head, vocab_size=config.vocab_size, tied=bool(config.tied),
                   max_seq_len=config.max_seq_len)
+    if not config.sft_steps:
+        return
+    if not config.name.strip():
+        raise ValueError("--name is empty; wanted what the assistant is called")
+    if config.max_seq_len < LEAST_CONTEXT:
+        raise ValueError(f"--max_seq_len is {config.max_seq_len}, and conversations want "
+                         f"{LEAST_CONTEXT} or more; raise it, or give --sft_steps 0 for a base "
+                         "model alone")
 
 
 def sources(data: str) -> list[Path]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 TURNS = ["Hello! Who are you?", "My favorite color is green.", "What is my favorite color?"]
 IDENTITY_WEIGHT = 2             # an epoch brings the conversations about itself so often
 QUESTIONS = 400
+LEAST_CONTEXT = 128             # tokens; most conversations have fewer
 LONGEST = 60                    # tokens of an answer
 
 
@@ -33,9 +33,9 @@ LONGEST = 60                    # tokens of an answer
 class Lessons:
     """What the assistant is taught, and how long."""
     name: str = "Pico"          # what the assistant is called
-    manners: Annotated[int, Range(100, 20_000)] = 9000      # conversations that teach manners
-    identity: Annotated[int, Range(100, 10_000)] = 1500     # conversations that tell who it is
-    sft_steps: cli.CountOrZero = 600    # updates that make an assistant of the model; 0: none
+    manners: Annotated[int, Range(100, 20_000)] = 12_000    # conversations that teach manners
+    identity: Annotated[int, Range(100, 10_000)] = 2000     # conversations that tell who it is
+    sft_steps: cli.CountOrZero = 800    # updates that make an assistant of the model; 0: none
     sft_lr: Annotated[float, Range(0, 100)] = 2e-3      # their peak learning rate
 
 
@@ -78,15 +78,19 @@ def teach(base: Path, lessons: Lessons, seed: int, heading: Callable[[str], None
 
 
 def begin(school: School) -> None:
-    """Note what the assistant is made from; one that was made from something else is made anew."""
+    """Note what the assistant is made from; a ValueError if it was made from something else."""
     made_from = {"base": (school.base / "checkpoints" / "latest").resolve().name,
                  "seed": school.seed, **lessons_of(school.lessons)}
     if school.note.is_file():
-        before = disk.read_json(school.note, {}, f"remove {school.folder}")
-        if before != made_from:
-            changed = [key for key in made_from if before.get(key) != made_from[key]]
-            print(f"another {', '.join(changed)} than before: the assistant is made anew")
-            shutil.rmtree(school.folder)
+        before = made_from | {field.name: field.default for field in dataclasses.fields(Lessons)}
+        before |= disk.read_json(school.note, {}, f"remove {school.folder}")
+        if changed := [f"{key} was {before[key]} and is {value} now"
+                       for key, value in made_from.items() if before[key] != value]:
+            raise ValueError(f"{school.folder} was taught otherwise ({', '.join(changed)}); remove "
+                             "that folder to teach the base model anew")
+    elif school.folder.exists() and any(school.folder.iterdir()):
+        raise ValueError(f"{school.folder} is there and was not made by the quick start; move it "
+                         "away")
     school.folder.mkdir(exist_ok=True)
     disk.write_whole(school.note, (json.dumps(made_from, indent=1) + "\n").encode())
 
@@ -96,7 +100,9 @@ def lessons_of(lessons: Lessons) -> dict[str, object]:
 
 
 def make_conversations(school: School) -> None:
-    """Who it is, how it behaves, and questions that neither has."""
+    """Who it is, how it behaves, and questions that neither has; once."""
+    if school.asked.is_file():              # the last that is written
+        return
     school.data.mkdir(exist_ok=True)
     identity.run(identity.Identity(
         out=school.data / "identity.jsonl", name=school.lessons.name, seed=school.seed,

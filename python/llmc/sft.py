@@ -18,9 +18,10 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from llmc import chat, cli, packing, tuned_model
+from llmc import chat, cli, disk, packing, tuned_model
 from llmc._core import Comm, Device, Model
 from llmc.chat import Message, Rendered
+from llmc.checkpoint import find_checkpoint
 from llmc.cli import Range
 from llmc.engine import Engine
 from llmc.mixture import Conversations, Order, Report, load
@@ -63,16 +64,26 @@ class Sft(Training, Taught):
     """Teach a base model to answer, from conversations."""
     run: Path = Path("runs/sft")
 
+    def same(self, name: str, before: object, now: object) -> bool:
+        """A model is the same by any of its names."""
+        if name == "model" and Path(str(now)).exists():
+            return find_checkpoint(str(now)).resolve() == Path(str(before)).resolve()
+        return super().same(name, before, now)
+
 
 def run(config: Sft) -> None:
     """Train, or go on; a run's failure leaves its checkpoints."""
     if start_ranks(config, "llmc.sft"):
         return
+    if config.resume and config.overwrite:
+        raise ValueError("--resume goes on with a run and --overwrite removes it; give one of them")
+    given = config.given
     if config.resume:
         config = config.resumed()
+        config.given = given
     check(config)
     with processes(config) as comm, shown(config.plain) as say:
-        train(config, comm, say if comm.rank == 0 else lambda text: None)
+        train(config, comm, say)
 
 
 def check(config: Sft) -> None:
@@ -82,8 +93,10 @@ def check(config: Sft) -> None:
                          "runs/quickstart")
     if not config.data:
         raise ValueError("--data is missing: give files of conversations, such as chat.jsonl")
-    if config.run.exists() and Path(config.model).exists() and config.run.samefile(config.model):
-        raise ValueError(f"--run {config.run} is the model's own folder; give the run another")
+    if unused := {"lora_alpha", "lora_matrices"} & config.given if not config.lora_rank else ():
+        raise ValueError(f"--{min(unused)} is for adapters; give --lora_rank too, or leave it out")
+    if "" in map(str.strip, config.ask):
+        raise ValueError("--ask is empty; wanted a question")
     if config.dtype == "int8" and not config.lora_rank:
         raise ValueError("int8 weights are not trained; give --lora_rank, or another --dtype")
 
@@ -91,10 +104,14 @@ def check(config: Sft) -> None:
 def train(config: Sft, comm: Comm, say: Callable[[str], None]) -> None:
     """One run, on this rank."""
     base = tuned_model.open_base(config.model, config.template, config.system)
+    keep_apart(config.run, base.path)
     T = config.seq_len or base.config.max_seq_len
     if T > base.config.max_seq_len:
         raise ValueError(f"--seq_len is {T:,}, but the model's context holds "
                          f"{base.config.max_seq_len:,}")
+    if base.manner.system and len(_ids(base, "Hi")) >= T:
+        raise ValueError(f"--system takes {len(_ids(base, 'Hi')):,} tokens with a question, and a "
+                         f"row has {T:,}; shorten it, or give a longer --seq_len")
     config = dataclasses.replace(       # what a run that is resumed goes on with
         config, seq_len=T, model=str(base.path),
         total_batch_size=config.total_batch_size or config.batch_size * comm.ranks * T,
@@ -110,10 +127,19 @@ def train(config: Sft, comm: Comm, say: Callable[[str], None]) -> None:
     model.plan(config.batch_size, T, True, config.recompute)
     stage.model = model
     loop = Loop(config, stage, model, comm, stage.steps, base.fingerprint, say)
-    loop.open(learned.fingerprint())
+    frozen = disk.sha256(base.path / "model.safetensors") if config.lora_rank else ""
+    loop.open(learned.fingerprint() + frozen)
     for line in _begin(config, base, report, stage, loop, device):
-        say(line)
+        loop.say(line)
     loop.train()
+
+
+def keep_apart(run: Path, base: Path) -> None:
+    """A ValueError where a run would be made in, or in place of, the model that it starts from."""
+    run, base = run.resolve(), base.resolve()
+    if base.is_relative_to(run) or run.is_relative_to(base) or run == base.parent:
+        raise ValueError(f"--run {run} is a folder of the model that is tuned, {base}; give the run "
+                         "another")
 
 
 class Conversing:
@@ -132,7 +158,8 @@ class Conversing:
 
     def load(self, cursor: int, comm: Comm) -> Load:
         """Rows of the order; this rank takes its part of them."""
-        count = self.rows if self.end is None else min(self.rows, self.end - cursor)
+        left = self.end - cursor if self.end else self.rows     # 0: where rows were passed over
+        count = left if 0 < left < self.rows else self.rows
         rows = self.order.rows(cursor, count)
         numbers = [number for row in rows for number in row]
         rows += [[]] * (-count % comm.ranks)            # the last update may have fewer
@@ -203,10 +230,14 @@ def render(base: Base, messages: Sequence[Message]) -> Rendered:
     return chat.render(chat.introduced(messages, base.manner), base.tokenizer, base.manner.template)
 
 
+def _ids(base: Base, text: str) -> list[int]:
+    asked = chat.introduced([Message("user", text)], base.manner)
+    return chat.render(asked, base.tokenizer, base.manner.template, answer=True).ids
+
+
 def _question(base: Base, text: str) -> list[int] | None:
     """The ids that its answer follows; None of one of our own that is too long."""
-    asked = chat.introduced([Message("user", text)], base.manner)
-    ids = chat.render(asked, base.tokenizer, base.manner.template, answer=True).ids
+    ids = _ids(base, text)
     if len(ids) > base.config.max_seq_len:
         if text in ASKED:
             return None
@@ -230,10 +261,12 @@ def _begin(config: Sft, base: Base, report: Report, stage: Conversing, loop: Loo
            f"{model.dtype}, template {base.manner.template}")
     if base.fresh:
         yield (f"tokens     {len(base.fresh)} special tokens that it has never seen begin as the "
-               "mean of the others, and noise")
+               "mean of the others, and noise" + ", which adapters do not change"
+               * bool(config.lora_rank))
     if config.lora_rank:
         trained = sum(math.prod(model.get(name).shape) for name in model.adapters)
-        yield f"adapters   rank {config.lora_rank}, {trained / 1e6:.2f}M parameters; the rest is frozen"
+        yield (f"adapters   rank {config.lora_rank}, {trained / 1e6:.2f}M parameters; the rest is "
+               "frozen")
     for line in report.lines():
         yield f"data       {line}"
     rows = order.begin(1)

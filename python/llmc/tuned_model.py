@@ -3,8 +3,8 @@ embedding a row for each, and those that it has never seen begin as something se
 
 A row that pre-training never saw says nothing, or worse: as a target that never came it was pushed
 away from every context. It is drawn anew as one of the others might be: each of its numbers from a
-normal distribution with the mean and deviation of the rows that were seen; in a head of its own, with
-a tenth of that deviation, so that at first no new token is likelier than another (J. Hewitt,
+normal distribution with the mean and deviation of the rows that were seen; in a head of its own,
+with a tenth of that deviation, so that at first no new token is likelier than another (J. Hewitt,
 "Initializing new word embeddings for pretrained language models", 2021).
 """
 from __future__ import annotations
@@ -65,9 +65,8 @@ def open_base(path: str | Path, template: str = "", system: str = "") -> Base:
     form = chat.template_of(manner.template)
     tokenizer = known.with_special(form.tokens)
     added = [tokenizer.special[name] for name in form.tokens if name not in known.special]
-    # our own pre-training reads documents alone; a model from elsewhere may know its tokens
-    learned = (folder / chat.SETTINGS).is_file() or not (folder / "state.json").is_file()
-    fresh = added if learned else [tokenizer.special[name] for name in form.tokens]
+    # a model from elsewhere may know the tokens that its tokenizer has
+    fresh = ([tokenizer.special[name] for name in form.tokens] if chat.is_base(folder) else added)
     text = (folder / "tokenizer.json").read_bytes() if tokenizer is known else tokenizer.to_json()
     return Base(folder, files, _with_rows(files.config, tokenizer), tokenizer, manner,
                 sorted(fresh), stored(str(folder / "model.safetensors")), text)

@@ -87,9 +87,18 @@ def test_an_assistant_that_was_stopped_goes_on_as_if_undisturbed(home):
     assert everything(home / "runs/play/assistant") == wanted
 
 
-def test_another_name_is_another_assistant_of_the_same_base(home, capfd):
-    before = everything(home / "runs/play")
-    quick_start("--name", "Ada")
-    out = capfd.readouterr().out
-    assert "another name than before: the assistant is made anew" in out and "== Three turns with Ada" in out
-    assert everything(home / "runs/play") == before and "== A tokenizer" not in out
+def test_another_name_is_not_put_in_its_place(home):
+    before = everything(home / "runs/play/assistant")
+    with pytest.raises(ValueError, match=r"was taught otherwise \(name was Pico and is Ada now\); remove that folder"):
+        quick_start("--name", "Ada")
+    assert everything(home / "runs/play/assistant") == before
+
+
+def test_an_assistant_of_fewer_settings_is_taken_up(home):
+    """As an earlier version left it: the others had their default values."""
+    note = home / "runs/play/assistant/quickstart.json"
+    noted = json.loads(note.read_text())
+    del noted["name"]
+    note.write_text(json.dumps(noted))
+    quick_start()
+    assert json.loads(note.read_text())["name"] == "Pico"

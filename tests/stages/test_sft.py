@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,15 +15,13 @@ import numpy as np
 import pytest
 import tuning
 from building import need_mpi
-from llmc import chat, cli, sft
-from llmc._core import Comm, Model
+from llmc import chat, cli, convert, sft
 from llmc.chat import Message
 from llmc.checkpoint import open_checkpoint
 from llmc.conversations import read
 from llmc.mixture import Order, load, source
 from llmc.sample import Sample
 from llmc.sample import run as sample
-from llmc.training import Load, Loop
 from training import everything, latest, metrics
 
 SMALL = "--batch_size 2 --lr 3e-3 --warmup_steps 2 --epochs 2 --val_fraction 0.1 --threads 1 --ask hi --plain".split()
@@ -137,7 +136,7 @@ def test_a_rank_that_fails_ends_all_with_one_sentence(place, tmp_path):
 def test_a_run_is_not_overwritten_and_not_changed_by_chance(place, whole, tmp_path):
     model, data = place
     assert "say --resume to continue it, --overwrite" in refusal_of_engine(command(*place, whole))
-    again = [*command(*place, whole)[:3], "--run", str(whole), "--resume", "--plain"]
+    again = [*command(*place, whole)[:3], str(model), "--run", str(whole), "--resume", "--plain"]
     assert "--lr was 0.01 and is 0.1 now; leave it out when resuming" in refusal([*again, "--lr", "0.1"])
     assert "give a larger --steps or --epochs to go on" in refusal(again)
     assert "there is no run at" in refusal([*again[:3], "--run", str(tmp_path / "no"), "--resume"])
@@ -145,7 +144,7 @@ def test_a_run_is_not_overwritten_and_not_changed_by_chance(place, whole, tmp_pa
         before = data.read_bytes()
         file.write(before.decode().splitlines()[0].replace("sun", "moon") + "\n")
     try:
-        assert "was started with other conversations than are there now" in refusal([*again, "--epochs", "9"])
+        assert "was started with other data than is there now" in refusal([*again, "--epochs", "9"])
     finally:
         data.write_bytes(before)
 
@@ -162,6 +161,10 @@ def refusal_of_engine(argv: list[str]) -> str:
     (["--seq_len", "65"], "--seq_len is 65, but the model's context holds 64"),
     (["--total_batch_size", "100"], "--total_batch_size is 100, wanted a multiple of 64"),
     (["--ask", "the " * 70], "tokens, but the model's context holds 64; shorten it"),
+    (["--system", "the " * 80], "tokens with a question, and a row has 64; shorten it"),
+    (["--lora_alpha", "3"], "--lora_alpha is for adapters; give --lora_rank too"),
+    (["--ask", " "], "--ask is empty"), (["--data", "=2"], "--data =2 names no file"),
+    (["--resume", "--overwrite"], "give one of them"),
     (["--dtype", "int8"], "int8 weights are not trained; give --lora_rank, or another --dtype"),
     (["--template", "chatml", "--system", "<|im_end|>", "--epochs", "0.0001"], "wanted 0.001 to 1000"),
 ])
@@ -173,7 +176,28 @@ def test_what_cannot_be_is_said(place, tmp_path, flags, says):
 def test_what_is_missing_is_said(place, tmp_path):
     assert "the model is missing" in refusal(["", "", "", "--run", str(tmp_path / "run")])
     assert "--data is missing" in refusal(["", "", "", str(place[0]), "--run", str(tmp_path / "run")])
-    assert "is the model's own folder" in refusal(command(*place, place[0]))
+
+
+def test_a_model_is_not_overwritten_by_what_it_becomes(place, whole, tmp_path):
+    made = tmp_path / "made"
+    shutil.copytree(whole, made, symlinks=True)
+    base = latest(made)
+    for run in (made, made / "checkpoints", base, base / "inside"):
+        for start in ([base], [made]):
+            says = refusal(command(*start, place[1], run, "--overwrite"))
+            assert "is a folder of the model that is tuned" in says
+    assert everything(made) == everything(whole)
+    teach(command(made, place[1], made / "further", "--steps", 1))
+
+
+def test_a_reader_that_leaves_ends_a_run_with_what_was_learned(place, tmp_path):
+    run = tmp_path / "run"
+    started = subprocess.Popen(command(*place, run, "--epochs", 1000), stdout=subprocess.PIPE, text=True)
+    while not re.match(r"step +3/", started.stdout.readline()):
+        pass
+    started.stdout.close()
+    started.wait(timeout=60)
+    assert metrics(run)[-1]["step"] == int(latest(run).name.removeprefix("step_"))
 
 
 # ---- tokens and their rows ------------------------------------------------------------------------------------------
@@ -213,7 +237,22 @@ def test_rows_that_a_model_has_learned_stay(tmp_path, whole):
     assert words.vocab_size <= config["padded_vocab_size"]
     (theirs / "config.json").write_text(json.dumps(config | {"vocab_size": words.vocab_size}))
     base = tuned_model.open_base(theirs)
-    assert base.manner.template == "chatml" and not {words.special["<|im_start|>"]} & set(base.fresh)
+    assert chat.is_base(theirs) is False and base.manner.template == "chatml" and not {words.special["<|im_start|>"]} & set(base.fresh)
+
+
+def test_a_base_model_of_ours_stays_one_when_it_is_converted(tmp_path):
+    """Its tokenizer may have the tokens of conversations: it has never seen them."""
+    from llmc import tuned_model
+
+    words = tuning.tokenizer().with_special(chat.template_of("llmc").tokens)
+    ours = tuning.base_model(tmp_path / "ours", vocab_size=words.vocab_size)
+    (ours / "tokenizer.json").write_bytes(words.to_json())
+    (ours / "state.json").write_text(json.dumps({"tokenizer": f"{words.fingerprint():016x}"}))
+    for source, target in (("ours", "int8"), ("ours", "theirs"), ("theirs", "back")):
+        how = ["--dtype", "int8"] if target == "int8" else []
+        convert.run(cli.parse(convert.Convert, [str(tmp_path / source), str(tmp_path / target), *how]))
+    for folder in (ours, tmp_path / "int8", tmp_path / "back"):
+        assert chat.manner_of(folder, words) is None and len(tuned_model.open_base(folder).fresh) == 13
 
 
 # ---- mixtures -------------------------------------------------------------------------------------------------------
@@ -247,6 +286,12 @@ def test_weights_say_how_often_an_epoch_brings_a_conversation(tmp_path):
 def test_a_weight_is_a_number_of_times(weight):
     with pytest.raises(ValueError, match="the weight is .*, wanted more than 0"):
         source(f"a.jsonl={weight}")
+
+
+@pytest.mark.parametrize("weight", ["0.001", "0.0000001"])
+def test_an_epoch_brings_something(tmp_path, weight):
+    with pytest.raises(ValueError, match="brings less than one conversation; give larger weights"):
+        load([f"{tuning.data(tmp_path / 'a.jsonl')}={weight}"], rendered, 64, 0.0)
 
 
 def test_what_is_held_out_is_held_out_wherever_it_stands(tmp_path):
@@ -307,40 +352,3 @@ def test_losses_that_are_not_finite_end_a_run_with_what_was_learned(place, tmp_p
                       "--dtype", "f32", "--epochs", 50, "--eps", 0))
     lines = metrics(run)
     assert [line.get("skipped") for line in lines[-3:]] == [True] * 3 and lines[-1]["loss"] is None
-
-
-class Every:
-    """A stage in which every second update has nothing to learn."""
-
-    def __init__(self, model: Model):
-        self.model, self.tokens = model, np.arange(8, dtype=np.int32)[None]
-
-    def load(self, cursor: int, comm: Comm) -> Load:
-        self.count = 0 if cursor % 2 else 8
-        return Load(1, cursor + 1, self.count, 8)
-
-    def learn(self, micro_batch: int, accumulate: bool) -> float:
-        found = self.model.train(self.tokens, self.tokens, {"logp": np.full((1, 8), -1 / 8, np.float32)},
-                                 accumulate=accumulate)
-        return -float(found["logp"].mean())
-
-    def look(self) -> None: ...
-
-    def sample(self, step: int) -> str:
-        return ""
-
-    def save(self, folder: Path) -> None: ...
-
-
-def test_an_update_with_nothing_to_learn_is_passed_over_and_counted(place, tmp_path):
-    model = open_checkpoint(place[0]).model
-    model.plan(1, 8)
-    said: list[str] = []
-    config = sft.Sft(run=tmp_path / "run", seq_len=8, lr=1e-3)
-    loop = Loop(config, Every(model), model, Comm("single"), 6, 0, said.append)
-    loop.open("none")
-    loop.train()
-    lines = metrics(tmp_path / "run")
-    assert [line.get("skipped", False) for line in lines] == [False, True] * 3
-    assert loop.trainer.updates == 3 and all(np.isfinite(line["loss"]) for line in lines)
-    assert sum("nothing in it is to be learned" in line for line in said) == 3
