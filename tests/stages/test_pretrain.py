@@ -132,7 +132,7 @@ def test_a_terminal_shows_a_picture(data, tmp_path):
     shown, errors, status = on_a_terminal([*LLMC, *flags(data, run, "--steps", 30, "--sample_every", 10)])
     assert (status, errors) == (0, "")
     assert "model      gpt2-tiny" in shown
-    for part in ("30 of 30", "┤", "validation", "sample at step 30", f"saved {run}"[:60]):
+    for part in ("30 of 30", "┤", "validation", "sample at step 30", "saved"):
         assert part in shown.split("\x1b[2K")[-1] or part in shown, part
     assert "| loss" not in shown, "a line of progress was printed, not drawn"
 
