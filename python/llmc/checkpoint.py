@@ -41,10 +41,22 @@ def find_checkpoint(path: str | Path) -> Path:
     if newest:
         return Path(newest)
     if (path / "config.json").is_file():
-        refuse_theirs(path)
+        _refuse_theirs(path)
         raise ValueError(f"{path} has no checkpoint yet; wait for its first, or stop the run: "
                          "it then saves one (--checkpoint_every N saves some on the way)")
     raise ValueError(f"{path} holds neither a checkpoint nor a run")
+
+
+def whole_checkpoint(path: str | Path) -> Path:
+    """As find_checkpoint; a ValueError where it is a folder of the hub, or its tokenizer is missing
+    or another's."""
+    folder = find_checkpoint(path)
+    _refuse_theirs(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"{folder} holds no tokenizer.json; copy the one the model was trained "
+                         "with there (it lies beside the token shards)")
+    check_tokenizer(folder)
+    return folder
 
 
 def open_checkpoint(path: str | Path, device: str = "cpu", threads: int = 0,
@@ -53,12 +65,7 @@ def open_checkpoint(path: str | Path, device: str = "cpu", threads: int = 0,
     model computes in f32 or bf16, or with int8 weights; auto: as they are stored."""
     from llmc import Config, Device, Model
 
-    folder = find_checkpoint(path)
-    refuse_theirs(folder)
-    if not (folder / "tokenizer.json").is_file():
-        raise ValueError(f"{folder} holds no tokenizer.json; copy the one the model was trained "
-                         "with there (it lies beside the token shards)")
-    check_tokenizer(folder)
+    folder = whole_checkpoint(path)
     config = Config.read(str(folder / "config.json"))
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size > config.vocab_size:
@@ -71,8 +78,7 @@ def open_checkpoint(path: str | Path, device: str = "cpu", threads: int = 0,
     return Checkpoint(folder, model, tokenizer, frozenset(ends))
 
 
-def refuse_theirs(folder: Path) -> None:
-    """A ValueError for the folder of a model of the hub."""
+def _refuse_theirs(folder: Path) -> None:
     if b'"model_type"' in (folder / "config.json").read_bytes():
         raise ValueError(f"{folder} is a Hugging Face folder; make a checkpoint of it: "
                          f"llmc convert {folder} runs/{folder.name}")

@@ -19,7 +19,7 @@ import numpy as np
 from llmc import chat, lazy, model_files
 from llmc._core import Config, Device, Model
 from llmc.chat import Manner
-from llmc.checkpoint import check_tokenizer, find_checkpoint, refuse_theirs, stored
+from llmc.checkpoint import stored, whole_checkpoint
 from llmc.model_files import ModelFiles
 from llmc.shards import fingerprint
 from llmc.tokenizer import Tokenizer
@@ -48,12 +48,7 @@ class Base:
 def open_base(path: str | Path, template: str = "", system: str = "") -> Base:
     """The newest checkpoint of a run, or one. template: "" for the one that it has, or else llmc's;
     system: what its system message says where a conversation has none."""
-    folder = find_checkpoint(path)
-    refuse_theirs(folder)
-    if not (folder / "tokenizer.json").is_file():
-        raise ValueError(f"{folder} holds no tokenizer.json; copy the one the model was trained "
-                         "with there")
-    check_tokenizer(folder)
+    folder = whole_checkpoint(path)
     files = model_files.from_checkpoint(folder, str(path))
     known = Tokenizer.load(folder)
     if files.config.head != "lm":
