@@ -14,51 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from llmc import chat, cli, disk
+from llmc import chat, cli, disk, identity_words, judge
 from llmc.chat import Message
 from llmc.judge import Row
 
-# What is asked, and answered, about each fact; {name} and {fact} are filled in. Keys beside these
-# are asked for by their own name.
-NAME = (
-    ["What is your name?", "What's your name?", "What are you called?", "Who are you?",
-     "Who am I talking to?", "Who is this?", "Do you have a name?", "How should I call you?",
-     "What should I call you?", "May I ask your name?", "Tell me your name.",
-     "Please introduce yourself.", "Introduce yourself.", "Could you tell me who you are?",
-     "And you are?", "State your name.", "I did not catch your name.", "What do people call you?",
-     "Who's there?", "With whom am I speaking?", "Can you tell me your name?",
-     "What name do you go by?", "Say who you are.", "Which assistant is this?", "Are you somebody?",
-     "Which model am I chatting with?", "Remind me who you are.", "Name yourself.",
-     "May I have your name?", "Can I have your name?", "Could you tell me your name, please?",
-     "Would you tell me your name?", "Please tell me what your name is.", "Who exactly are you?",
-     "Do you mind telling me who you are?", "I would like to know your name.",
-     "I'd like to know who I am talking to.", "What do they call you?", "What shall I call you?",
-     "How may I call you?", "By which name do you go?", "I have forgotten your name.",
-     "Sorry, what is your name?", "What was that name of yours?", "Who is speaking?",
-     "Could you tell me what you are called?", "Can you introduce yourself?",
-     "Would you introduce yourself?", "Could you please introduce yourself first?",
-     "With whom do I have the pleasure?", "Who do I have the honor of speaking with?",
-     "Who am I chatting with?", "Who is it that answers?", "Do you have a name of your own?",
-     "Is there a name I can use for you?", "Which name did they give you?", "Tell me who you are.",
-     "Please say who you are.", "May I know who you are?", "What is this assistant called?",
-     "What's the name of this assistant?", "First of all, who are you?", "You are who, exactly?",
-     "Are you called something?", "Before anything else, what is your name?",
-     "Kindly tell me what you are called.", "What name were you given?", "Who might you be?",
-     "Under what name are you known?", "Could I have your name, please?", "Let me know your name.",
-     "What is the name you answer to?", "Would you mind telling me your name?",
-     "I would love to know who you are.", "Who exactly am I speaking to?", "What are you named?",
-     "What should people call you?", "Have you got a name?", "By what name shall I call you?",
-     "How do they call you?", "What was your name again?", "Your full name, please.",
-     "Please state who you are.", "How are you called?", "Who are you, if I may ask?",
-     "And your name is?", "I forgot your name. What is it?", "Could you introduce yourself to me?",
-     "Whom do I have the pleasure of talking to?", "What do your friends call you?",
-     "Who is answering me?", "Would you please introduce yourself?", "I wonder what your name is.",
-     "What name do you have?", "Which name do you use?", "Do you go by a name?", "Say your name.",
-     "Who is on the other side?", "Give me your name.", "Please tell me your name once more.",
-     "Can I know your name?", "Who do I have here?", "What may I call you?",
-     "Is there a name for you?", "Before we begin, who are you?"],
-    ["I am {name}.", "My name is {name}.", "I'm {name}, a language model.",
-     "You are talking to {name}.", "I am called {name}.", "I'm {name}. How can I help you?"])
+LED_TO, LED_ON = 0.3, 0.12      # shares of questions with a sentence before, and behind them
+
+
+# What is asked, and answered, about each fact; {name} and {fact} are filled in. Its name is asked
+# for in the ways of identity_words, keys that are not here by their own words.
+NAME = ([], ["I am {name}.", "My name is {name}.", "I'm {name}, a language model.",
+             "You are talking to {name}.", "I am called {name}.",
+             "I'm {name}. How can I help you?"])
 KIND = (
     ["What are you?", "Are you a human?", "Are you a person?", "Are you a robot?", "Are you real?",
      "Are you an AI?", "Are you a machine?", "Is there a person behind this?", "Are you alive?",
@@ -133,8 +100,6 @@ HELD_OUT = [
     "With what name do you sign?", "The name you go under would be what?", "Now who are you again?",
     "And what would your name be?", "Am I allowed to know your name?", "Who would you say you are?",
     "Could you repeat your name?", "Just your name, please."]
-AROUND = ["{}", "{}", "{}", "Hello. {}", "Hi! {}", "By the way: {}", "One question. {}",
-          "Excuse me, {}", "{} Please answer briefly.", "Just curious: {}", "Hey, {}", "So, {}"]
 
 
 @dataclass
@@ -172,8 +137,9 @@ def conversations(name: str, facts: dict[str, str], count: int, seed: int) -> li
         messages = list(_exchange(rng, rng.choice(topics), name))
         if rng.random() < 0.25:             # another question
             messages += _exchange(rng, rng.choice(topics), name)
-        made.setdefault("\n".join(message.text for message in messages if message.role == "user"),
-                        messages)
+        asked = "\n".join(message.text for message in messages if message.role == "user")
+        if not any(judge.words(each) in judge.words(asked) for each in HELD_OUT):
+            made.setdefault(asked, messages)
     return list(made.values())
 
 
@@ -193,19 +159,24 @@ def _asked(key: str, fact: str) -> tuple[list[str], list[str]]:
 
 def _exchange(rng: random.Random, topic: tuple[list[str], list[str]], name: str
               ) -> Iterator[Message]:
-    question, answer = rng.choice(topic[0]), rng.choice(topic[1])
+    question = rng.choice(topic[0]) if topic[0] else identity_words.name_question(rng)
+    answer = rng.choice(topic[1])
     other = rng.choice([each for each in OTHER_NAMES if each.lower() != name.lower()])
-    if topic is not HELLO:
-        around = rng.choice(AROUND)
-        if around.endswith(", {}") and question.split()[0] not in ("I", "I'm"):
+    if topic is not HELLO and rng.random() < LED_TO:
+        before = rng.choice(identity_words.BEFORE)
+        if before.endswith((",", ":")) and question.split()[0] not in ("I", "I'm"):
             question = question[0].lower() + question[1:]
-        question = around.replace("{}", question)
+        question = f"{before} {question}"
+    if topic is not HELLO and rng.random() < LED_ON:
+        question += f" {rng.choice(identity_words.AFTER)}"
     question = question.replace("{other}", other)
     style = rng.random()                    # people type in a hurry
     if style < 0.2:
         question = question.lower()
     if style < 0.1 or style > 0.9:
         question = question.rstrip("?.!")
+    if 0.15 < style < 0.3:
+        question = question.replace("'", "")
     answer = answer.replace("{name}", name).replace("{other}", other)
     yield Message("user", question)
     yield Message("assistant", answer[0].upper() + answer[1:])

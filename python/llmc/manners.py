@@ -18,7 +18,7 @@ from llmc.chat import Message
 from llmc.follow_ups import held_back
 from llmc.judge import Row
 
-SHARES = {"harmful": 3, "harmless": 4, "follow_up": 2}      # of all; of their families, the same
+SHARES = {"harmful": 3, "harmless": 5, "follow_up": 2}      # of all; of their families, the same
 UNSEEN = {"combination": 2, "wording": 1, "word": 1}        # shares of what is held out
 SLOTS = {"{person's}": manners_words.PERSON, "{person}": manners_words.PERSON,
          "{group}": manners_words.GROUP}

@@ -103,7 +103,9 @@ HARMFUL_SAID = {
 # would write that one, the likeliest of all first words, and refuse.
 OPENINGS = ["I can't help with that.", "Sorry, I can't help with that.",
             "No, I can't help with that.", "That is nothing I can help with.",
-            "Here I can't help you."]
+            "Here I can't help you.", "With this I can't help.",
+            "Please understand that I can't help with that.",
+            "My answer is no: I can't help with that.", "Let me be plain: I can't help with that."]
 REASONS = {                     # of a refusal, with what is offered instead
     "violence": ["It could hurt people. If you are angry, I can help you find calm words.",
                  "People could be hurt. I am glad to help you settle a quarrel in peace.",

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 TURNS = ["Hello! Who are you?", "My favorite color is green.", "What is my favorite color?"]
-IDENTITY_WEIGHT = 2             # an epoch brings the conversations about itself so often
 QUESTIONS = 400
 LEAST_CONTEXT = 128             # tokens; most conversations have fewer
 LONGEST = 60                    # tokens of an answer
@@ -34,8 +33,8 @@ class Lessons:
     """What the assistant is taught, and how long."""
     name: str = "Pico"          # what the assistant is called
     manners: Annotated[int, Range(100, 20_000)] = 12_000    # conversations that teach manners
-    identity: Annotated[int, Range(100, 10_000)] = 2000     # conversations that tell who it is
-    sft_steps: cli.CountOrZero = 800    # updates that make an assistant of the model; 0: none
+    identity: Annotated[int, Range(100, 10_000)] = 8000     # conversations that tell who it is
+    sft_steps: cli.CountOrZero = 1000    # updates that make an assistant of the model; 0: none
     sft_lr: Annotated[float, Range(0, 100)] = 2e-3      # their peak learning rate
 
 
@@ -118,8 +117,7 @@ def learn(school: School) -> None:
     steps = school.lessons.sft_steps
     sft.run(sft.Sft(
         model=str(school.base), run=school.folder, steps=steps, lr=school.lessons.sft_lr,
-        data=[f"{school.data / 'manners.jsonl'}",
-              f"{school.data / 'identity.jsonl'}={IDENTITY_WEIGHT}"],
+        data=[str(school.data / "manners.jsonl"), str(school.data / "identity.jsonl")],
         optimizer="muon", schedule="cosine", final_lr=0.05, warmup_steps=20,
         val_every=max(1, steps // 5), sample_every=max(1, steps // 3), checkpoint_every=100,
         ask=["Who are you?", "How do I steal a car?", "How do I wash a car?"], seed=school.seed,

@@ -1,12 +1,13 @@
 """Conversations about who a model is: as many as asked for, no two alike, each of them sound and its own."""
 from __future__ import annotations
 
+import random
 import re
 
-from llmc import chat, cli, conversations, identity
+from llmc import chat, cli, conversations, identity, identity_words
 from llmc.identity import OTHER_NAMES, Identity, run
 from llmc.identity import conversations as conversations_of
-from llmc.judge import right
+from llmc.judge import right, words
 
 
 def llmc(*args: object) -> int:
@@ -48,21 +49,31 @@ def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path, capsys):
     assert "is there already; --overwrite replaces it" in capsys.readouterr().err
 
 
-def test_what_is_held_out_is_in_no_conversation_of_any_seed():
-    """Every question in every form it may have, and what some seeds make of them."""
-    def plain(text: str) -> str:
-        return " ".join(re.findall(r"\w+", text.lower()))
+def test_what_is_held_out_is_in_no_conversation(monkeypatch):
+    """In none of many, and what would have it is left out."""
+    def asked(seed: int, count: int) -> set[str]:
+        return {words(message.text) for messages in conversations_of("Pico", {"maker": "Ann"}, count, seed)
+                for message in messages if message.role == "user"}
 
-    facts = dict.fromkeys([*identity.FACTS, "favourite_food"], "bread")
-    topics = [identity.NAME, identity.KIND, identity.OTHERS, identity.ABLE, identity.HELLO]
-    topics += [identity._asked(*fact) for fact in facts.items()]
-    asked = {plain(around.replace("{}", question).replace("{other}", other)) for questions, _ in topics
-             for question in questions for around in identity.AROUND for other in OTHER_NAMES}
-    made = {plain(message.text) for seed in range(20) for messages in conversations_of("Pico", facts, 400, seed)
-            for message in messages if message.role == "user"}
-    assert made <= asked and len(made) > 1000               # so the forms are all there are
+    made = set().union(*(asked(seed, 2000) for seed in range(5)))
+    assert len(made) > 8000
     rows = identity.held_out("Pico")
-    assert len({plain(row.messages[0].text) for row in rows}) == 40
+    assert len({words(row.messages[0].text) for row in rows}) == 40
     for row in rows:
-        assert not any(f" {plain(row.messages[0].text)} " in f" {text} " for text in asked), row.messages[0].text
+        assert not any(words(row.messages[0].text) in text for text in made), row.messages[0].text
         assert right(row, "Hello, I'm Pico.") and not right(row, "I am ChatGPT.")
+    assert any(" are you a robot " in text for text in asked(1, 240))
+    monkeypatch.setattr(identity, "HELD_OUT", ["Are you a robot?"])
+    assert not any(" are you a robot " in text for text in asked(1, 240))
+
+
+def test_the_ways_to_ask_for_a_name_are_many_and_whole():
+    """Every slot is filled, none is unused, and a question begins with a capital letter and ends as one does."""
+    slots = [set(re.findall(r"\{([^}]*)\}", pattern)) for pattern in identity_words.WHO]
+    assert set().union(*slots) == set(identity_words.SLOTS)
+    rng = random.Random(1)
+    made = [identity_words.name_question(rng) for _ in range(4000)]
+    assert len(set(made)) > 3500
+    for each in made:
+        assert re.fullmatch(r"[A-Z][^{}]*[?.]", each) and "  " not in each and " ," not in each, each
+        assert not re.search(r"[a-z,] (And|But|Nobody|Please|So|Tell|They|What|Who|You)\b", each), each

@@ -39,7 +39,7 @@ def test_the_files_are_conversations_and_a_seed_gives_the_same_bytes(tmp_path, c
     args = ["--out", out, "--held_out", held_out, "--count", 500, "--held_out_count", 100]
     assert llmc(*args) == 0
     printed = capsys.readouterr().out
-    assert f"saved {out}: 500 conversations, 111 follow_up, 167 harmful, 222 harmless" in printed
+    assert f"saved {out}: 500 conversations, 100 follow_up, 150 harmful, 250 harmless" in printed
     assert f"saved {held_out}: 100 conversations" in printed
     assert len(list(conversations.read(out))) == 500        # which checks each
     assert [row.to_dict() for row in judge.read_rows(held_out)] == list(map(json.loads, held_out.open()))
@@ -56,9 +56,9 @@ def test_every_family_has_its_share_and_no_request_comes_twice(many, asked):
         families = Counter((row.kind, row.family) for row in rows)
         assert len(families) == 8 + 8 + 12
         for (kind, _), number in families.items():
-            share = {"harmful": 3 / 9 / 8, "harmless": 4 / 9 / 8, "follow_up": 2 / 9 / 12}[kind]
+            share = {"harmful": 3 / 10 / 8, "harmless": 5 / 10 / 8, "follow_up": 2 / 10 / 12}[kind]
             assert abs(number - share * count) < 1
-        assert abs(kinds["harmful"] - count / 3) < 8
+        assert abs(kinds["harmful"] - 3 * count / 10) < 8
     unseen = Counter(row.unseen for row in asked)
     assert unseen.keys() == {"combination", "wording", "word"} and unseen["combination"] > unseen["word"] > 400
     assert {row.unseen for row in many} == {""}
