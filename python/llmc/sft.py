@@ -172,13 +172,23 @@ class Conversing:
 
     def learn(self, micro_batch: int, accumulate: bool) -> float:
         """Mean of -log p over the targets of the update, as far as they are in this micro-batch."""
-        rows = self.batches[micro_batch]
-        width = max(1, *(int(self.of.lengths[row].sum()) for row in rows))
-        batch = packing.laid_out([[self.of[number] for number in row] for row in rows], width)
+        batch = self._batch(micro_batch)
         slope = np.full(batch.tokens.shape, -1 / self.learned, np.float32)
         numbers = self.model.train(batch.tokens, batch.targets, {"logp": slope}, batch.pos,
                                    batch.first, accumulate)
         return -float(numbers["logp"].sum(dtype=np.float64)) / self.learned
+
+    def _batch(self, micro_batch: int) -> Rows:
+        """What it learns from in this micro-batch; no wider than its longest row."""
+        rows = self.batches[micro_batch]
+        width = max(1, *(int(self.of.lengths[row].sum()) for row in rows))
+        return packing.laid_out([[self.of[number] for number in row] for row in rows], width)
+
+    def sound(self) -> bool:
+        """By the rows of the last update, this rank's first ones."""
+        batch = self._batch(0)
+        found = self.model.score(batch.tokens, batch.targets, batch.pos, batch.first)
+        return bool(np.isfinite(found["logp"]).all())
 
     def look(self) -> Look | None:
         """The loss on what is held out, over all ranks."""

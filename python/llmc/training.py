@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from llmc import _core, cli, disk
 from llmc._core import Comm, Model, Progress, Trainer
@@ -49,6 +49,9 @@ class Stage(Protocol):
 
     def learn(self, micro_batch: int, accumulate: bool) -> float:
         """Adds the gradients of one micro-batch of it; its part of the loss of all ranks."""
+
+    def sound(self) -> bool:
+        """Whether the model makes numbers of what it learned from last, and neither NaN nor inf."""
 
     def look(self) -> Look | None:
         """At data that is held out, if there is any."""
@@ -133,13 +136,7 @@ class Loop:
                     progress.skips_in_a_row = 0
                 elif self._refused(update):
                     continue
-                end = progress.step == self.steps
-                if end or _due(progress.step, config.val_every):
-                    self._look()
-                if end or _due(progress.step, config.sample_every):
-                    self._sample()
-                if end or stop or _due(progress.step, config.checkpoint_every):
-                    self._save()
+                if self._pause(stop):
                     saved = progress.step
             if saved != self.progress.step:
                 self._save()
@@ -154,6 +151,37 @@ class Loop:
                 self._reader(text)
         except OSError:
             self._reader, self.stopping = None, True
+
+    def _pause(self, last: bool) -> bool:
+        """Between updates: looks, samples and saves where that is due; whether it saved. A model
+        that an update broke writes nothing and takes no good checkpoint's place: the guard refuses
+        what follows and goes back; behind the last update nothing follows."""
+        config, step = self.config, self.progress.step
+        end = step == self.steps
+        look, sample, save = (end or _due(step, every) for every in (
+            config.val_every, config.sample_every, config.checkpoint_every))
+        save |= last
+        if not (look or sample or save):
+            return False
+        sound = not self.comm.sums([not self.stage.sound()])[0]
+        if sound and look:
+            sound = self._look()
+        if not sound:
+            if end or last:
+                self._give_up()
+            return False
+        if sample:
+            self._sample()
+        if save:
+            self._save()
+        return save
+
+    def _give_up(self) -> NoReturn:
+        folder = _core.checkpoint_latest(self.run.checkpoints)
+        kept = f"{folder} is from before" if folder else "there is no checkpoint from before"
+        raise ValueError(f"the model has diverged: at step {self.progress.step} its loss is not "
+                         f"finite, and it is not saved; {kept}; start anew with a lower --lr, or "
+                         "look at the data")
 
     # ---- an update -------------------------------------------------------------------------------
 
@@ -246,10 +274,14 @@ class Loop:
 
     # ---- looking ---------------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        if look := self.stage.look():
-            self.say(look.says)
-            self._metric({"step": self.progress.step} | look.numbers)
+    def _look(self) -> bool:
+        """Whether what was found are numbers."""
+        look = self.stage.look()
+        if look is None:
+            return True
+        self.say(look.says)
+        self._metric({"step": self.progress.step} | look.numbers)
+        return all(map(math.isfinite, look.numbers.values()))
 
     def _sample(self) -> None:
         text = self.stage.sample(self.progress.step) if self.first else ""

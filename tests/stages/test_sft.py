@@ -352,3 +352,12 @@ def test_losses_that_are_not_finite_end_a_run_with_what_was_learned(place, tmp_p
                       "--dtype", "f32", "--epochs", 50, "--eps", 0))
     lines = metrics(run)
     assert [line.get("skipped") for line in lines[-3:]] == [True] * 3 and lines[-1]["loss"] is None
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_model_that_diverges_in_its_last_steps_is_not_saved(place, tmp_path, steps):
+    """The last good checkpoint stays, and no sample is asked of it first."""
+    run = tmp_path / "run"
+    with pytest.raises(ValueError, match=f"the model has diverged: at step {steps} .*; start anew with a lower --lr"):
+        teach(command(*place, run, "--lr", 100, "--grad_clip", 0, "--warmup_steps", 0, "--steps", steps, "--eps", 0))
+    assert not list((run / "checkpoints").iterdir())

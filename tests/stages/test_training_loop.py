@@ -31,6 +31,9 @@ class Odd:
         found = self.model.train(tokens, tokens, {"logp": slope}, accumulate=accumulate)
         return float("nan") if self.cursor in self.broken else -float(found["logp"].mean())
 
+    def sound(self) -> bool:
+        return self.cursor not in self.broken
+
     def look(self) -> None: ...
 
     def sample(self, step: int) -> str:
@@ -71,6 +74,22 @@ def test_after_too_many_refusals_a_run_goes_back_and_passes_over_the_data(loop):
     assert made.progress.step == 14 and made.progress.rollbacks == 1 and made.progress.skipped == 3
     assert sum(line.startswith("went back") and "step_00000004" in line for line in said) == 1
     assert made.trainer.updates == 14 and np.isfinite(made.model.get("wte.weight")).all()
+
+
+def test_a_model_that_is_broken_takes_no_good_checkpoint_s_place(loop):
+    """On the way the guard goes back."""
+    made = loop(14, broken=(7, 8, 9))
+    saves: list[int] = []
+    save = made._save
+    made._save = lambda: (saves.append(made.progress.step), save())
+    made.train()
+    assert saves == [4, 8, 12, 14] and made.stage.seen[7:] == [7, 8, 9, *range(10, 20)]
+
+
+def test_a_run_that_ends_broken_says_which_checkpoint_is_good(loop):
+    made = loop(6, broken=(4, 5))
+    with pytest.raises(ValueError, match="diverged: at step 6 .*step_00000004 is from before; start anew with a lower"):
+        made.train()
 
 
 def test_a_run_that_cannot_be_helped_ends_with_one_sentence(loop):
