@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import typing
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -85,15 +84,17 @@ class Training:
         if not path.is_file():
             raise ValueError(f"--resume: there is no run at {self.run} (no config.json in it)")
         noted = disk.read_json(path, {"seed": int}, "move the run away, or start it anew")
-        hints = typing.get_type_hints(type(self))
+        names = {field.name for field in fields(self)} & noted.keys() - {*OF_THIS_START, "run"}
+        try:                    # a person may have changed it, so it is read as flags are
+            there = dataclasses.replace(self, **{name: noted[name] for name in names})
+            was = cli.parse(type(self), cli.arguments(there, names),
+                            f"llmc {type(self).__name__.lower()}")
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; put right what it holds, or start the run anew"
+                             ) from error
         values = {}
-        for field in fields(self):
-            now, name = getattr(self, field.name), field.name
-            if name in OF_THIS_START or name == "run" or name not in noted:
-                values[name] = now
-                continue
-            before = Path(noted[name]) if Path in (hints[name], *typing.get_args(hints[name])
-                                                   ) and noted[name] is not None else noted[name]
+        for name in names:
+            now, before = getattr(self, name), getattr(was, name)
             if name in self.given and name not in FREE and not self.same(name, before, now):
                 raise ValueError(f"--{name} was {before} and is {now} now; leave it out when "
                                  "resuming, or start another run")

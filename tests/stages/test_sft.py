@@ -361,3 +361,16 @@ def test_a_model_that_diverges_in_its_last_steps_is_not_saved(place, tmp_path, s
     with pytest.raises(ValueError, match=f"the model has diverged: at step {steps} .*; start anew with a lower --lr"):
         teach(command(*place, run, "--lr", 100, "--grad_clip", 0, "--warmup_steps", 0, "--steps", steps, "--eps", 0))
     assert not list((run / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("name, value, says", [
+    ("lr", "x", "--lr: 'x' is no number"), ("lr", 1e9, "--lr is 1000000000.0, wanted 0 to 100"),
+    ("steps", 1.5, "--steps: '1.5' is no whole number"), ("dtype", "f64", "--dtype: invalid choice: 'f64'"),
+    ("packed", "yes", "--packed"), ("total_batch_size", {}, "--total_batch_size: '{}' is no whole number")])
+def test_a_config_that_was_changed_by_hand_is_named(place, whole, tmp_path, name, value, says):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run, symlinks=True)
+    noted = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(noted | {name: value}))
+    found = refusal([*command(*place, run)[:3], "--run", str(run), "--resume", "--plain"])
+    assert f"{run}/config.json: {says}" in found and found.endswith("; put right what it holds, or start the run anew")
