@@ -89,6 +89,8 @@ static void bind_device(py::module_ &m)
         .def_readonly("threads", &Device::threads)
         .def_readonly("taken", &Device::taken,
                       "Bytes of its memory that models and all that trains or decodes them hold.")
+        .def_property_readonly("free", [](Device &d) { return d.backend->memory(&d).free; },
+                               "Bytes of its memory that are there to be taken.")
         .def("reserve", [](Device &d, size_t bytes) { device_reserve(&d, bytes); }, py::arg("bytes"),
              "The workspace holds at least this many bytes from now on.")
         .def("synchronize", [](Device &d) { d.backend->synchronize(&d); }, py::call_guard<py::gil_scoped_release>(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +20,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from llmc import chat, cli, disk, packing, tuned_model
-from llmc._core import Comm, Device, Model
+from llmc._core import Comm, Device, Model, training_bytes
 from llmc.chat import Message, Rendered
 from llmc.checkpoint import find_checkpoint
 from llmc.cli import Range
@@ -124,6 +125,7 @@ def train(config: Sft, comm: Comm, say: Callable[[str], None]) -> None:
     model = tuned_model.make_model(base, device, _dtype(config, base), comm.ranks, config.seed)
     if config.lora_rank:
         model.adapt(config.lora_rank, config.lora_alpha, config.lora_matrices, config.seed)
+    check_memory(config, model, device)
     model.plan(config.batch_size, T, True, config.recompute)
     stage.model = model
     loop = Loop(config, stage, model, comm, stage.steps, base.fingerprint, say)
@@ -140,6 +142,21 @@ def keep_apart(run: Path, base: Path) -> None:
     if base.is_relative_to(run) or run.is_relative_to(base) or run == base.parent:
         raise ValueError(f"--run {run} is a folder of the model that is tuned, {base}; give the run "
                          "another")
+
+
+def check_memory(config: Sft, model: Model, device: Device) -> None:
+    """A ValueError where a batch takes more than the device has, with the largest that fits."""
+    def takes(rows: int) -> int:
+        return training_bytes(model, rows, config.seq_len, config.recompute, config.optimizer)
+
+    room, rows = device.free + device.taken, config.batch_size
+    if takes(rows) <= room:
+        return
+    fits = bisect_right(range(1, rows), 0.9 * room, key=takes)     # samples take some, too
+    advice = (f"--batch_size {fits} would fit" if fits else "nothing would fit: give a shorter "
+              "--seq_len" + ", or --recompute" * (not config.recompute))
+    raise ValueError(f"--batch_size {rows:,} takes {takes(rows) / 1e9:.3f} GB on {device.name}, "
+                     f"which has {room / 1e9:.3f} GB for it; {advice}")
 
 
 class Conversing:

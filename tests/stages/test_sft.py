@@ -374,3 +374,11 @@ def test_a_config_that_was_changed_by_hand_is_named(place, whole, tmp_path, name
     (run / "config.json").write_text(json.dumps(noted | {name: value}))
     found = refusal([*command(*place, run)[:3], "--run", str(run), "--resume", "--plain"])
     assert f"{run}/config.json: {says}" in found and found.endswith("; put right what it holds, or start the run anew")
+
+
+def test_a_batch_that_memory_does_not_hold_is_refused_with_one_that_fits(place, tmp_path):
+    found = refusal(command(*place, tmp_path / "run", "--batch_size", 2**20, "--seq_len", 64))
+    wanted = re.fullmatch(r"--batch_size 1,048,576 takes ([\d.]+) GB on cpu\S*, which has ([\d.]+) GB for it; "
+                          r"--batch_size (\d+) would fit", found)
+    assert float(wanted[1]) > float(wanted[2]) and 2**20 * float(wanted[2]) / float(wanted[1]) > int(wanted[3]) > 0
+    assert not (tmp_path / "run").exists()
