@@ -72,6 +72,7 @@ class Report:
     read: int = 0
     cut: int = 0                # longer than the context: their last turns are left out
     too_long: int = 0           # left out: not even the first answer fits
+    shortest: int = 0           # of these: places that a first answer takes with what is before
     nothing_to_learn: int = 0   # left out: no answer of the assistant's is to be learned from
     bad: int = 0                # left out: unreadable
     tokens: int = 0             # of those that are trained on
@@ -125,7 +126,10 @@ def load(given: Sequence[str], render: Render, T: int, held_out: float, seed: in
         train, kept = kept, []
     if not train:
         raise ValueError(f"{', '.join(each.name for each in found)}: nothing is there to learn "
-                         f"from ({'; '.join(report.lines())})")
+                         f"from ({'; '.join(report.lines())})"
+                         + f"; give --seq_len {report.shortest} or more, as far as "
+                         "the model's context goes"
+                         * bool(report.too_long))
     weights = [each.weight for each in found]
     counts = [sum(number == of for of, _ in train) for number in range(len(found))]
     if all(count * weight < 1 for count, weight in zip(counts, weights)):
@@ -153,7 +157,10 @@ def _rendered(each: Source, render: Render, T: int, report: Report, skip_bad: bo
                 on_bad(ValueError(f"{place}: {error}"))
                 continue
             report.cut += cut and rendered is not None
-            report.too_long += rendered is None
+            if rendered is None:
+                report.too_long += 1
+                least = packing.least(said, render)
+                report.shortest = min(report.shortest or least, least)
             if rendered is not None and any(rendered.learned[1:]):
                 yield said, rendered
             elif rendered is not None:

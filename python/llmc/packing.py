@@ -73,8 +73,7 @@ def fitted(messages: Sequence[Message], T: int,
     whole = render(messages)
     if len(whole.ids) - 1 <= T:
         return whole, False
-    ends = [number for number, message in enumerate(messages, 1)
-            if message.role == "assistant" and message.call is None]
+    ends = _answers(messages)
     few, many = 0, len(ends)                # answers that fit, and that do not
     while few + 1 < many:
         middle = (few + many) // 2
@@ -83,6 +82,19 @@ def fitted(messages: Sequence[Message], T: int,
         else:
             many = middle
     return render(messages[:ends[few - 1]]) if few else None, True
+
+
+def least(messages: Sequence[Message], render: Callable[[Sequence[Message]], Rendered]) -> int:
+    """The places that `fitted` wants for a conversation's first answer, or for all of one without.
+    """
+    first = next(iter(_answers(messages)), len(messages))
+    return len(render(messages[:first]).ids) - 1
+
+
+def _answers(messages: Sequence[Message]) -> list[int]:
+    """How many messages there are up to each answer."""
+    return [number for number, message in enumerate(messages, 1)
+            if message.role == "assistant" and message.call is None]
 
 
 def laid_out(together: Sequence[Sequence[Rendered]], T: int) -> Rows:

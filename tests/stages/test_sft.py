@@ -382,3 +382,10 @@ def test_a_batch_that_memory_does_not_hold_is_refused_with_one_that_fits(place, 
                           r"--batch_size (\d+) would fit", found)
     assert float(wanted[1]) > float(wanted[2]) and 2**20 * float(wanted[2]) / float(wanted[1]) > int(wanted[3]) > 0
     assert not (tmp_path / "run").exists()
+
+
+def test_rows_that_hold_no_conversation_are_refused_with_a_length_that_does(place, tmp_path):
+    found = refusal(command(*place, tmp_path / "run", "--seq_len", 5))
+    least = int(re.search(r"give --seq_len (\d+) or more, as far as the model's context goes", found)[1])
+    assert "--seq_len" in refusal(command(*place, tmp_path / "run", "--seq_len", least - 1))
+    teach(command(*place, tmp_path / "run", "--seq_len", least, "--steps", 1))
