@@ -62,8 +62,8 @@ def run(config: AssistantReport) -> None:
     from rich.console import Console
 
     rows = questions(config.held_out, config.name)
-    if config.out and config.out.exists() and not config.overwrite:
-        raise ValueError(f"{config.out} is there already; --overwrite replaces it")
+    if config.out:
+        disk.check_new(config.out, "--out", config.overwrite)
     checkpoint = open_checkpoint(config.model, config.device, config.threads, config.dtype)
     answered = ask(checkpoint, rows, config.max_tokens)
     Console().print(table(scores(answered, config.by_family)))

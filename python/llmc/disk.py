@@ -54,6 +54,22 @@ def write_whole(path: Path, data: bytes) -> None:
             unfinished.unlink()
 
 
+def check_new(path: Path, flag: str, overwrite: bool, ending: str = "") -> None:
+    """A ValueError where a file that a flag asks for cannot be made, is there and is to stay, or
+    lacks the ending by which others know what it holds."""
+    if not path.name.endswith(ending):
+        raise ValueError(f"{flag} is {path}, wanted a name that ends in {ending}: what reads such "
+                         "files knows them by it")
+    if path.is_dir():
+        raise ValueError(f"{flag} is {path}, which is a folder; give the name of a file")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} is there already; --overwrite replaces it")
+    above = next(each for each in path.absolute().parents if each.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        what = "cannot be written to" if above.is_dir() else "is no folder"
+        raise ValueError(f"{flag} is {path}, but {above} {what}; give another place")
+
+
 def sha256(path: Path) -> str:
     """Of a file's bytes, in hexadecimal digits; a part of them is in memory at a time."""
     digest = hashlib.sha256()

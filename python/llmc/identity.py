@@ -116,8 +116,7 @@ class Identity:
 
 def run(config: Identity) -> None:
     """Write the file."""
-    if config.out.exists() and not config.overwrite:
-        raise ValueError(f"{config.out} is there already; --overwrite replaces it")
+    disk.check_new(config.out, "--out", config.overwrite, ".jsonl")
     if not config.name.strip():
         raise ValueError("--name is empty; wanted what the model is called")
     made = conversations(config.name.strip(), _facts(config.facts or []), config.count, config.seed)

@@ -39,8 +39,8 @@ def run(config: Synth) -> None:
     outs = [path for path in (config.out, config.held_out) if path]
     if len({path.resolve() for path in outs}) < len(outs):
         raise ValueError(f"--out and --held_out are both {config.out}; wanted two files")
-    if there := [path for path in outs if path.exists() and not config.overwrite]:
-        raise ValueError(f"{there[0]} is there already; --overwrite replaces it")
+    for flag, path in zip(("--out", "--held_out"), outs):
+        disk.check_new(path, flag, config.overwrite, ".jsonl")
     training, held_out = FAMILIES[config.family]
     made = {config.out: training(config.count, config.seed)}
     if config.held_out:

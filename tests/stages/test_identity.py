@@ -44,6 +44,14 @@ def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path, capsys):
         assert llmc("--out", out, *args) == 1
         error = capsys.readouterr().err
         assert sentence in error and error.count("\n") == 1 and not out.exists()
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "file").touch()
+    for name, sentence in (("a.txt", "a.txt, wanted a name that ends in .jsonl"),
+                           ("folder.jsonl", "folder.jsonl, which is a folder; give the name of a file"),
+                           ("file/a.jsonl", f"{tmp_path}/file is no folder; give another place")):
+        assert llmc("--out", tmp_path / name, "--name", "x", "--overwrite") == 1
+        assert sentence in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.jsonl"]
     out.write_text("mine")
     assert llmc("--out", out, "--name", "x") == 1 and out.read_text() == "mine"
     assert "is there already; --overwrite replaces it" in capsys.readouterr().err

@@ -128,6 +128,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, capsys):
     out = tmp_path / "a.jsonl"
     for args, sentence in ((["--held_out", out], f"--out and --held_out are both {out}"),
                            (["--count", 0], "--count is 0, wanted 1"),
+                           (["--held_out", tmp_path / "h.txt"], "h.txt, wanted a name that ends in .jsonl"),
                            (["--held_out", tmp_path / "no" / ".." / "a.jsonl"], "wanted two files")):
         assert llmc("--out", out, *args) == 1
         error = capsys.readouterr().err
