@@ -329,7 +329,8 @@ def call_of(call: Any) -> Call:
     except (ValueError, RecursionError) as error:
         if name in ARGUMENT:
             return Call(name, arguments)
-        raise ValueError(f" calls {name} with arguments that are no JSON: {error}") from None
+        raise ValueError(f" calls {name} with arguments that are no JSON: "
+                         f"{disk.json_fault(error)}") from None
     if name in ARGUMENT:
         own = found.get(ARGUMENT[name]) if isinstance(found, dict) and len(found) == 1 else None
         return Call(name, own if isinstance(own, str) else

@@ -22,7 +22,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmc import chat
+from llmc import chat, disk
 from llmc.chat import Message
 from llmc.documents import COMPRESSED, Source, endings, opened
 
@@ -125,7 +125,8 @@ def _function(text: str, number: int) -> chat.Call:
     try:
         return chat.call_of({"function": json.loads(text)})
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"turn {number} is no call of a function: {str(error).strip()}") from None
+        raise ValueError(f"turn {number} is no call of a function: "
+                         f"{disk.json_fault(error).strip()}") from None
 
 
 def _alpaca(row: dict[str, Any]) -> list[Message]:
@@ -247,4 +248,4 @@ def _json(raw: bytes) -> Any:
     try:
         return json.loads(raw)
     except (ValueError, RecursionError) as error:
-        return ValueError(f"no JSON: {error}")
+        return ValueError(f"no JSON: {disk.json_fault(error)}")

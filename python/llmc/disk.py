@@ -27,7 +27,7 @@ def parse_json(raw: bytes, where: str, wanted: dict[str, type]) -> dict[str, Any
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is no JSON: {error}") from error
+        raise ValueError(f"{where} is no JSON: {json_fault(error)}") from error
     if type(data) is not dict:
         raise ValueError(f"{where} holds {type(data).__name__}, wanted an object")
     for key, kind in wanted.items():
@@ -35,6 +35,16 @@ def parse_json(raw: bytes, where: str, wanted: dict[str, type]) -> dict[str, Any
             found = type(data[key]).__name__ if key in data else "missing"
             raise ValueError(f"{where}: {key!r} is {found}, wanted {kind.__name__}")
     return data
+
+
+def json_fault(error: Exception) -> str:
+    """What json.loads complains of. Of one line the column alone, whose line the caller knows."""
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    whole = error.doc.rstrip()
+    if "\n" in whole:
+        return f"{error.msg} at line {error.lineno}, column {error.colno}"
+    return f"{error.msg} at column {min(error.pos, len(whole)) + 1}"
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
+from llmc import disk
+
 KINDS = {".txt": "text", ".md": "text", ".jsonl": "rows", ".ndjson": "rows",
          ".parquet": "parquet"}
 COMPRESSED = (".gz", ".xz", ".bz2", ".zst")
@@ -280,7 +282,7 @@ def _row_text(row: Any, kind: str, text_key: str) -> str:
         try:
             data = json.loads(row)
         except (ValueError, RecursionError) as error:
-            raise BadRow(f"no JSON ({error})") from error
+            raise BadRow(f"no JSON ({disk.json_fault(error)})") from error
         if not isinstance(data, dict):
             raise BadRow(f"{type(data).__name__}, wanted an object with the key {text_key!r}")
         if text_key not in data:

@@ -83,7 +83,7 @@ GOOD = json.dumps(PAIR).encode() + b"\n"
 
 
 @pytest.mark.parametrize("name, raw, sentence", [
-    ("a.jsonl", GOOD * 7311 + b'{"messages": [\n' + GOOD, "a.jsonl, line 7312: no JSON: "),
+    ("a.jsonl", GOOD * 7311 + b'{"messages": [\n' + GOOD, "a.jsonl, line 7312: no JSON: Expecting value at column 15"),
     ("a.jsonl", GOOD + b"5\n", "a.jsonl, line 2: it is int, wanted an object"),
     ("a.jsonl", b'{"text": "x"}', "a.jsonl, line 1: no format of conversations has the keys text; wanted messages"),
     ("a.jsonl", b'{"messages": []}', "a.jsonl, line 1: the conversation has no messages"),

@@ -33,6 +33,16 @@ def test_json_may_begin_with_a_byte_order_mark(tmp_path):
     assert disk.read_json(tmp_path / "x.json", {"step": int}, "") == {"step": 1, "more": []}
 
 
+def test_of_one_line_the_column_alone_is_told(tmp_path):
+    """Its line is the caller's to know; of a whole file both."""
+    for raw, fault in ((b'{"a": \n', "a file is no JSON: Expecting value at column 6"),
+                       (b'{"a": x}', "a file is no JSON: Expecting value at column 7"),
+                       (b'{"a": 1,\n "b" 2}', "a file is no JSON: Expecting ':' delimiter at line 2, column 6")):
+        with pytest.raises(ValueError) as error:
+            disk.parse_json(raw, "a file", {})
+        assert str(error.value) == fault
+
+
 @pytest.fixture
 def full_disk():
     """No file may grow beyond 100,000 bytes; to a program that is as a full disk."""

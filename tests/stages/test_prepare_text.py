@@ -167,7 +167,7 @@ def test_bad_rows_stop_it_or_are_counted(llmc, small, tmp_path, capsys):
     path.write_text(path.read_text() + "oops\n" + '{"text": 3}\n' + '{"text": ""}\n')
     assert llmc("--input", path, "--out", tmp_path / "set", "--val_fraction", 0) == 1
     assert capsys.readouterr().err == (
-        f"llmc: {path}:3: no JSON (Expecting value: line 1 column 1 (char 0)); --skip_bad leaves "
+        f"llmc: {path}:3: no JSON (Expecting value at column 1); --skip_bad leaves "
         "such rows out\n")
     assert not (tmp_path / "set").exists()
     assert llmc("--input", path, "--out", tmp_path / "set", "--val_fraction", 0, "--skip_bad") == 0
