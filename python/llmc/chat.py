@@ -111,7 +111,10 @@ def parse_manner(raw: bytes, where: str) -> Manner | None:
         raise ValueError(f"{error}; remove it, and the tokenizer tells the template") from error
     if not found["template"]:
         return None
-    template_of(found["template"])
+    try:
+        template_of(found["template"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; write one of them there") from None
     return Manner(found["template"], found["system"])
 
 

@@ -110,6 +110,11 @@ def carried(folder: Path) -> dict[str, bytes]:
     texts = {name: (folder / name).read_bytes() for name in CARRIED if (folder / name).is_file()}
     for name in texts.keys() & {TOKENIZER_CONFIG, GENERATION, SETTINGS}:
         parse_json(texts[name], str(folder / name), {})
+    try:
+        texts.get(TEMPLATE, b"").decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{folder / TEMPLATE} is not UTF-8 at byte {error.start}; copy it again, "
+                         "or remove it") from error
     return texts
 
 
@@ -131,7 +136,8 @@ def chat_template(texts: dict[str, bytes]) -> str | None:
         return texts[TEMPLATE].decode()
     found = settings(texts, TOKENIZER_CONFIG).get("chat_template")
     if isinstance(found, list):                 # some models name several
-        named = {each.get("name"): each.get("template") for each in found}
+        named = {each.get("name"): each.get("template") for each in found
+                 if isinstance(each, dict)}
         found = named.get("default")
     return found if isinstance(found, str) else None
 

@@ -125,6 +125,7 @@ def cut(path: Path, size: int) -> None:
     (lambda f: (f / "tokenizer.json").unlink(), "holds no tokenizer.json; give its tokenizer by --tokenizer, or"),
     (lambda f: cut(f / "tokenizer.json", 500), "tokenizer.json is no JSON"),
     (lambda f: (f / "tokenizer_config.json").write_text("[]"), "tokenizer_config.json"),
+    (lambda f: (f / "chat_template.jinja").write_bytes(b"{{\xff"), "source/chat_template.jinja is not UTF-8 at byte 2"),
     (lambda f: edit(f / "generation_config.json", eos_token_id="x"), "generation_config.json: eos_token_id is 'x'"),
     (lambda f: edit(f / "generation_config.json", eos_token_id=2**63), f"eos_token_id is {2**63}, but"),
     (lambda f: edit(f / "config.json", vocab_size=0), "vocab_size"),
@@ -133,6 +134,14 @@ def test_a_damaged_folder(copy, tmp_path, damage, sentence):
     source = copy("llama")
     damage(source)
     assert sentence in refusal(source, tmp_path / "target.gguf")
+
+
+def test_templates_that_are_none_are_passed_over(copy, tmp_path):
+    source = copy("llama")
+    (source / "chat_template.jinja").unlink(missing_ok=True)
+    edit(source / "tokenizer_config.json", chat_template=[5, {"name": "default", "template": "{{ messages }}"}])
+    convert(source, tmp_path / "target.gguf")
+    assert b"{{ messages }}" in (tmp_path / "target.gguf").read_bytes()
 
 
 @pytest.mark.parametrize("damage, sentence", [
