@@ -142,12 +142,13 @@ def chat_template(texts: dict[str, bytes]) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def token_ids(texts: dict[str, bytes], key: str) -> list[int]:
-    """bos_token_id or eos_token_id of generation_config.json: none, one or several."""
+def token_ids(texts: dict[str, bytes], key: str, where: str = "") -> list[int]:
+    """bos_token_id or eos_token_id of generation_config.json: none, one or several. where: what
+    stands before its name in a sentence."""
     found = settings(texts, GENERATION).get(key)
     ids = found if isinstance(found, list) else [] if found is None else [found]
     if any(type(id) is not int or id < 0 for id in ids):
-        raise ValueError(f"{GENERATION}: {key} is {found!r}, wanted token ids")
+        raise ValueError(f"{where}{GENERATION}: {key} is {found!r}, wanted token ids")
     return ids
 
 

@@ -343,6 +343,12 @@ def test_what_does_not_fit_and_what_teaches_nothing_is_counted(place, tmp_path):
     assert "nothing is there to learn from" in refusal(command(place[0], only, tmp_path / "other"))
 
 
+def test_a_model_that_writes_no_text_is_no_language_model(tmp_path):
+    folder = tuning.base_model(tmp_path / "critic", head="scalar", tied=False)
+    with pytest.raises(ValueError, match="critic has a scalar head, which writes no text; give a language model"):
+        open_checkpoint(folder)
+
+
 # ---- updates that are refused ---------------------------------------------------------------------------------------
 
 def test_losses_that_are_not_finite_end_a_run_with_what_was_learned(place, tmp_path):
