@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from llmc import chat_export, cli, gguf_file, hugging_face, llama2_c, llm_c, model_files
+from llmc import chat_export, cli, disk, gguf_file, hugging_face, llama2_c, llm_c, model_files
 from llmc.checkpoint import find_checkpoint
 from llmc.disk import read_json
 from llmc.gguf_tokenizer import vocabulary
@@ -234,7 +234,7 @@ def run(config: Convert) -> None:
     write = writer(kind, model, dtype)
     count = model.config.param_count()
     print(f"{model.name}: {model.format}, {count:,} parameters in {model.dtype}")
-    with replacing(config.target, kind != "gguf") as path:
+    with disk.naming(config.target), replacing(config.target, kind != "gguf") as path:
         write(path)
     print(f"{config.target}: {kind}, {dtype}, {_size(config.target):,} bytes")
 

@@ -226,6 +226,16 @@ def test_a_failure_while_writing_leaves_what_was_there(published, tmp_path, monk
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("target", ["target", "target.gguf"])
+def test_a_disk_that_is_full_is_said_of_the_target(published, tmp_path, monkeypatch, target):
+    """Where the system's error names no file."""
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(stage.model_files.lazy, "as_type", fail)
+    says = refusal(published / "gpt2", tmp_path / target)
+    assert says == f"{tmp_path / target}: No space left on device"
+
+
 def test_a_disk_that_a_gguf_file_fills_is_named(published, tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("2880 requested and 0 written")       # as numpy says it
