@@ -1,12 +1,11 @@
 """llmc STAGE …: runs a stage, or lists them."""
 from __future__ import annotations
 
-import ast
-import importlib
+import os
+import signal
 import sys
-from pathlib import Path
-
-from llmc import cli
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # the order of the pipeline; stages that are not named here come after them
 ORDER = ("crawl", "train_quality", "prepare_fineweb", "inspect", "prepare_text", "train_tokenizer",
@@ -14,8 +13,24 @@ ORDER = ("crawl", "train_quality", "prepare_fineweb", "inspect", "prepare_text",
          "assistant_report", "chat", "sample", "perplexity", "convert", "plot", "doctor")
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """While modules load Ctrl-C ends the program at once: there is nothing to clean up, and some of
+    them would make another error of it."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def stages() -> dict[str, str]:
     """Every stage with the first line of its module, read without importing it."""
+    import ast
+    from pathlib import Path
+
     found = {}
     for path in Path(__file__).parent.glob("*.py"):
         source = path.read_text(encoding="utf-8")
@@ -44,6 +59,10 @@ def version() -> str:
 
 def dispatch(argv: list[str]) -> None:
     """Do what the arguments of `llmc` say."""
+    import importlib
+
+    from llmc import cli
+
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return
@@ -56,11 +75,15 @@ def dispatch(argv: list[str]) -> None:
         kind = "flag" if argv[0].startswith("-") else "stage"
         raise ValueError(f"unknown {kind} {argv[0]}{cli.nearest(name, known)}; "
                          "`llmc --help` lists the stages")
-    cli.main(importlib.import_module(f"llmc.{name}").run, argv[1:])
+    with loading():
+        stage = importlib.import_module(f"llmc.{name}")
+    cli.main(stage.run, argv[1:])
 
 
 def main() -> None:
     """The program `llmc`."""
+    with loading():
+        from llmc import cli
     sys.exit(cli.guarded(lambda: dispatch(sys.argv[1:])))
 
 

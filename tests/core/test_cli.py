@@ -293,6 +293,22 @@ def test_llmc_lists_its_stages_without_importing_them():
     assert llmc().stdout == llmc("--help").stdout == done.stdout[:-3]
 
 
+@pytest.mark.parametrize("before, status", [("default_int_handler", 130), ("SIG_IGN", 0)])
+def test_ctrl_c_while_modules_load_ends_quietly(before, status, tmp_path):
+    """Also in a module that makes another error of it; and a program in the background goes on."""
+    code = ("import os, signal, sys; sys.path.insert(0, os.path.dirname(os.path.dirname(sys.argv[1])))\n"
+            "from llmc import __main__\n"
+            f"signal.signal(signal.SIGINT, signal.{before})\n"
+            "class Finder:\n"
+            "    def find_spec(self, name, *rest):\n"
+            "        if name == 'llmc.plot':\n"
+            "            try: os.kill(os.getpid(), signal.SIGINT)\n"
+            "            except KeyboardInterrupt: raise ImportError('initialization failed')\n"
+            "sys.meta_path.insert(0, Finder()); sys.argv[1:] = ['plot', '--help']; __main__.main()\n")
+    done = subprocess.run([sys.executable, "-c", code, cli.__file__], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (status, "")
+
+
 def test_llmc_names_the_nearest_stage(monkeypatch):
     monkeypatch.setattr(__main__, "stages", lambda: {"tokenize": "shows tokens"})
     with pytest.raises(ValueError, match="unknown stage toknize; did you mean tokenize?"):
