@@ -49,6 +49,13 @@ def answers(checkpoint: Checkpoint, asked: Sequence[Sequence[Message]], like: Re
     return found
 
 
+def too_long(checkpoint: Checkpoint, asked: Sequence[Sequence[Message]]) -> int:
+    """How many of these conversations leave no room in the context, so that nothing is answered."""
+    manner = chat.manner_of(checkpoint.path, checkpoint.tokenizer)
+    return sum(len(request(checkpoint, manner, messages, Request([], 1)).prompt)
+               > checkpoint.config.max_seq_len for messages in asked)
+
+
 def request(checkpoint: Checkpoint, manner: Manner | None, messages: Sequence[Message],
             like: Request) -> Request:
     """For one answer."""

@@ -65,6 +65,9 @@ def run(config: AssistantReport) -> None:
     if config.out:
         disk.check_new(config.out, "--out", config.overwrite)
     checkpoint = open_checkpoint(config.model, config.device, config.threads, config.dtype)
+    if lost := asking.too_long(checkpoint, [row.messages[:-1] for row in rows]):
+        print(f"{lost} of {len(rows)} questions do not fit {checkpoint.config.max_seq_len} tokens "
+              "of context with what stands before them; they count as wrong")
     answered = ask(checkpoint, rows, config.max_tokens)
     Console().print(table(scores(answered, config.by_family)))
     if config.out:

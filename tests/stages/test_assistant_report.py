@@ -75,7 +75,7 @@ def test_right_and_wrong_answers_are_counted(folder, held_out, monkeypatch):
     assert [each.right for each in answered] == [number % 5 > 0 for number in range(len(rows))]
     found = scores(answered)
     assert [score.what for score in found] == list(assistant_report.WHAT.values())
-    assert [score.n for score in found] == [40, 20, 27, 13] and sum(score.right for score in found) == 80
+    assert [score.n for score in found] == [40, 18, 30, 12] and sum(score.right for score in found) == 80
     assert found[0].right == 32 and (found[0].low, found[0].high) == wilson(32, 40)
     parts = [score for score in scores(answered, by_family=True) if score.what.startswith("  new")]
     assert sum(score.n for score in parts) == 60 and {score.what for score in parts} == {
@@ -115,6 +115,15 @@ def test_the_models_own_system_message_is_said(tmp_path):
     own = [Message("system", "Be long."), hi]
     asked = asking.request(checkpoint, manner, own, Request([]))
     assert asked.prompt == render(own, checkpoint.tokenizer, answer=True).ids
+
+
+def test_questions_that_find_no_room_are_told(tmp_path, capsys):
+    path = write_checkpoint(tmp_path / "m")
+    llmc(path, "--name", "Pico", "--max_tokens", 2)
+    assert "do not fit" not in capsys.readouterr().out
+    save_manner(Manner("llmc", "Be brief. " * 60), path)
+    assert llmc(path, "--name", "Pico") == 0
+    assert "40 of 40 questions do not fit 512 tokens of context" in capsys.readouterr().out
 
 
 def test_what_a_model_thinks_or_calls_is_not_what_it_says(folder):
