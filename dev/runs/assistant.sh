@@ -29,9 +29,9 @@ made base "$STEPS" || $llmc pretrain --run "$OUT/base" $run --steps "$STEPS" --c
 made base "$STEPS" || exit 1                     # stopped on the way
 
 [ -f "$OUT/chats/asked.jsonl" ] || {
-    $llmc identity --out "$OUT/chats/identity.jsonl" --name "$NAME" --facts "maker=you, with llmc" --overwrite
+    $llmc identity --out "$OUT/chats/identity.jsonl" --name "$NAME" --count 2000 --facts "maker=you, with llmc" --overwrite
     $llmc synth manners --out "$OUT/chats/manners.jsonl" --held_out "$OUT/chats/asked.jsonl" --count 3000 --overwrite; }
-run="$OUT/base --data $CHATS $OUT/chats/manners.jsonl $OUT/chats/identity.jsonl=2 --skip_bad --steps $SFT_STEPS"
+run="$OUT/base --data $CHATS $OUT/chats/manners.jsonl $OUT/chats/identity.jsonl --skip_bad --steps $SFT_STEPS"
 run="$run --optimizer muon --lr 1e-3 --schedule cosine --final_lr 0.05 --warmup_steps 50"
 if [ -f "$OUT/assistant/config.json" ]; then run="--resume"; fi
 # shellcheck disable=SC2086
