@@ -1,12 +1,10 @@
 """llmc label in a terminal: answers are saved at once, nothing typed is lost, and it goes on where it stopped."""
 from __future__ import annotations
 
+import codecs
 import json
 import os
-import pty
-import select
 import signal
-import subprocess
 import sys
 import termios
 import time
@@ -16,49 +14,34 @@ import pytest
 from llmc import cli, conversations, label
 from llmc.chat import Message
 from llmc.label import Label, Task, append, find_guidelines, run
+from terminals import Terminal
 from test_assistant_report import write_checkpoint
 
 PROMPTS = ["What is rain?", "What is snow?", "What is wind?", "What is hail?"]
 
 
-class Person:
+class Person(Terminal):
     """At a terminal in which llmc label runs until the `with` ends."""
 
     def __init__(self, folder: Path, *args: object, editor: str = "false"):
-        self.master, slave = pty.openpty()
-        environment = os.environ | {"EDITOR": editor, "COLUMNS": "100", "TERM": "dumb", "OMP_NUM_THREADS": "1"}
-        environment.pop("VISUAL", None)
-        self.process = subprocess.Popen([sys.executable, "-m", "llmc", "label", *map(str, args)], cwd=folder,
-                                        stdin=slave, stdout=slave, stderr=slave,
-                                        start_new_session=True, env=environment,
-                                        preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)))
-        os.close(slave)
-        self.seen = ""
-
-    def __enter__(self) -> Person:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self.master)
+        super().__init__([sys.executable, "-m", "llmc", "label", *args], 100, 50, folder,
+                         TERM="dumb", EDITOR=editor, VISUAL="")
+        self.seen, self.decoder = "", codecs.getincrementaldecoder("utf-8")()
 
     def until(self, text: str) -> str:
         """Read until this is seen; what came up to it."""
         end = time.monotonic() + 60
         while text not in self.seen:
             assert time.monotonic() < end, f"waited for {text!r}; there is\n{self.seen}"
-            if select.select([self.master], [], [], 0.05)[0]:
-                try:
-                    self.seen += os.read(self.master, 1 << 16).decode().replace("\r\n", "\n")
-                except OSError:
-                    assert text in self.seen, f"it ended before {text!r}; there is\n{self.seen}"
+            ended, new = self.process.poll() is not None, self.new(0.05)
+            assert new or not ended, f"it ended before {text!r}; there is\n{self.seen}"
+            self.seen = (self.seen + self.decoder.decode(new)).replace("\r\n", "\n")
         before, _, self.seen = self.seen.partition(text)
         return before
 
     def types(self, *lines: str) -> None:
         for line in lines:
-            os.write(self.master, f"{line}\n".encode())
+            self.type(f"{line}\n")
 
     def may_type(self) -> None:
         """Wait until a line is edited: the terminal no longer does that by itself."""
@@ -179,12 +162,12 @@ def test_ctrl_c_loses_nothing(folder):
         person.does("w", "First,")
         person.until("First,\n")
         person.may_type()
-        os.write(person.master, b"half of")
+        person.type("half of")
         person.until("half of")
-        os.write(person.master, b"\x03")
+        person.type("\x03")
         person.until("answer: First,\nhalf of\n")
         person.until("[q]uit > ")
-        os.write(person.master, b"\x03")
+        person.type("\x03")
         assert person.ends() == 0
     assert not (folder / "a.jsonl").exists()
     with Person(folder, "p.txt", "--out", "a.jsonl") as person:

@@ -20,6 +20,7 @@ from llmc.cli import parse
 from llmc.terminal import curve, printable
 from llmc.train_display import TrainDisplay, clock
 from rich.console import Console
+from terminals import take_terminal
 from training import TINY, command, latest, metrics, start, train, write_data
 
 LLMC = [sys.executable, "-m", "llmc.pretrain"]
@@ -256,11 +257,3 @@ def on_a_terminal(argv: list[str], then=lambda terminal: None) -> tuple[str, str
     errors = process.stderr.read().decode()
     process.stderr.close()
     return shown.decode(errors="replace"), errors, process.wait(timeout=60)
-
-
-def take_terminal() -> None:
-    """In the child: standard input becomes the controlling terminal, whose Ctrl-C is a signal."""
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
