@@ -29,7 +29,7 @@ from llmc.chat import Message
 from llmc.checkpoint import Checkpoint, open_checkpoint
 from llmc.prompts import read_prompts, read_text
 from llmc.request import Request
-from llmc.terminal import on_ctrl_c, printable
+from llmc.terminal import on_ctrl_c, printable, signals_heard
 
 KEYS = {"w": "write", "e": "edit", "a": "accept", "s": "skip", "b": "bad", "g": "guidelines",
         "h": "help", "q": "quit"}
@@ -99,7 +99,8 @@ def run(config: Label) -> None:
         checkpoint = open_checkpoint(config.model, config.device, config.threads, config.dtype)
     with suppress(ImportError):
         import readline                 # noqa: F401  (input() then lets a line be edited)
-    Session(config, there, checkpoint).all(left, len(tasks))
+    with signals_heard():
+        Session(config, there, checkpoint).all(left, len(tasks))
 
 
 def read_tasks(path: Path) -> list[Task]:

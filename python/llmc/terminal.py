@@ -48,3 +48,18 @@ def on_ctrl_c(do: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def signals_heard() -> Iterator[None]:
+    """input() loses no Ctrl-C meanwhile. With readline it looks for signals only where one ends its
+    wait for a key; one that came just before, while a key was shown, would stay unknown until the
+    next. So one comes ten times a second."""
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.siginterrupt(signal.SIGALRM, False)      # it ends that wait, but cuts off no output
+    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
