@@ -6,12 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import transformers
-from hypothesis import given
-from hypothesis import strategies as st
 from llmc import Config, Device, Model
 from llmc.engine import Engine, Text, pages_needed
 from llmc.logits import adjust
-from llmc.pieces import Pieces
 from llmc.request import Request
 from writing_alone import CONTEXT, KNOWN, TOKENS, Small, alone
 
@@ -486,28 +483,3 @@ def test_the_tokenizer_of_a_larger_model_is_refused(small):
 def test_a_cache_of_no_page_is_refused(small):
     with pytest.raises(ValueError, match="cache_bytes is 10, but one page of 32 tokens takes"):
         Engine(small.model, small.tokenizer, cache_bytes=10)
-
-
-def cut_at_stop(whole: str, stop: list[str]) -> str:
-    ends = [(i + len(s), i) for s in stop for i in range(len(whole)) if whole.startswith(s, i)]
-    return whole[:min(ends)[1]] if ends else whole
-
-
-@given(st.lists(st.text("abé", max_size=3), max_size=12),
-       st.lists(st.text("abé", min_size=1, max_size=4), max_size=3))
-def test_a_text_ends_before_the_stop_however_it_is_cut(parts, stop):
-    pieces = Pieces(stop)
-    for part in parts:
-        if not pieces.stopped:
-            pieces.add(part.encode())
-    pieces.end()
-    assert pieces.text() == pieces.news() == cut_at_stop("".join(parts), stop)
-
-
-@given(st.lists(st.binary(max_size=4), max_size=12))
-def test_bytes_in_pieces_are_the_text_of_all_bytes(parts):
-    pieces = Pieces()
-    for part in parts:
-        pieces.add(part)
-    pieces.end()
-    assert pieces.text() == b"".join(parts).decode("utf-8", "replace")
