@@ -26,18 +26,24 @@ def tokenizer() -> Tokenizer:
     return Tokenizer("tiny", Encoding(GPT4_PATTERN, ranks, {EOT: len(ranks)}))
 
 
+def save(folder: Path, model: Model, tokenizer: Tokenizer) -> Path:
+    """A folder that is a checkpoint: weights, what they are, and the words."""
+    folder.mkdir(parents=True)
+    model.save(str(folder / "model.safetensors"))
+    (folder / "config.json").write_text(model.config.to_json())
+    (folder / "tokenizer.json").write_bytes(tokenizer.to_json())
+    return folder
+
+
 def base_model(folder: Path, family: str = "llama", max_seq_len: int = 64, trained: bool = True, **changed) -> Path:
     """A checkpoint whose weights leave no term out. trained: by our own pre-training, as its state.json says."""
-    folder.mkdir(parents=True)
     words, fields = tokenizer(), SIZES[family] | changed
     config = Config.preset(fields.pop("preset"), **{"vocab_size": words.vocab_size, "max_seq_len": max_seq_len} | fields)
     model, rng = Model(Device("cpu", 1), config), np.random.default_rng(3)
     for name, shape in model.shapes.items():
         about = np.float32(("ln_" in name or "_norm" in name) and name.endswith("weight"))
         model.set(name, about + np.float32(0.1) * rng.standard_normal(shape, np.float32))
-    model.save(str(folder / "model.safetensors"))
-    (folder / "config.json").write_text(config.to_json())
-    (folder / "tokenizer.json").write_bytes(words.to_json())
+    save(folder, model, words)
     if trained:
         (folder / "state.json").write_text(json.dumps({"tokenizer": f"{words.fingerprint():016x}"}))
     return folder

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import tuning
 from llmc import Config, Device, Model, Trainer, chat
 from llmc.chat import Call, Message, Rendered
 from llmc.encodings import CHAT_TOKENS, EOT, GPT2_PATTERN, Encoding
@@ -96,8 +97,4 @@ def taught() -> Model:
 
 def write(folder: Path) -> Path:
     """Its checkpoint."""
-    folder.mkdir(parents=True)
-    taught().save(str(folder / "model.safetensors"))
-    (folder / "config.json").write_text(taught().config.to_json())
-    (folder / "tokenizer.json").write_bytes(tokenizer().to_json())
-    return folder
+    return tuning.save(folder, taught(), tokenizer())

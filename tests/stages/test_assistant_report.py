@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tuning
 from llmc import Config, Device, Model, asking, assistant_report, cli, manners, synth
 from llmc.assistant_report import Answered, AssistantReport, questions, run, scores, table
 from llmc.chat import Manner, Message, render, save_manner
@@ -25,11 +26,7 @@ def write_checkpoint(folder: Path, special: tuple[str, ...] = CHAT_TOKENS) -> Pa
                            n_ff=24, max_seq_len=512)
     model = Model(Device("cpu", 1), config, "f32")
     model.init(1)
-    folder.mkdir(parents=True)
-    model.save(str(folder / "model.safetensors"))
-    (folder / "config.json").write_text(config.to_json())
-    (folder / "tokenizer.json").write_bytes(tokenizer.to_json())
-    return folder
+    return tuning.save(folder, model, tokenizer)
 
 
 @pytest.fixture(scope="module")

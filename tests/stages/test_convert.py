@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+import tuning
 from converting import (CASES, TEMPLATE, TEXT, convert, logits_of_folder, logits_of_llama_cpp, logits_of_llmc,
                         logits_of_torch, open_llama_cpp, publish, some_tokens, tokenizer)
 from llmc import Config, Device, LlmcError, Model, hugging_face
@@ -151,10 +152,7 @@ def never_published(config: Config, folder: Path) -> Model:
     """A checkpoint of a model with chance weights."""
     model = Model(Device(), config)
     model.init(1)
-    folder.mkdir()
-    model.save(str(folder / "model.safetensors"))
-    (folder / "config.json").write_text(config.to_json())
-    (folder / "tokenizer.json").write_bytes(tokenizer().to_json())
+    tuning.save(folder, model, tokenizer())
     return model
 
 

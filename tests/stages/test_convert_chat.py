@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tuning
 from converting import TEMPLATE, convert, open_llama_cpp, publish, write_tokenizer_bin
 from llmc import Config, Device, Model, chat, chat_jinja, encodings, llama2_c
 from llmc.chat import Call, Manner, Message
@@ -39,10 +40,7 @@ def checkpoint(folder: Path, tokenizer: Tokenizer, manner: Manner | None) -> Pat
                            n_ff=40, max_seq_len=300)
     model = Model(Device(), config)
     model.init(1)
-    folder.mkdir()
-    model.save(str(folder / "model.safetensors"))
-    (folder / "config.json").write_text(config.to_json())
-    (folder / "tokenizer.json").write_bytes(tokenizer.to_json())
+    tuning.save(folder, model, tokenizer)
     if manner:
         chat.save_manner(manner, folder)
     return folder

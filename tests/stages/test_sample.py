@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tuning
 from llmc import Config, Device, Model, cli
 from llmc.checkpoint import encode_prompt, find_checkpoint, open_checkpoint
 from llmc.encodings import EOT, GPT2_PATTERN, Encoding
@@ -37,11 +38,7 @@ def write_checkpoint(folder: Path, seed: int = 1, eot: bool = True, symbols: int
     for name in model.names:
         if dtype == "f32" and model.get(name).ndim == 2:
             model.set(name, 8 * model.get(name))
-    folder.mkdir(parents=True)
-    model.save(str(folder / "model.safetensors"))
-    (folder / "config.json").write_text(config.to_json())
-    (folder / "tokenizer.json").write_bytes(tokenizer.to_json())
-    return folder
+    return tuning.save(folder, model, tokenizer)
 
 
 @pytest.fixture(scope="module")
