@@ -298,6 +298,7 @@ class Loop:
     def _save(self) -> None:
         progress, places = self.progress, self.run.checkpoints
         progress.updates = self.trainer.updates
+        progress.update_tokens = self.config.total_batch_size
         self.run.note_sizes(progress)
         unfinished = _core.UnfinishedCheckpoint(places, progress.step) if self.first else None
         self.comm.barrier()
