@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -101,15 +101,84 @@ def test_a_run_goes_on_bit_for_bit_after_a_kill(place, whole, tmp_path):
     assert everything(run) == everything(whole)
 
 
-def test_ctrl_c_ends_an_update_and_keeps_it(place, tmp_path):
+def started(argv: list[str], until: str) -> subprocess.Popen:
+    """In a session of its own, once it has said a line that begins so."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)       # nohup's children ignore it
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    signal.signal(signal.SIGHUP, before)
+    assert any(re.match(until, line) for line in process.stdout), "it ended before that"
+    return process
+
+
+def kill_session(leader: int) -> None:
+    """At once, and all of its processes, in whatever groups they are."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):                 # it has ended meanwhile
+            if int(stat.read_text().rpartition(")")[2].split()[3]) == leader:
+                os.kill(int(stat.parent.name), signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+@pytest.mark.parametrize("flags", [["--ranks", 2], ["--optimizer", "muon"], ["--dtype", "bf16"]],
+                         ids=lambda flags: flags[1])
+def test_other_ways_to_learn_go_on_bit_for_bit_too(place, tmp_path, flags):
+    if "--ranks" in flags:
+        need_mpi()
+    often = ["--checkpoint_every", 10, "--keep", 0, *flags]
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    subprocess.run(command(*place, whole, *often), check=True, stdout=subprocess.DEVNULL)
+    process = started(command(*place, run, *often), r"saved .*step_00000010")
+    kill_session(process.pid)
+    process.communicate(timeout=60)
+    assert latest(run).name < latest(whole).name
+    again = [*command(*place, run)[:3], "--run", run, "--resume", "--threads", 1, "--plain"]
+    ranks = flags if "--ranks" in flags else []
+    subprocess.run([*map(str, [*again, *ranks])], check=True, stdout=subprocess.DEVNULL)
+    assert everything(run) == everything(whole)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_a_run_goes_on_with_other_ranks_and_updates_as_large(place, tmp_path, before, after):
+    need_mpi()
     run = tmp_path / "run"
-    started = subprocess.Popen(command(*place, run, "--epochs", 1000), stdout=subprocess.PIPE, text=True)
-    while not re.match(r"step +3/", started.stdout.readline()):
-        pass
-    started.send_signal(signal.SIGINT)
-    out, _ = started.communicate(timeout=60)
-    assert started.returncode == 0 and "--resume continues" in out
+    always = ["--total_batch_size", 256] if before == 1 else []     # two ranks take that by themselves
+    for ranks, steps in ((before, 6), (after, 12)):
+        argv = command(*place, run, *always, "--dtype", "f32", "--steps", steps) if ranks == before else [
+            *command(*place, run)[:3], "--run", run, "--resume", "--steps", steps, "--plain"]
+        subprocess.run([*map(str, [*argv, "--ranks", ranks])], check=True, stdout=subprocess.DEVNULL)
+        assert json.loads((latest(run) / "state.json").read_text())["update_tokens"] == 256
+    assert len(list(latest(run).glob("optimizer.rank*"))) == after
+    alone = tmp_path / "alone"
+    teach(command(*place, alone, "--total_batch_size", 256, "--dtype", "f32", "--steps", 6))
+    teach([*command(*place, alone)[:3], "--run", str(alone), "--resume", "--steps", "12", "--plain"])
+    for a, b in zip(metrics(alone), metrics(run), strict=True):
+        assert all(abs(a[key] - b[key]) < 2e-5 * max(1, abs(a[key])) for key in a)
+
+
+def test_ranks_that_cannot_share_an_update_are_refused(place, tmp_path):
+    need_mpi()
+    run = tmp_path / "run"
+    teach(command(*place, run, "--steps", 2))
+    before = everything(run)
+    done = subprocess.run([*command(*place, run)[:3], "--run", str(run), "--resume", "--steps", "4", "--ranks", "3"],
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert "--total_batch_size is 128, wanted a multiple of 192: rows of 64 tokens for each" in done.stderr
+    assert everything(run) == before
+
+
+@pytest.mark.parametrize(("number", "ranks"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGHUP, 1),
+                                               (signal.SIGTERM, 2), (signal.SIGHUP, 2)])
+def test_a_signal_ends_an_update_and_keeps_it(place, tmp_path, number, ranks):
+    if ranks > 1:
+        need_mpi()
+    run = tmp_path / "run"
+    process = started(command(*place, run, "--epochs", 1000, "--ranks", ranks), "step +3/")
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "--resume continues" in out
     assert metrics(run)[-1]["step"] == int(latest(run).name.removeprefix("step_"))
+    assert len(list(latest(run).glob("optimizer.rank*"))) == ranks
 
 
 def test_two_ranks_learn_what_one_does(place, tmp_path):
