@@ -153,8 +153,11 @@ def check_memory(config: Sft, model: Model, device: Device) -> None:
     if takes(rows) <= room:
         return
     fits = bisect_right(range(1, rows), 0.9 * room, key=takes)     # samples take some, too
+    fits = fits or int(takes(1) <= room)
     advice = (f"--batch_size {fits} would fit" if fits else "nothing would fit: give a shorter "
               "--seq_len" + ", or --recompute" * (not config.recompute))
+    if config.resume:
+        advice = "end what else takes memory, or start another run with a smaller --batch_size"
     raise ValueError(f"--batch_size {rows:,} takes {takes(rows) / 1e9:.3f} GB on {device.name}, "
                      f"which has {room / 1e9:.3f} GB for it; {advice}")
 

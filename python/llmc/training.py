@@ -163,12 +163,11 @@ class Loop:
         save |= last
         if not (look or sample or save):
             return False
-        sound = not self.comm.sums([not self.stage.sound()])[0]
-        if sound and look:
-            sound = self._look()
+        sound = self._sound() and (not look or self._look())
+        if not sound and (end or last):
+            self._give_up()
         if not sound:
-            if end or last:
-                self._give_up()
+            self.say(f"not saved  step {step}: the model's loss is not finite")
             return False
         if sample:
             self._sample()
@@ -176,12 +175,17 @@ class Loop:
             self._save()
         return save
 
+    def _sound(self) -> bool:
+        """Whether the model of every rank makes numbers."""
+        return not self.comm.sums([not self.stage.sound()])[0]
+
     def _give_up(self) -> NoReturn:
-        folder = _core.checkpoint_latest(self.run.checkpoints)
+        folder, step = _core.checkpoint_latest(self.run.checkpoints), self.progress.step
         kept = f"{folder} is from before" if folder else "there is no checkpoint from before"
-        raise ValueError(f"the model has diverged: at step {self.progress.step} its loss is not "
-                         f"finite, and it is not saved; {kept}; start anew with a lower --lr, or "
-                         "look at the data")
+        advice = ("--resume goes on from there" if folder and step < self.steps else
+                  "start anew with a lower --lr, or look at the data")
+        raise ValueError(f"the model has diverged: at step {step} its loss is not finite, and it "
+                         f"is not saved; {kept}; {advice}")
 
     # ---- an update -------------------------------------------------------------------------------
 
@@ -260,7 +264,8 @@ class Loop:
             return False
         refused = f"{self.config.max_skips} updates in a row were refused"
         if not folder:
-            self._save()                # the weights of the last update that was applied
+            if self._sound():
+                self._save()            # the weights of the last update that was applied
             raise ValueError(f"{refused}, and there is no checkpoint to go back to; lower --lr, or "
                              "look at the data")
         if rollbacks > MOST_ROLLBACKS:

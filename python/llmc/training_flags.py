@@ -85,10 +85,15 @@ class Training:
             raise ValueError(f"--resume: there is no run at {self.run} (no config.json in it)")
         noted = disk.read_json(path, {"seed": int}, "move the run away, or start it anew")
         names = {field.name for field in fields(self)} & noted.keys() - {*OF_THIS_START, "run"}
+        there = {name: noted[name] for name in names}
         try:                    # a person may have changed it, so it is read as flags are
-            there = dataclasses.replace(self, **{name: noted[name] for name in names})
-            was = cli.parse(type(self), cli.arguments(there, names),
+            if empty := [field.name for field in fields(self) if field.name in names
+                         and there[field.name] is None and _default(field) is not None]:
+                raise ValueError(f"--{empty[0]} is null, wanted a value")
+            was = cli.parse(type(self), cli.arguments(dataclasses.replace(self, **there), names),
                             f"llmc {type(self).__name__.lower()}")
+            was = dataclasses.replace(was, **{name: value for name, value in there.items()
+                                              if value == []})
         except ValueError as error:
             raise ValueError(f"{path}: {error}; put right what it holds, or start the run anew"
                              ) from error

@@ -124,7 +124,7 @@ def kill_session(leader: int) -> None:
 def test_other_ways_to_learn_go_on_bit_for_bit_too(place, tmp_path, flags):
     if "--ranks" in flags:
         need_mpi()
-    often = ["--checkpoint_every", 10, "--keep", 0, *flags]
+    often = ["--epochs", 5, "--checkpoint_every", 10, "--keep", 0, *flags]
     whole, run = tmp_path / "whole", tmp_path / "run"
     subprocess.run(command(*place, whole, *often), check=True, stdout=subprocess.DEVNULL)
     process = started(command(*place, run, *often), r"saved .*step_00000010")
@@ -420,13 +420,14 @@ def test_a_model_that_writes_no_text_is_no_language_model(tmp_path):
 
 # ---- updates that are refused ---------------------------------------------------------------------------------------
 
-def test_losses_that_are_not_finite_end_a_run_with_what_was_learned(place, tmp_path):
+def test_losses_that_are_not_finite_end_a_run_and_a_broken_model_is_not_saved(place, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(ValueError, match="3 updates in a row were refused, and there is no checkpoint"):
         teach(command(*place, run, "--lr", 100, "--grad_clip", 0, "--warmup_steps", 0, "--optimizer", "adamw",
                       "--dtype", "f32", "--epochs", 50, "--eps", 0))
     lines = metrics(run)
     assert [line.get("skipped") for line in lines[-3:]] == [True] * 3 and lines[-1]["loss"] is None
+    assert not list((run / "checkpoints").iterdir())
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -441,7 +442,7 @@ def test_a_model_that_diverges_in_its_last_steps_is_not_saved(place, tmp_path, s
 @pytest.mark.parametrize("name, value, says", [
     ("lr", "x", "--lr: 'x' is no number"), ("lr", 1e9, "--lr is 1000000000.0, wanted 0 to 100"),
     ("steps", 1.5, "--steps: '1.5' is no whole number"), ("dtype", "f64", "--dtype: invalid choice: 'f64'"),
-    ("packed", "yes", "--packed"), ("total_batch_size", {}, "--total_batch_size: '{}' is no whole number")])
+    ("lr", None, "--lr is null, wanted a value"), ("packed", "yes", "--packed"), ("total_batch_size", {}, "--total_batch_size: '{}' is no whole number")])
 def test_a_config_that_was_changed_by_hand_is_named(place, whole, tmp_path, name, value, says):
     run = tmp_path / "run"
     shutil.copytree(whole, run, symlinks=True)
@@ -451,7 +452,17 @@ def test_a_config_that_was_changed_by_hand_is_named(place, whole, tmp_path, name
     assert f"{run}/config.json: {says}" in found and found.endswith("; put right what it holds, or start the run anew")
 
 
-def test_a_batch_that_memory_does_not_hold_is_refused_with_one_that_fits(place, tmp_path):
+def test_a_run_without_questions_goes_on_without(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run, symlinks=True)
+    noted = json.loads((run / "config.json").read_text())
+    for asked in ([], ["one", "two"]):
+        (run / "config.json").write_text(json.dumps(noted | {"ask": asked}))
+        assert cli.parse(sft.Sft, ["--run", str(run), "--resume"]).resumed().ask == asked
+
+
+def test_a_batch_that_memory_does_not_hold_is_refused_with_one_that_fits(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(sft, "training_bytes", lambda model, rows, *more: rows * 10**9)
     found = refusal(command(*place, tmp_path / "run", "--batch_size", 2**20, "--seq_len", 64))
     wanted = re.fullmatch(r"--batch_size 1,048,576 takes ([\d.]+) GB on cpu\S*, which has ([\d.]+) GB for it; "
                           r"--batch_size (\d+) would fit", found)
