@@ -17,13 +17,14 @@ ORDER = ("crawl", "train_quality", "prepare_fineweb", "inspect", "prepare_text",
 def loading() -> Iterator[None]:
     """While modules load Ctrl-C ends the program at once: there is nothing to clean up, and some of
     them would make another error of it."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:
+    heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if heard:
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        if heard:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def stages() -> dict[str, str]:

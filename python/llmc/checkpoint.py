@@ -73,8 +73,8 @@ def open_checkpoint(path: str | Path, device: str = "cpu", threads: int = 0,
                          f"model knows {config.vocab_size}; it is another model's")
     ends = {*token_ids(carried(folder), "eos_token_id", f"{folder}/"), tokenizer.eot} - {None}
     if config.head != "lm":
-        raise ValueError(f"{folder} has a {config.head} head, which writes no text; give a language "
-                         "model")
+        raise ValueError(f"{folder} has a {config.head} head, which writes no text; give a "
+                         "language model")
     weights = str(folder / "model.safetensors")
     model = Model(Device(device, threads), config, dtype if dtype != "auto" else stored(weights))
     model.load(weights)

@@ -67,7 +67,7 @@ def write_whole(path: Path, data: bytes) -> None:
 def check_new(path: Path, flag: str, overwrite: bool, ending: str = "") -> None:
     """A ValueError where a file that a flag asks for cannot be made, is there and is to stay, or
     lacks the ending by which others know what it holds."""
-    if not path.name.endswith(ending):
+    if ending and path.suffix != ending:
         raise ValueError(f"{flag} is {path}, wanted a name that ends in {ending}: what reads such "
                          "files knows them by it")
     if path.is_dir():

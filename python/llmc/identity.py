@@ -1,7 +1,8 @@
 """Conversations in which a model says who it is, to be learned from by llmc sft.
 
 A model knows of itself what its data says, and the web speaks of other models. Some 240 short
-conversations are enough; a system message does the same without training.
+conversations are enough for one that knows its language; one as small as the quick start's takes
+thousands to see the question in all its wordings. A system message does the same without training.
 
     llmc identity --out identity.jsonl --name Pico --facts maker="Ann Lee" trained_on="old novels"
 """
@@ -131,13 +132,15 @@ def conversations(name: str, facts: dict[str, str], count: int, seed: int) -> li
     rng = random.Random(seed)
     topics = [*[NAME] * 3, HELLO, KIND, OTHERS, ABLE]
     topics += [_asked(key, fact) for key, fact in facts.items()]
+    kept = [judge.words(each.replace("'", "")) for each in HELD_OUT]    # as in a hurry
     made: dict[str, list[Message]] = {}
     while len(made) < count:
         messages = list(_exchange(rng, rng.choice(topics), name))
         if rng.random() < 0.25:             # another question
             messages += _exchange(rng, rng.choice(topics), name)
         asked = "\n".join(message.text for message in messages if message.role == "user")
-        if not any(judge.words(each) in judge.words(asked) for each in HELD_OUT):
+        said = judge.words(asked.replace("'", ""))
+        if not any(each in said for each in kept):
             made.setdefault(asked, messages)
     return list(made.values())
 
@@ -162,12 +165,11 @@ def _exchange(rng: random.Random, topic: tuple[list[str], list[str]], name: str
     answer = rng.choice(topic[1])
     other = rng.choice([each for each in OTHER_NAMES if each.lower() != name.lower()])
     if topic is not HELLO and rng.random() < LED_TO:
-        before = rng.choice(identity_words.BEFORE)
-        if before.endswith((",", ":")) and question.split()[0] not in ("I", "I'm"):
-            question = question[0].lower() + question[1:]
-        question = f"{before} {question}"
+        before = rng.choice(identity_words.BEFORE[topic is NAME])
+        inside = before.endswith((",", ":"))
+        question = f"{before} {identity_words.lowered(question) if inside else question}"
     if topic is not HELLO and rng.random() < LED_ON:
-        question += f" {rng.choice(identity_words.AFTER)}"
+        question += f" {rng.choice(identity_words.AFTER[topic is NAME])}"
     question = question.replace("{other}", other)
     style = rng.random()                    # people type in a hurry
     if style < 0.2:

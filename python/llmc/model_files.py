@@ -137,7 +137,7 @@ def chat_template(texts: dict[str, bytes]) -> str | None:
     found = settings(texts, TOKENIZER_CONFIG).get("chat_template")
     if isinstance(found, list):                 # some models name several
         named = {each.get("name"): each.get("template") for each in found
-                 if isinstance(each, dict)}
+                 if isinstance(each, dict) and isinstance(each.get("name"), str)}
         found = named.get("default")
     return found if isinstance(found, str) else None
 

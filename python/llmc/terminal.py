@@ -57,9 +57,9 @@ def signals_heard() -> Iterator[None]:
     next. So one comes ten times a second."""
     before = signal.signal(signal.SIGALRM, lambda *_: None)
     signal.siginterrupt(signal.SIGALRM, False)      # it ends that wait, but cuts off no output
-    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+    timer = signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
         signal.signal(signal.SIGALRM, before)

@@ -84,4 +84,5 @@ def test_the_ways_to_ask_for_a_name_are_many_and_whole():
     assert len(set(made)) > 3500
     for each in made:
         assert re.fullmatch(r"[A-Z][^{}]*[?.]", each) and "  " not in each and " ," not in each, each
-        assert not re.search(r"[a-z,] (And|But|Nobody|Please|So|Tell|They|What|Who|You)\b", each), each
+        assert not re.search(r"[a-z,] (And|But|Nobody|Please|So|Tell|They|What|Who|You)\b|[a-z][A-Z]|\bi\b", each), each
+        assert not re.search(r"\b(\w+) \1\b", each), each

@@ -17,6 +17,7 @@ import orjson
 from datatrove.data import Document
 from datatrove.pipeline.readers import ParquetReader
 
+from llmc import disk
 from llmc.documents import COMPRESSED, decompressed
 from llmc.patience import Unreachable
 from llmc.web.compressed import Unreadable, must_open
@@ -95,7 +96,7 @@ class RowReader(Rows):
         except orjson.JSONDecodeError as error:
             if number == 0 and line.lstrip().startswith(b"["):
                 raise Unreadable("it begins with [; wanted lines, each an object") from error
-            kind, what = "json", f"no JSON: {error}"
+            kind, what = "json", f"no JSON: {disk.json_fault(error)}"
             try:
                 line.decode()
             except UnicodeDecodeError as wrong:
