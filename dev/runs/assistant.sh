@@ -4,11 +4,11 @@
 # end. Started again, every part goes on where it was left.
 #
 #   TEXTS="novels.jsonl.xz essays/" CHATS="dolly.jsonl chat.json=2" dev/runs/assistant.sh
-#   OUT=runs/assistant  NAME=Pico  STEPS=7000  SFT_STEPS=1500    environment: where, its name, how long
+#   OUT=runs/assistant  NAME=Pico  STEPS=7000  SFT_STEPS=500    environment: where, its name, how long
 set -euo pipefail
 : "${TEXTS:?give the texts: TEXTS=\"books.jsonl.xz folder/\"}" "${CHATS:?give conversations: CHATS=\"dolly.jsonl\"}"
 cd "$(dirname "$0")/../.."
-OUT=${OUT:-runs/assistant} NAME=${NAME:-Pico} STEPS=${STEPS:-7000} SFT_STEPS=${SFT_STEPS:-1500}
+OUT=${OUT:-runs/assistant} NAME=${NAME:-Pico} STEPS=${STEPS:-7000} SFT_STEPS=${SFT_STEPS:-500}
 mkdir -p "$OUT"
 
 make -s train_gpt2
@@ -29,8 +29,8 @@ made base "$STEPS" || $llmc pretrain --run "$OUT/base" $run --steps "$STEPS" --c
 made base "$STEPS" || exit 1                     # stopped on the way
 
 [ -f "$OUT/chats/asked.jsonl" ] || {
-    $llmc identity --out "$OUT/chats/identity.jsonl" --name "$NAME" --count 2000 --facts "maker=you, with llmc" --overwrite
-    $llmc synth manners --out "$OUT/chats/manners.jsonl" --held_out "$OUT/chats/asked.jsonl" --count 3000 --overwrite; }
+    $llmc identity --out "$OUT/chats/identity.jsonl" --name "$NAME" --count 4000 --facts "maker=you, with llmc" --overwrite
+    $llmc synth manners --out "$OUT/chats/manners.jsonl" --held_out "$OUT/chats/asked.jsonl" --count 9000 --overwrite; }
 run="$OUT/base --data $CHATS $OUT/chats/manners.jsonl $OUT/chats/identity.jsonl --skip_bad --steps $SFT_STEPS"
 run="$run --optimizer muon --lr 1e-3 --schedule cosine --final_lr 0.05 --warmup_steps 50"
 if [ -f "$OUT/assistant/config.json" ]; then run="--resume"; fi
