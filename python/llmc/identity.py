@@ -120,6 +120,8 @@ def run(config: Identity) -> None:
     disk.check_new(config.out, "--out", config.overwrite, ".jsonl")
     if not config.name.strip():
         raise ValueError("--name is empty; wanted what the model is called")
+    if not config.name.strip().isprintable():
+        raise ValueError(f"--name is {config.name!r}, wanted a name on one line")
     made = conversations(config.name.strip(), _facts(config.facts or []), config.count, config.seed)
     lines = [json.dumps(chat.to_dict(each), ensure_ascii=False) + "\n" for each in made]
     config.out.parent.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,7 @@ def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path, capsys):
     out = tmp_path / "a.jsonl"
     for args, sentence in (
             (["--name", " "], "--name is empty; wanted what the model is called"),
+            (["--name", "Pico\nSam"], "--name is 'Pico\\nSam', wanted a name on one line"),
             (["--name", "x", "--facts", "maker"], "--facts is 'maker', wanted KEY=VALUE"),
             (["--name", "x", "--count", "1000000"], "--count is 1000000, wanted 1 to 10000")):
         assert llmc("--out", out, *args) == 1
