@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -36,7 +36,7 @@ CUT = re.compile(r"(?<=\S)\n(?=[^\W_])|" + BETWEEN_WORDS.pattern)
 class Source:
     """A file with documents."""
     path: Path
-    kind: str                   # "text", "rows" or "parquet"
+    kind: str                   # "text", "rows" or "parquet", or what else was looked for
     compression: str            # ".gz", …, or ""
 
 
@@ -45,7 +45,7 @@ class Block:
     """Some of a file: a part of a text, or some rows."""
     source: Source
     at: int = 1                 # line or row that rows begin at, from 1
-    rows: list[bytes | None] | None = None      # JSON lines, or what lay in parquet's column
+    rows: list[Any] | None = None   # JSON lines, or dicts of what lay in parquet's columns
     text: str = ""              # of a text file
     ends: bool = True           # the text's document ends here, or is split here
     tail: bool = False          # the text lies behind the place where its file was to be split
@@ -60,18 +60,19 @@ class Damaged(ValueError):
     """A parquet file that cannot be read."""
 
 
-def find(paths: Iterable[Path]) -> list[Source]:
-    """The files named, and those in the folders named, in order; a ValueError if there are none."""
+def find(paths: Iterable[Path], kinds: Mapping[str, str] = KINDS) -> list[Source]:
+    """The files named, and those in the folders named, in order; a ValueError if there are none.
+    `kinds` says which endings are wanted, and what each is."""
     sources: dict[Source, None] = {}
     for path in map(Path, paths):
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.is_file())
-            found = [source for source in map(_source, inside) if source]
         else:
             path.stat()                         # the system's own sentence, if it is not there
-            found = [source for source in [_source(path)] if source]
+            inside = [path]
+        found = [source for each in inside if (source := _source(each, kinds))]
         if not found:
-            wanted = ", ".join(KINDS)
+            wanted = ", ".join(kinds)
             raise ValueError(f"{path} {'holds no' if path.is_dir() else 'is none of the'} files "
                              f"llmc reads: {wanted}, or one of them with {', '.join(COMPRESSED)}")
         sources.update(dict.fromkeys(found))
@@ -100,10 +101,10 @@ def text_size(source: Source) -> int:
 
 
 def blocks(source: Source, text_key: str = "text", skip_bad: bool = False,
-           split: float | None = None,
-           on_read: Callable[[int], None] = lambda n: None) -> Iterator[Block]:
+           split: float | None = None, on_read: Callable[[int], None] = lambda n: None,
+           also: Sequence[str] = ()) -> Iterator[Block]:
     """A file's blocks. `split` asks text files to be cut where that share of their bytes is read;
-    on_read hears of the file's bytes as they are read."""
+    on_read hears of the file's bytes as they are read; `also` names what else is wanted of rows."""
     at = int(text_size(source) * split) if split and source.kind == "text" else None
     with opened(source, on_read) as file:
         if source.kind == "text":
@@ -111,7 +112,7 @@ def blocks(source: Source, text_key: str = "text", skip_bad: bool = False,
         elif source.kind == "rows":
             yield from _row_blocks(file, source)
         else:
-            yield from _parquet_blocks(file, source, text_key, skip_bad)
+            yield from _parquet_blocks(file, source, text_key, skip_bad, also)
 
 
 def texts(block: Block, text_key: str, skip_bad: bool) -> Iterator[str | None]:
@@ -119,13 +120,22 @@ def texts(block: Block, text_key: str, skip_bad: bool) -> Iterator[str | None]:
     if block.rows is None:
         yield block.text
         return
-    for at, row in enumerate(block.rows, block.at):
+    for found in rows(block, text_key, skip_bad):
+        yield None if found is None else found[0]
+
+
+def rows(block: Block, text_key: str, skip_bad: bool, also: Sequence[str] = (),
+         on_bad: Callable[[str], None] = lambda sentence: None,
+         ) -> Iterator[tuple[str, dict[str, str]] | None]:
+    """The same of rows, each with what of `also` it has as text; on_bad hears what is bad."""
+    for at, row in enumerate(block.rows or (), block.at):
         try:
-            yield _row_text(row, block.source.kind, text_key)
+            yield _row_text(row, block.source.kind, text_key, also)
         except BadRow as error:
+            bad = f"{block.source.path}:{at}: {error}"
             if not skip_bad:
-                raise BadRow(f"{block.source.path}:{at}: {error}; --skip_bad leaves such rows "
-                             "out") from error
+                raise BadRow(f"{bad}; --skip_bad leaves such rows out") from error
+            on_bad(bad)
             yield None
 
 
@@ -191,9 +201,9 @@ def endings(path: PurePath) -> tuple[str, str]:
     return suffixes[-1] if suffixes else "", compression
 
 
-def _source(path: Path) -> Source | None:
+def _source(path: Path, kinds: Mapping[str, str]) -> Source | None:
     suffix, compression = endings(path)
-    kind = KINDS.get(suffix)
+    kind = kinds.get(suffix)
     return Source(path, kind, compression) if kind else None
 
 
@@ -274,11 +284,13 @@ def _row_blocks(file: BinaryIO, source: Source) -> Iterator[Block]:
         yield Block(source, at, rows=rows)
 
 
-def _row_text(row: Any, kind: str, text_key: str) -> str:
-    """The text of a JSON line or of a value in parquet's column; nothing of an empty line."""
+def _row_text(row: Any, kind: str, text_key: str,
+              also: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """The text of a JSON line or of a row of parquet's, nothing of an empty line, and what of
+    `also` it has as text."""
     if kind == "rows":
         if not row.strip():
-            return ""
+            return "", {}
         try:
             data = json.loads(row)
         except (ValueError, RecursionError) as error:
@@ -287,13 +299,19 @@ def _row_text(row: Any, kind: str, text_key: str) -> str:
             raise BadRow(f"{type(data).__name__}, wanted an object with the key {text_key!r}")
         if text_key not in data:
             raise BadRow(f"no key {text_key!r} among {', '.join(map(repr, data)) or 'none'}")
-        row = data[text_key]
-    if not isinstance(row, (str, bytes)):
-        raise BadRow(f"{text_key!r} is {type(row).__name__}, wanted a string")
+    else:
+        data = row
+    return _as_text(data[text_key], text_key), {key: _as_text(data[key], key) for key in also
+                                                if isinstance(data.get(key), (str, bytes))}
+
+
+def _as_text(value: Any, key: str) -> str:
+    if not isinstance(value, (str, bytes)):
+        raise BadRow(f"{key!r} is {type(value).__name__}, wanted a string")
     try:
-        return (row.encode() if isinstance(row, str) else row).decode()
+        return (value.encode() if isinstance(value, str) else value).decode()
     except UnicodeError as error:               # JSON may hold halves of surrogate pairs
-        raise BadRow(f"{text_key!r} is not UTF-8 ({error.reason})") from error
+        raise BadRow(f"{key!r} is not UTF-8 ({error.reason})") from error
 
 
 def _parquet(file: BinaryIO, source: Source, text_key: str) -> Any:
@@ -317,15 +335,19 @@ def _parquet(file: BinaryIO, source: Source, text_key: str) -> Any:
     return table
 
 
-def _parquet_blocks(file: BinaryIO, source: Source, text_key: str,
-                    skip_bad: bool) -> Iterator[Block]:
+def _parquet_blocks(file: BinaryIO, source: Source, text_key: str, skip_bad: bool,
+                    also: Sequence[str]) -> Iterator[Block]:
     import pyarrow
 
     at = 1
     try:
-        for batch in _parquet(file, source, text_key).iter_batches(256, columns=[text_key]):
-            column = batch.column(0)        # as bytes: strings would have to be UTF-8
-            rows = column.cast(AS_BYTES[str(column.type)]).to_pylist()
+        table = _parquet(file, source, text_key)
+        kinds = {field.name: str(field.type) for field in table.schema_arrow}
+        wanted = [key for key in dict.fromkeys((text_key, *also)) if kinds.get(key) in AS_BYTES]
+        for batch in table.iter_batches(256, columns=wanted):
+            columns = [batch.column(key).cast(AS_BYTES[kinds[key]]).to_pylist()
+                       for key in wanted]       # as bytes: strings would have to be UTF-8
+            rows = [dict(zip(wanted, values)) for values in zip(*columns)]
             yield Block(source, at, rows=rows)
             at += len(rows)
     except (Damaged, pyarrow.ArrowException, OSError) as error:
