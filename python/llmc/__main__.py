@@ -10,7 +10,7 @@ from contextlib import contextmanager
 # the order of the pipeline; stages that are not named here come after them
 ORDER = ("crawl", "train_quality", "prepare_fineweb", "inspect", "prepare_text", "train_tokenizer",
          "tokenize", "tokenizer_report", "pretrain", "identity", "synth", "label", "sft",
-         "assistant_report", "chat", "sample", "perplexity", "convert", "plot", "doctor")
+         "assistant_report", "index", "chat", "sample", "perplexity", "convert", "plot", "doctor")
 
 
 @contextmanager
