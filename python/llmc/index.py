@@ -27,6 +27,7 @@ from llmc.terminal import printable
 from llmc.tools.passages import passages, words
 from llmc.tools.search import (APPLICATION, VERSION, Index, connected, explained, made_by_us,
                                one_line)
+from llmc.tools.web_search import opened
 
 KINDS = documents.KINDS | dict.fromkeys((".html", ".htm", ".xhtml"), "page")
 LONGEST_TITLE = 200             # characters
@@ -51,7 +52,8 @@ CREATE VIRTUAL TABLE vocabulary USING fts5vocab(searched, row);
 @dataclass
 class MakeIndex:
     """Make an index of documents that can be searched offline, or search one."""
-    out: Path                   # the index, a file
+    out: Path                   # the index, a file; with --ask alone also a .json file that says
+                                # how a web API is searched
     documents: list[Path] = cli.positional(())  # files and folders: .txt, .md, .html, .jsonl,
                                 # .parquet, also compressed; all that the index shall hold
     ask: str = ""               # show what it has on this
@@ -100,8 +102,7 @@ def run(config: MakeIndex) -> None:
 
 def show(config: MakeIndex) -> None:
     """What the index has on a question."""
-    with Index(config.out) as index:
-        results = index.search(config.ask, config.results, config.characters)
+    results = opened(config.out).search(config.ask, config.results, config.characters)
     if not results:
         print("nothing found")
     for number, result in enumerate(results, 1):
@@ -186,8 +187,9 @@ class Writer:
         self.remove(path)
         size, mtime = _stamp(source.path)       # before it is read: a change meanwhile shows
         digest, bad_before = disk.sha256(source.path), tally.bad_count
-        file = self.base.execute("INSERT INTO files (path, size, mtime, sha256, keys) VALUES "
-                                 "(?, ?, ?, ?, ?)", [path, size, mtime, digest, self.keys]).lastrowid
+        file = self.base.execute(
+            "INSERT INTO files (path, size, mtime, sha256, keys) VALUES (?, ?, ?, ?, ?)",
+            [path, size, mtime, digest, self.keys]).lastrowid
         for title, link, parts in self._documents(source, tally, advance):
             document = 0
             for text in parts:
@@ -253,7 +255,10 @@ def page(raw: bytes) -> tuple[str, str]:
         from resiliparse.extract.html2text import extract_plain_text
         from resiliparse.parse.encoding import detect_encoding
         from resiliparse.parse.html import HTMLTree
-    tree = HTMLTree.parse_from_bytes(raw, detect_encoding(raw))
+    try:                                        # what is UTF-8 is hardly ever something else
+        tree = HTMLTree.parse(raw.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        tree = HTMLTree.parse_from_bytes(raw, detect_encoding(raw))
     return tree.title or "", extract_plain_text(tree, main_content=False, alt_texts=False,
                                                 comments=False,
                                                 skip_elements=["nav", "footer", "aside", "form"])

@@ -163,7 +163,8 @@ def explained(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         if "locked" in str(error):
             raise ValueError(f"{path}: another program is writing to it; wait for it") from error
-        raise ValueError(f"{path}: {error}; if it is damaged, delete it and make it again") from error
+        raise ValueError(f"{path}: {error}; if it is damaged, delete it and make it again"
+                         ) from error
 
 
 def made_by_us(path: Path, base: sqlite3.Connection) -> None:
