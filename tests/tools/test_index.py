@@ -114,6 +114,14 @@ def test_an_index_brought_up_to_date_equals_one_from_scratch(tmp_path_factory, s
         assert all(kept.search(query, 9) == new.search(query, 9) for query in ("ape", "bee emile", "cat ape bee", "a"))
 
 
+def test_equal_scores_come_in_the_order_of_files(tmp_path):
+    for name in ("c", "a", "b"):                # as they come in
+        write(tmp_path / "docs" / f"{name}.txt", f"ape {name}")
+        write(tmp_path / "docs" / f"z{name}.txt", "other words")
+        update(MakeIndex(out=tmp_path / "i", documents=[tmp_path / "docs"]))
+    assert titles(tmp_path / "i", "ape") == ["a", "b", "c"]
+
+
 def test_only_what_changed_is_read(tmp_path, capsys):
     docs, out = tmp_path / "docs", tmp_path / "i"
     for name in "abcd":
