@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from llmc import cli, disk, encodings
+from llmc.chat_calls import Turn, one_by_one
 from llmc.chat_templates import ARGUMENT, TEMPLATES, Call, Message, Piece, Role, Template
 from llmc.tokenizer import Tokenizer
 
@@ -239,23 +240,29 @@ def _is_call(call: Call) -> bool:
 
 def from_dict(data: Any) -> list[Message]:
     """OpenAI's form: {"messages": [{"role", "content"}, …]}, or the list. Of an assistant also
-    tool_calls or function_call, one at a time, thinking or reasoning_content, and weight 0 where it
-    is not to be learned from. Tools beside the messages become a part of the system's. A ValueError
-    says what is wrong; the conversation is one that `check` lets pass."""
+    tool_calls or function_call, thinking or reasoning_content, and weight 0 where it is not to be
+    learned from. Calls made at a time come one after the other, each with its output. Tools beside
+    the messages become a part of the system's. A ValueError says what is wrong; the conversation is
+    one that `check` lets pass."""
     tools = ""
     if isinstance(data, dict):
         tools, data = tools_text(data.get("tools")), data.get("messages")
-    if not isinstance(data, list):
-        raise ValueError(f"the messages are {type(data).__name__}, wanted a list")
-    messages = []
-    for number, each in enumerate(data, 1):
-        try:
-            messages.append(message_of(each))
-        except ValueError as error:
-            raise ValueError(f"message {number}{error}") from None
-    messages = with_system(messages, tools)
+    messages = with_system(one_by_one(turns_of(data)), tools)
     check(messages)
     return messages
+
+
+def turns_of(data: Any) -> list[Turn]:
+    """Of a list of messages in OpenAI's form."""
+    if not isinstance(data, list):
+        raise ValueError(f"the messages are {type(data).__name__}, wanted a list")
+    turns = []
+    for number, each in enumerate(data, 1):
+        try:
+            turns.append(turn_of(each))
+        except ValueError as error:
+            raise ValueError(f"message {number}{error}") from None
+    return turns
 
 
 def with_system(messages: list[Message], *more: str) -> list[Message]:
@@ -291,7 +298,7 @@ def to_dict(messages: Iterable[Message]) -> dict[str, Any]:
     return {"messages": rows}
 
 
-def message_of(row: Any) -> Message:
+def turn_of(row: Any) -> Turn:
     """Of a row of OpenAI's form. A ValueError says what is wrong, to stand behind "message 5"."""
     if not isinstance(row, dict):
         raise ValueError(f" is {type(row).__name__}, wanted an object")
@@ -312,11 +319,10 @@ def message_of(row: Any) -> Message:
         raise ValueError(f", the {role}'s, has no content that is text")
     if not isinstance(calls, list):
         raise ValueError(f" has tool_calls of {type(calls).__name__}, wanted a list")
-    if len(calls) > 1:
-        raise ValueError(f", the {role}'s, has several calls of tools; wanted one, and its output "
-                         "behind it")
     learned = role != "assistant" or row.get("weight") != 0
-    return Message(role, text, thinking, call_of(calls[0]) if calls else None, learned)
+    ids = [each.get("id") for each in calls if isinstance(each, dict)] or [row.get("tool_call_id")]
+    return Turn(Message(role, text, thinking, learned=learned), tuple(map(call_of, calls)),
+                tuple(id if isinstance(id, str) else "" for id in ids))
 
 
 def call_of(call: Any) -> Call:

@@ -8,6 +8,7 @@
     pair        {"prompt", "response"}, also "answer" or "completion"
     tree        {"prompt": {"text", "replies": …}}: OpenAssistant, of each message the best reply
     turns       {"data": [question, answer, …]}: UltraChat
+    glaive, xlam, toolformer, notes: sets that call tools; see conversations_tools.py
 
 A file is JSON lines, one JSON array, or parquet, each also compressed. What a row is, its keys
 say.
@@ -22,14 +23,18 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmc import chat, disk
+from llmc import chat, conversations_tools, disk
 from llmc.chat import Message
+from llmc.chat_calls import Turn, one_by_one
+from llmc.conversations_tools import tagged
 from llmc.documents import COMPRESSED, Source, endings, opened
 
 KINDS = (".json", ".jsonl", ".ndjson", ".parquet")
 ROLES = {"human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "chatgpt":
          "assistant", "assistant": "assistant", "bing": "assistant", "system": "system",
-         "tool": "tool", "observation": "tool", "function_response": "tool"}
+         "tool": "tool", "observation": "tool", "function_response": "tool",
+         "tool_response": "tool"}
+CALLS = ("function_call", "tool_call")
 # Alpaca's wrapping of an instruction (github.com/tatsu-lab/stanford_alpaca); templates replace it
 WRAPPED = re.compile(r"Below is an instruction .*?\n\n### Instruction:\n(?P<task>.*?)"
                      r"(?:\n\n### Input:\n(?P<input>.*?))?\n\n### Response:\s*", re.S)
@@ -93,43 +98,55 @@ def messages_of(row: Any) -> list[Message]:
                      "response")
 
 
+def _messages(row: dict[str, Any]) -> list[Message]:
+    return _with_tools(one_by_one(tagged(chat.turns_of(row["messages"]))), row)
+
+
 def _sharegpt(row: dict[str, Any]) -> list[Message]:
-    """Calls are turns of their own there; here they belong to what was said before."""
+    """Calls are turns of their own there, or stand between tags in a text."""
     turns = row["conversations"]
     if isinstance(turns, list) and turns and all(isinstance(turn, str) for turn in turns):
         return _turns({"data": turns})
     if isinstance(turns, list) and turns and isinstance(turns[0], dict) and "role" in turns[0]:
-        return chat.from_dict({"messages": turns, "tools": row.get("tools")})
-    found: list[Message] = []
+        return _messages({"messages": turns, "tools": row.get("tools")})
+    found: list[Turn] = []
     for number, turn in enumerate(turns if isinstance(turns, list) else [turns], 1):
         row_of = turn if isinstance(turn, dict) else {}
         who, text = row_of.get("from"), row_of.get("value")
         if not isinstance(who, str) or not isinstance(text, str):
             raise ValueError(f"turn {number} is no {{\"from\", \"value\"}} of texts")
-        if who == "function_call":
-            said = found.pop() if found and _may_call(found[-1]) else Message("assistant")
-            found.append(Message("assistant", said.text, said.thinking, _function(text, number)))
+        if who in CALLS:
+            found.append(Turn(Message("assistant"), _functions(text, number)))
         elif who in ROLES:
-            found.append(Message(ROLES[who], text))
+            found.append(Turn(Message(ROLES[who], text)))
         else:
             raise ValueError(f"turn {number} is from {who!r}; wanted one of "
-                             f"{', '.join([*ROLES, 'function_call'])}")
-    return chat.with_system(found, _string(row, "system"), chat.tools_text(row.get("tools")))
+                             f"{', '.join([*ROLES, *CALLS])}")
+    return _with_tools(one_by_one(tagged(found)), row)
 
 
-def _may_call(message: Message) -> bool:
-    return message.role == "assistant" and message.call is None
-
-
-def _function(text: str, number: int) -> chat.Call:
+def _functions(text: str, number: int) -> tuple[chat.Call, ...]:
+    """The call of a turn, or several in a list."""
     try:
-        return chat.call_of({"function": json.loads(text)})
+        found = json.loads(text)
+        return tuple(chat.call_of({"function": each})
+                     for each in (found if isinstance(found, list) else [found]))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"turn {number} is no call of a function: "
                          f"{disk.json_fault(error).strip()}") from None
 
 
+def _with_tools(messages: list[Message], row: dict[str, Any]) -> list[Message]:
+    """With what a row says beside its messages. Hermes has the tools in the system's message, too.
+    """
+    there = any("<tools>" in message.text for message in messages[:1] if message.role == "system")
+    return chat.with_system(messages, _string(row, "system"),
+                            "" if there else chat.tools_text(row.get("tools")))
+
+
 def _alpaca(row: dict[str, Any]) -> list[Message]:
+    if conversations_tools.is_toolformer(row):
+        return conversations_tools.toolformer(row)
     asked = [_string(row, "instruction"), _string(row, "input", "context")]
     found, history = [], row.get("history") or []
     for pair in history if isinstance(history, list) else [history]:
@@ -192,9 +209,11 @@ def _string(row: dict[str, Any], *keys: str) -> str:
 
 # The keys that a row has, of A|B one of them; the first that fits.
 READERS: dict[str, Callable[[dict[str, Any]], list[Message]]] = {
-    "messages": chat.from_dict, "conversations": _sharegpt,
+    "messages": _messages, "conversations": _sharegpt,
     "instruction output|response": _alpaca, "prompt message_tree_id": _tree,
-    "prompt response|answer|completion": _pair, "data": _turns}
+    "prompt response|answer|completion": _pair, "data": _turns,
+    "query tools answers": conversations_tools.xlam, "chat": conversations_tools.glaive,
+    "question answer": conversations_tools.notes}
 
 
 def _rows(path: Path) -> Iterator[tuple[Any, str]]:
