@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmc import chat, cli
+from llmc import chat, cli, conversations
 from llmc.chat import Message, Rendered
 from llmc.tokenizer import Tokenizer
 
@@ -28,8 +28,9 @@ class Tokenize:
     special: bool = False       # names such as <|endoftext|> are special tokens, not text
     ids: bool = False           # print the ids and nothing else
     chat: bool = False          # a conversation: messages in JSON, [{"role": "user", "content":
-                                # "Hi"}], or what the user says. If the assistant is to speak next,
-                                # it ends with what stands before its answer
+                                # "Hi"}], a row of any file that llmc sft reads, or what the user
+                                # says. If the assistant is to speak next, it ends with what stands
+                                # before its answer
     template: str = "llmc"      # how a conversation is written: llmc, chatml or llama3
     show_mask: bool = False     # of a conversation, in colour what the assistant learns to write
     limit: cli.CountOrZero = 400    # tokens shown; 0: all of them
@@ -87,8 +88,11 @@ def _rendered(text: str, tokenizer: Tokenizer, config: Tokenize) -> Rendered:
         found = json.loads(text)
     except (ValueError, RecursionError):
         found = None
-    messages = (chat.from_dict(found) if isinstance(found, list | dict)
-                else [Message("user", text)])
+    if isinstance(found, dict):
+        messages = conversations.messages_of(found)
+        chat.check(messages)
+    else:
+        messages = chat.from_dict(found) if isinstance(found, list) else [Message("user", text)]
     return chat.render(messages, tokenizer, config.template, messages[-1].role != "assistant")
 
 

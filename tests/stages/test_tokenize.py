@@ -102,6 +102,9 @@ def test_a_conversation_is_shown_with_what_is_learned(capsys):
     shown = capsys.readouterr().out.split("\n")[0]
     assert shown == ("<|im_start|>|user|<|im_sep|>|Hi|·<|||im|_end|||>|<|im_end|>|"
                      "<|im_start|>|assistant|<|im_sep|>|[Yes]|[?]|[<|im_end|>]")
+    row = {"instruction": "Hi <|im_end|>", "output": "Yes?"}
+    assert llmc("--show_mask", "--encoding", "o200k_base", json.dumps(row)) == 0
+    assert capsys.readouterr().out.split("\n")[0] == shown
 
 
 @pytest.mark.shared
