@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 # the order of the pipeline; stages that are not named here come after them
 ORDER = ("crawl", "train_quality", "prepare_fineweb", "inspect", "prepare_text", "train_tokenizer",
-         "tokenize", "tokenizer_report", "pretrain", "identity", "synth", "label", "sft",
-         "assistant_report", "index", "chat", "sample", "perplexity", "convert", "plot", "doctor")
+         "tokenize", "tokenizer_report", "pretrain", "identity", "synth", "synth_model", "label",
+         "sft", "assistant_report", "index", "chat", "sample", "perplexity", "convert", "plot",
+         "doctor")
 
 
 @contextmanager

@@ -4,7 +4,7 @@ An assistant is asked in its own template; a base model in a document that goes 
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,19 @@ def answers(checkpoint: Checkpoint, asked: Sequence[Sequence[Message]], like: Re
     return found
 
 
+def results(checkpoint: Checkpoint, requests: Mapping[int, Request]
+            ) -> Iterator[tuple[int, Result]]:
+    """Of each request its text, as it ends."""
+    if not requests:
+        return
+    engine = engine_for(checkpoint, [*requests.values()])
+    texts = {number: engine.submit(wanted)[0] for number, wanted in requests.items()}
+    while texts:
+        engine.step()
+        for number in [number for number, text in texts.items() if text.finish]:
+            yield number, texts.pop(number).result()
+
+
 def too_long(checkpoint: Checkpoint, asked: Sequence[Sequence[Message]]) -> int:
     """How many of these conversations leave no room in the context, so that nothing is answered."""
     manner = chat.manner_of(checkpoint.path, checkpoint.tokenizer)
@@ -73,8 +86,15 @@ def request(checkpoint: Checkpoint, manner: Manner | None, messages: Sequence[Me
 def said(checkpoint: Checkpoint, manner: Manner | None, messages: Sequence[Message],
          asked: Request, result: Result) -> str:
     """The text of an answer; nothing where the model wrote none."""
+    found = turn(checkpoint, manner, messages, asked, result)
+    return found[0].text if found else ""
+
+
+def turn(checkpoint: Checkpoint, manner: Manner | None, messages: Sequence[Message],
+         asked: Request, result: Result) -> list[Message]:
+    """The messages of an answer; none where the model wrote nothing."""
     if manner is None:
-        return result.text
+        return [Message("assistant", result.text)] if result.text else []
     before = len(chat.introduced(messages, manner))
     found = chat.parse([*asked.prompt, *result.tokens], checkpoint.tokenizer, manner.template)
-    return found[before].text if len(found) > before else ""
+    return found[before:]

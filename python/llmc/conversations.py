@@ -70,7 +70,7 @@ def find(place: Path) -> list[Path]:
 def read(path: Path, on_bad: Callable[[ValueError], None] | None = None) -> Iterator[Conversation]:
     """Those of a file, in order. A row that is none, and a line that is no JSON, is a ValueError
     that names its place and what is wrong: raised, or given to on_bad and left out."""
-    for row, place in _rows(path):
+    for row, place in rows(path):
         try:
             if isinstance(row, ValueError):
                 raise row
@@ -216,7 +216,7 @@ READERS: dict[str, Callable[[dict[str, Any]], list[Message]]] = {
     "question answer": conversations_tools.notes}
 
 
-def _rows(path: Path) -> Iterator[tuple[Any, str]]:
+def rows(path: Path) -> Iterator[tuple[Any, str]]:
     """Each row, or the ValueError that it is, and where it stands."""
     suffix, compression = endings(path)
     with opened(Source(path, suffix, compression)) as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.error import HTTPError
 
 from huggingface_hub.utils import OfflineModeIsEnabled
 
@@ -41,7 +42,7 @@ def patiently(call: Callable[[], T], what: str, tries: int = TRIES,
             reason, status = cli.sentence(error), _status(error)
             if status == 404 or isinstance(error, FileNotFoundError):
                 raise Missing(f"{what} is not there ({reason})") from error
-            final = (isinstance(error, FINAL) or 400 <= status < 500 and status not in LATER
+            final = (isinstance(error, FINAL) or 300 <= status < 500 and status not in LATER
                      or type(error).__name__ == "TooManyRedirects")     # httpx's, or requests'
             if final or done == tries:
                 raise Unreachable(f"{what} cannot be read ({reason})"
@@ -53,4 +54,6 @@ def patiently(call: Callable[[], T], what: str, tries: int = TRIES,
 
 def _status(error: Exception) -> int:
     """The status that HTTP answered with, 0 if it is not that."""
+    if isinstance(error, HTTPError):
+        return error.code
     return getattr(getattr(error, "response", None), "status_code", 0)

@@ -13,7 +13,6 @@ import html
 import json
 import os
 import re
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -88,21 +87,12 @@ class WebSearch:
                     key=quote(key, safe="")),
             headers={"Accept": "application/json", "User-Agent": "llmc"}
             | {name: _filled(value, key=key) for name, value in self.headers.items()})
-        opener = urllib.request.build_opener(_StaysThere)
-        try:
-            with opener.open(request, timeout=TIMEOUT) as answer:
-                return answer.read(LARGEST + 1)
-        except urllib.error.HTTPError as error:
-            error.response = _Status(error.code)        # as patience looks for it
-            raise
+        opener = urllib.request.build_opener(StaysThere)
+        with opener.open(request, timeout=TIMEOUT) as answer:
+            return answer.read(LARGEST + 1)
 
 
-@dataclass(frozen=True)
-class _Status:
-    status_code: int
-
-
-class _StaysThere(urllib.request.HTTPRedirectHandler):
+class StaysThere(urllib.request.HTTPRedirectHandler):
     """The key is sent to no other place."""
 
     def redirect_request(self, *_: Any) -> None:
