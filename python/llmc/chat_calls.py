@@ -66,6 +66,7 @@ def _outputs(turn: Turn, behind: Sequence[Turn], number: int) -> list[Message]:
         return [each.message for each in outputs]
     by_id = {id: each.message for id, each in zip(answered, outputs)}
     if len(set(turn.ids)) < count or by_id.keys() != set(turn.ids):
-        raise ValueError(f"message {number}, the assistant's, has calls {', '.join(turn.ids)}, and "
-                         f"behind it are the outputs of {', '.join(answered)}")
+        made, there = ", ".join(turn.ids)[:80], ", ".join(answered)[:80]
+        raise ValueError(f"message {number}, the assistant's, has the calls {made!r}, and behind "
+                         f"it are the outputs of {there!r}")
     return [by_id[id] for id in turn.ids]

@@ -251,10 +251,15 @@ def _checked(match: re.Match[str]) -> str:
     """What the calculator answers, which the note is to say too."""
     from llmc.tools.calculator import calculate
 
+    note = repr(match[0][:60])
     try:
         answer = calculate(match[1])
-        if Fraction(answer) == Fraction(match[2].strip()):
-            return answer
-    except (ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"its note {match[0][:60]} is no calculation: {error}") from None
-    raise ValueError(f"its note {match[0][:60]} is wrong: {match[1]} is {answer}")
+    except ValueError as error:
+        raise ValueError(f"its note {note} is no calculation: {error}") from None
+    try:
+        right = Fraction(answer) == Fraction(match[2])
+    except (ValueError, ZeroDivisionError):
+        right = False
+    if not right:
+        raise ValueError(f"its note {note} is wrong: it is {answer}")
+    return answer

@@ -24,7 +24,7 @@ FAMILIES: dict[str, tuple[Maker, Maker]] = {"manners": (manners.training, manner
 
 @dataclass
 class Synth:
-    """Write conversations that are made by rule."""
+    """Write conversations that are made by rule; llmc synth_model has a model write them."""
     family: Literal["manners"] = cli.positional()   # what they teach
     out: Path                   # the file: NAME.jsonl, a conversation a line
     held_out: Path | None = None    # another, of questions that none of them has

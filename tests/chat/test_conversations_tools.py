@@ -105,9 +105,9 @@ def test_a_text_that_speaks_of_tags_stays_as_it_is():
 
 @pytest.mark.parametrize("row, sentence", [
     (openai(output("dry", "a")), "message 2, the assistant's, has 2 calls of tools and not 2 outputs right behind it"),
-    (openai(output("dry", "a"), output("hot", "c")), "has calls a, b, and behind it are the outputs of a, c"),
-    (openai(output("dry", "a"), output("hot", "a")), "has calls a, b, and behind it are the outputs of a, a"),
-    (openai(output("dry", "a"), output("hot", "b"), made="aa"), "has calls a, a, and behind it"),
+    (openai(output("dry", "a"), output("hot", "c")), "has the calls 'a, b', and behind it are the outputs of 'a, c'"),
+    (openai(output("dry", "a"), output("hot", "a")), "has the calls 'a, b', and behind it are the outputs of 'a, a'"),
+    (openai(output("dry", "a"), output("hot", "b"), made="aa"), "has the calls 'a, a', and behind it"),
     (sharegpt(("h", "?"), ("g", "<tool_call>{]</tool_call>")), "message 2 has a call that is no object in JSON: "),
     (sharegpt(("h", "?"), ("g", "<tool_call>")), "message 2, the assistant's, has a <tool_call> that does not end"),
     (sharegpt(("h", "?"), ("g", f"<tool_call>{as_json(RAIN)}</tool_call> Fine.")), "text behind its call: 'Fine.'"),
@@ -152,10 +152,10 @@ def test_notes_become_calls_of_the_calculator():
 
 
 @pytest.mark.parametrize("note, sentence", [
-    ("<<48/2=25>>", "its note <<48/2=25>> is wrong: 48/2 is 24"),
-    ("<<48/=24>>", "its note <<48/=24>> is no calculation: "),
-    ("<<1/0=24>>", "its note <<1/0=24>> is no calculation: "),
-    ("<<48/2=about 24>>", "its note <<48/2=about 24>> is no calculation: "),
+    ("<<48/2=25>>", "its note '<<48/2=25>>' is wrong: it is 24"),
+    ("<<48/=24>>", "its note '<<48/=24>>' is no calculation: "),
+    ("<<1/0=24>>", "its note '<<1/0=24>>' is no calculation: "),
+    ("<<48/2=about 24>>", "its note '<<48/2=about 24>>' is wrong: it is 24"),
     ("<<1+1=2>> << 5", "its answer has << outside of a note like <<48/2=24>>")])
 def test_a_wrong_note_is_refused(note, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
@@ -261,7 +261,7 @@ def test_gsm8k_loses_no_character(shared: Path):
     rows, faults = [json.loads(line) for line in path.read_text().splitlines()], []
     made = {each.place: each.messages for each in conversations.read(path, faults.append)}
     assert len(made) + len(faults) == len(rows) == 7473 and len(faults) < 8
-    assert all(re.search(r"train.jsonl, line \d+: its note <<.*>> is ", str(fault)) for fault in faults)
+    assert all(re.search(r"train.jsonl, line \d+: its note '<<.*>>' is ", str(fault)) for fault in faults)
     for number, row in enumerate(rows, 1):
         if (messages := made.get(f"{path}, line {number}")) is None:
             continue
