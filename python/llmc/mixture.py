@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmc import chat, conversations, packing
+from llmc import chat, cli, conversations, packing
 from llmc.chat import Message, Rendered
 
 TOGETHER = 1024                 # conversations that are packed at a time: 99 % of room is used
 MOST_WEIGHT = 1000.0
+LEFT_OUT = "left_out.txt"         # of a run: a line for each row that could not be read
 
 Render = Callable[[Sequence[Message]], Rendered]
 
@@ -74,10 +75,9 @@ class Report:
     too_long: int = 0           # left out: not even the first answer fits
     shortest: int = 0           # of these: places that a first answer takes with what is before
     nothing_to_learn: int = 0   # left out: no answer of the assistant's is to be learned from
-    bad: int = 0                # left out: unreadable
+    faults: list[str] = field(default_factory=list)     # left out: unreadable, and why
     tokens: int = 0             # of those that are trained on
     learned: int = 0            # of these
-    first_bad: str = ""
 
     def lines(self) -> Iterator[str]:
         """For a person."""
@@ -86,7 +86,8 @@ class Report:
         for count, what in ((self.cut, "cut at a turn to fit the context"),
                             (self.too_long, "left out: their first answer does not fit it"),
                             (self.nothing_to_learn, "left out: nothing in them is to be learned"),
-                            (self.bad, f"left out: unreadable, the first {self.first_bad}")):
+                            (len(self.faults), f"left out: unreadable, each named in {LEFT_OUT} "
+                             f"of the run, the first {''.join(self.faults[:1])}")):
             if count:
                 yield f"{count:,} {what}"
 
@@ -143,8 +144,7 @@ def load(given: Sequence[str], render: Render, T: int, held_out: float, seed: in
 def _rendered(each: Source, render: Render, T: int, report: Report, skip_bad: bool
               ) -> Iterator[tuple[list[Message], Rendered]]:
     def on_bad(error: ValueError) -> None:
-        report.first_bad = report.first_bad or str(error)
-        report.bad += 1
+        report.faults.append(cli.sentence(error))
 
     for path in conversations.sources(each.name):
         for said, place in conversations.read(path, on_bad if skip_bad else None):

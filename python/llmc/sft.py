@@ -25,7 +25,7 @@ from llmc.chat import Message, Rendered
 from llmc.checkpoint import find_checkpoint
 from llmc.cli import Range
 from llmc.engine import Engine
-from llmc.mixture import Conversations, Order, Report, load
+from llmc.mixture import LEFT_OUT, Conversations, Order, Report, load
 from llmc.packing import Rows
 from llmc.request import Request
 from llmc.training import Load, Look, Loop, processes, shown
@@ -49,7 +49,8 @@ class Taught:
                                 # model knows it, or llmc
     system: str = ""            # the system's message where a conversation has none, here and later
     packed: bool = True         # several conversations in a row; off: one, with room left
-    skip_bad: bool = False      # leave out rows and lines that cannot be read, and count them
+    skip_bad: bool = False      # leave out rows and lines that cannot be read; left_out.txt of the
+                                # run names each
     ask: list[str] = field(default_factory=lambda: list(ASKED))     # what samples answer
     sample_tokens: cli.Count = 100  # longest answer of a sample
     lora_rank: Annotated[int, Range(0, 2**16)] = 0  # train adapters of this rank beside frozen
@@ -131,6 +132,9 @@ def train(config: Sft, comm: Comm, say: Callable[[str], None]) -> None:
     loop = Loop(config, stage, model, comm, stage.steps, base.fingerprint, say)
     frozen = disk.sha256(base.path / "model.safetensors") if config.lora_rank else ""
     loop.open(learned.fingerprint() + frozen)
+    if report.faults and comm.rank == 0:
+        disk.write_whole(Path(config.run) / LEFT_OUT,
+                         "\n".join([*report.faults, ""]).encode("utf-8", "replace"))
     for line in _begin(config, base, report, stage, loop, device):
         loop.say(line)
     loop.train()

@@ -394,7 +394,22 @@ def test_a_bad_line_is_named(place, tmp_path, kind):
     found = refusal(command(place[0], data, tmp_path / "run"))
     assert f"{data}, line 7312" in found and says in found and not (tmp_path / "run").exists()
     _, _, report = load([str(data)], rendered, 64, 0.0, skip_bad=True)
-    assert (report.read + report.bad, report.bad) == (7315, 1) and "line 7312" in report.first_bad
+    assert (report.read, len(report.faults)) == (7314, 1) and "line 7312" in report.faults[0]
+
+
+def test_each_line_that_is_left_out_is_named_in_the_run(place, tmp_path):
+    """Also rows that call tools in a way that would lose something."""
+    bad = [{"messages": []}, {"query": "?", "tools": [], "answers": []}, 5]
+    data = tmp_path / "chat.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in [*[GOOD] * 20, *bad]))
+    done = subprocess.run(command(place[0], data, tmp_path / "run", "--steps", 1, "--skip_bad"), capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"3 left out: unreadable, each named in left_out.txt of the run, the first {data}, line 21" in done.stdout
+    assert (tmp_path / "run/left_out.txt").read_text().splitlines() == [
+        f"{data}, line 21: the conversation has no messages",
+        f"{data}, line 22: it has 0 calls at a time, and no outputs; wanted one call",
+        f"{data}, line 23: it is int, wanted an object"]
 
 
 def test_what_does_not_fit_and_what_teaches_nothing_is_counted(place, tmp_path):
