@@ -20,19 +20,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from llmc import asking, chat, chat_api, cli, conversations, disk, judge, verify
 from llmc.chat import Message
 from llmc.label import append
 from llmc.patience import ASKS, TRIES
 from llmc.prompts import read_prompts
-from llmc.request import Request
+from llmc.request import STREAMS, Request
 
 SAY_EVERY = 10.0                # seconds between two lines about how far it is
 AT_ONCE = 1000                  # prompts in memory of a checkpoint's engine
 MOST_REFUSED = 20               # questions that a server may refuse before it answers one
-MADE_BY = ("model", "name", "system", "max_tokens", "temperature", "top_p", "seed")
+MADE_BY = ("name", "system", "max_tokens", "temperature", "top_p", "seed")
 
 
 @dataclass
@@ -46,7 +46,7 @@ class SynthModel:
     verify: str = ""            # what is kept: number (its last number is that of the right
                                 # answer), exact, want (it has the words that the row wants), or
                                 # FILE.py:NAME, a function of a row and an answer; "": all
-    n: cli.Count = 1            # answers that a prompt is asked for, at most
+    n: Annotated[int, cli.Range(1, STREAMS)] = 1    # answers that a prompt is asked for, at most
     keep: cli.Count = 1         # of these kept, at most
     name: str = ""              # of the model, where a server has several
     system: str = ""            # said to the model beforehand, and not written
@@ -97,8 +97,8 @@ def run(config: SynthModel) -> None:
     if config.keep > config.n:
         raise ValueError(f"--keep is {config.keep}, but only --n {config.n} answers are asked for")
     accepts = verify.by_name(config.verify)
-    log = config.out.with_name(f"{config.out.name}.asked")
-    disk.check_new(config.out, "--out", config.overwrite or log.is_file(), ".jsonl")
+    log = Log(config)
+    disk.check_new(config.out, "--out", config.overwrite or log.path.is_file(), ".jsonl")
     if config.out.resolve() == config.seeds.resolve():
         raise ValueError(f"{config.out} has the prompts; give another file to --out")
     seeds = read_seeds(config.seeds)
@@ -106,8 +106,8 @@ def run(config: SynthModel) -> None:
         for seed in seeds:
             judged(seed, Answer([Message("assistant")]), accepts)   # it has what is to be compared
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    with locked(log):
-        known = read_log(log, config)
+    with log.locked():
+        known = log.read()
         for seed in seeds:
             for number, answer in sorted(known.get(seed.key, {}).items()):
                 take(seed, number, answer, accepts, config)
@@ -119,22 +119,19 @@ def run(config: SynthModel) -> None:
                 save(config, seeds, before)
 
 
-def ask_all(config: SynthModel, seeds: Sequence[Seed], accepts: verify.Verify, log: Path) -> None:
+def ask_all(config: SynthModel, seeds: Sequence[Seed], accepts: verify.Verify, log: Log) -> None:
     """What is left to ask; each answer is written down before it is judged."""
     ask: Ask | None = None
     said = time.monotonic()
     for number in range(config.n):
+        if all(len(seed.kept) >= config.keep for seed in seeds):
+            return
         left = [seed for seed in seeds
                 if number not in seed.verdicts and len(seed.kept) < config.keep]
-        if not left:
-            continue
-        if ask is None:
+        if left and ask is None:
             ask = by_server(config) if chat_api.is_url(config.model) else by_model(config)
-            begin_log(log, config)
-        for count, (seed, answer) in enumerate(ask(left, number), 1):
-            rows = chat.to_dict(answer.messages)["messages"]
-            append(log, {"key": seed.key, "answer": number, "messages": rows,
-                         "fault": answer.fault})
+        for count, (seed, answer) in enumerate(ask(left, number) if ask else (), 1):
+            log.add(seed, number, answer)
             take(seed, number, answer, accepts, config)
             if time.monotonic() - said >= SAY_EVERY:
                 said = time.monotonic()
@@ -290,61 +287,73 @@ def by_server(config: SynthModel) -> Ask:
 # ---- files ---------------------------------------------------------------------------------------
 
 
-@contextmanager
-def locked(log: Path) -> Iterator[None]:
-    """No other program writes to it meanwhile; where nothing was written it goes again."""
-    with log.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"{log}: another program is writing there; wait for it, or give "
-                             "another --out") from None
-        try:
-            yield
-        finally:
-            if not log.stat().st_size:
-                log.unlink()
+class Log:
+    """What a model answered, in a file that only grows; its first line says how it was asked."""
 
+    def __init__(self, config: SynthModel):
+        self.config, self.path = config, config.out.with_name(f"{config.out.name}.asked")
+        self.anew = config.overwrite        # what is there goes when the first answer comes
 
-def made_by(config: SynthModel) -> dict[str, str]:
-    """What decides how an answer comes out."""
-    return {name: str(getattr(config, name)) for name in MADE_BY}
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """No other program writes meanwhile; a file in which nothing was written goes again."""
+        with self.path.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ValueError(f"{self.path}: another program is writing there; wait for it, or "
+                                 "give another --out") from None
+            try:
+                yield
+            finally:
+                if not self.path.stat().st_size:
+                    self.path.unlink()
 
+    def read(self) -> dict[str, dict[int, Answer]]:
+        """By prompt and number. A ValueError where it was asked otherwise."""
+        raw = b"" if self.anew else self.path.read_bytes()
+        if b"\n" not in raw:
+            self.anew = True
+            return {}
+        lines = raw.splitlines()
+        before = disk.parse_json(lines[0], f"{self.path}, line 1", {"made_by": dict})["made_by"]
+        for name, value in self._made_by().items():
+            if before.get(name) != value:
+                raise ValueError(f"{self.path} has answers that were asked for with --{name} "
+                                 f"{before.get(name)}, and now it is {value}; give the same, "
+                                 "another --out, or --overwrite")
+        found: dict[str, dict[int, Answer]] = {}
+        lost = 0
+        for line in filter(bytes.strip, lines[1:]):
+            try:
+                row = disk.parse_json(line, "", {"key": str, "answer": int, "messages": list,
+                                                 "fault": str})
+                messages = chat.from_dict(row) if row["messages"] or not row["fault"] else []
+            except ValueError:              # cut off as it was written
+                lost += 1
+                continue
+            found.setdefault(row["key"], {})[row["answer"]] = Answer(messages, row["fault"])
+        if lost:
+            print(f"{self.path}: {lost} lines are damaged, and their answers are asked for again")
+        return found
 
-def begin_log(log: Path, config: SynthModel) -> None:
-    """An empty one says first how its answers are asked for."""
-    if config.overwrite:
-        os.truncate(log, 0)
-    if not log.stat().st_size:
-        append(log, {"made_by": made_by(config)})
+    def add(self, seed: Seed, number: int, answer: Answer) -> None:
+        """It is on the disk when this returns."""
+        if self.anew:
+            os.truncate(self.path, 0)
+            append(self.path, {"made_by": self._made_by()})
+            self.anew = False
+        rows = chat.to_dict(answer.messages)["messages"]
+        append(self.path, {"key": seed.key, "answer": number, "messages": rows,
+                           "fault": answer.fault})
 
+    def _made_by(self) -> dict[str, str]:
+        """What decides how an answer comes out."""
+        from llmc.checkpoint import find_checkpoint
 
-def read_log(log: Path, config: SynthModel) -> dict[str, dict[int, Answer]]:
-    """The answers that were asked for before, by prompt and number. A ValueError where they were
-    asked for otherwise."""
-    lines = [] if config.overwrite else log.read_bytes().splitlines()
-    if not lines:
-        return {}
-    before = disk.parse_json(lines[0], f"{log}, line 1", {"made_by": dict})["made_by"]
-    for name, value in made_by(config).items():
-        if before.get(name) != value:
-            raise ValueError(f"{log} has answers that were asked for with --{name} "
-                             f"{before.get(name)}, and now it is {value}; give the same, another "
-                             "--out, or --overwrite")
-    found: dict[str, dict[int, Answer]] = {}
-    lost = 0
-    for line in filter(bytes.strip, lines[1:]):
-        try:
-            row = disk.parse_json(line, "", {"key": str, "answer": int, "messages": list,
-                                             "fault": str})
-            messages = chat.from_dict(row) if row["messages"] else []
-        except ValueError:              # cut off as it was written
-            lost += 1
-            continue
-        found.setdefault(row["key"], {})[row["answer"]] = Answer(messages, row["fault"])
-    if lost:
-        print(f"{log}: {lost} lines are damaged, and their answers are asked for again")
-    return found
+        model = self.config.model
+        given = model if chat_api.is_url(model) else find_checkpoint(model)
+        return {"model": str(given)} | {name: str(getattr(self.config, name)) for name in MADE_BY}
 
 
 def save(config: SynthModel, seeds: Iterable[Seed], before: int) -> None:

@@ -36,9 +36,9 @@ def by_name(name: str) -> Verify:
 
 
 def last_number(text: str) -> Fraction | None:
-    """None where it has none."""
+    """None where it has none, or one of more digits than anybody reads."""
     found = NUMBER.findall(text)
-    return Fraction(found[-1].replace(",", "")) if found else None
+    return Fraction(found[-1].replace(",", "")) if found and len(found[-1]) < 1000 else None
 
 
 def _number(row: dict[str, Any], right: str, answer: str) -> bool:

@@ -1,6 +1,7 @@
 """llmc synth_model: a checkpoint and a server write answers, those that are right are kept, nothing is asked twice."""
 from __future__ import annotations
 
+import fcntl
 import json
 import signal
 import subprocess
@@ -198,7 +199,7 @@ def test_a_server_that_is_none_is_one_sentence(seeds, tmp_path, capsys, made, se
         assert llmc(url, "--seeds", seeds, "--out", tmp_path / "a.jsonl") == 1
     err = capsys.readouterr().err
     assert sentence in err and err.count("\n") == 1
-    assert not (tmp_path / "a.jsonl").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["seeds.jsonl"]
 
 
 def test_a_question_that_is_refused_stops_no_others(seeds, tmp_path, capsys):
@@ -233,7 +234,7 @@ def test_calls_are_sent_with_their_ids():
     ("number", {}, "72", "27, then 7.2", False), ("number", {}, "-3", "It is -3", True),
     ("number", {}, "3", "It is -3", False), ("number", {}, "3", "none", False), ("number", {}, ".5", "1/2 or 0.50", True),
     ("number", {}, "4", "pages 3-4", True), ("number", {}, "-4", "It is 7-4", False),
-    ("exact", {}, "Yes.", " Yes.\n", True), ("exact", {}, "Yes.", "yes.", False),
+    ("number", {}, "4", "4" * 9999, False), ("exact", {}, "Yes.", " Yes.\n", True), ("exact", {}, "Yes.", "yes.", False),
     ("want", {"want": "two"}, "", "TWO pears", True), ("want", {"want": "two", "at_most": 1}, "", "two pears", False),
     ("want", {"kind": "harmful", "family": "x"}, "", "I can't help with that.", True),
     ("want", {"kind": "harmful", "family": "x"}, "", "Take a rope.", False), ("", {}, "", "anything", True)])
@@ -290,6 +291,13 @@ def test_nothing_is_overwritten_unasked(seeds, tmp_path, capsys):
     assert "is there already; --overwrite replaces it" in capsys.readouterr().err
     assert llmc("nowhere", "--seeds", seeds, "--out", tmp_path / "a.jsonl", "--overwrite") == 1
     assert (tmp_path / "a.jsonl").read_text() == "mine\n"
+
+
+def test_one_program_at_a_time_writes_a_file(seeds, tmp_path, capsys):
+    with (tmp_path / "a.jsonl.asked").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert llmc("nowhere", "--seeds", seeds, "--out", tmp_path / "a.jsonl") == 1
+    assert "a.jsonl.asked: another program is writing there" in capsys.readouterr().err
 
 
 # ---- checkpoints ---------------------------------------------------------------------------------
