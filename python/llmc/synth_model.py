@@ -5,7 +5,7 @@ model thinks is kept as thinking, so that a thinking model can be learned from. 
 the disk at once, in OUT.asked; stopped and started again, it goes on there and asks nothing twice.
 
     llmc synth_model runs/quickstart/assistant --seeds asked.jsonl --verify want --out right.jsonl
-    llmc synth_model http://127.0.0.1:8080 --seeds train.jsonl --verify number --n 8 --out right.jsonl
+    llmc synth_model http://127.0.0.1:8080 --seeds asked.jsonl --verify number --n 8 --out a.jsonl
 """
 from __future__ import annotations
 
@@ -165,9 +165,10 @@ def seed_of(row: Any, place: str) -> Seed:
     """Of a row of any file that llmc sft reads, also without an answer."""
     if isinstance(row, ValueError):
         raise row
-    alone = [key for key in ("prompt", "question") if isinstance(row, dict)
-             and isinstance(row.get(key), str) and not {"response", "answer", "completion"} & {*row}]
-    messages = ([Message("user", row[alone[0]])] if alone else conversations.messages_of(row))
+    answered = not isinstance(row, dict) or {"response", "answer", "completion"} & {*row}
+    alone = [] if answered else [row[key] for key in ("prompt", "question")
+                                 if isinstance(row.get(key), str)]
+    messages = [Message("user", alone[0])] if alone else conversations.messages_of(row)
     chat.check(messages)
     asked = max((at for at, each in enumerate(messages, 1) if each.role == "user"), default=0)
     if not asked:

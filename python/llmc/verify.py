@@ -1,5 +1,4 @@
-"""Whether an answer that a model wrote is to be kept: by the right answer, or by a function of one's
-own.
+"""Whether an answer that a model wrote is to be kept: by the right answer, or by one's own function.
 
     number      its last number is the last one of the right answer: 72, 72.0 and $72 are the same
     exact       it is the right answer, but for blanks around it
@@ -85,9 +84,11 @@ def _own(path: Path, name: str) -> Verify:
         try:
             said = function(row, answer)
         except Exception as error:
-            raise ValueError(f"{path}:{name} fails on it: {type(error).__name__}: {error}") from error
+            kind = type(error).__name__
+            raise ValueError(f"{path}:{name} fails on it: {kind}: {error}") from error
         if not isinstance(said, bool):
-            raise ValueError(f"{path}:{name} says {type(said).__name__} of it, wanted True or False")
+            kind = type(said).__name__
+            raise ValueError(f"{path}:{name} says {kind} of it, wanted True or False")
         return said
 
     return verify

