@@ -243,6 +243,17 @@ def test_a_verifier_knows_right_from_wrong(name, row, right, answer, verdict):
     assert verify.by_name(name)(row, right, answer) is verdict
 
 
+@pytest.mark.shared
+def test_numbers_are_judged_as_the_publishers_judged_them(shared: Path):
+    """OpenAI's marks of what four models answered to 200 questions of GSM8K."""
+    accepts = verify.by_name("number")
+    marked = [(row["ground_truth"], said["solution"], said["is_correct"])
+              for row in lines(shared / "data/gsm8k/example_model_solutions_slice200.jsonl")
+              for said in row.values() if isinstance(said, dict)]
+    assert len(marked) == 800 and {correct for *_, correct in marked} == {True, False}
+    assert all(accepts({}, right, answer) is correct for right, answer, correct in marked)
+
+
 def test_a_function_of_ones_own_decides(seeds, tmp_path, capsys):
     (tmp_path / "mine.py").write_text("def odd(row, answer):\n    return int(answer[-2]) % 2 == 1\n"
                                       "def fails(row, answer):\n    return row['gone']\n"
