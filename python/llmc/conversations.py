@@ -94,8 +94,8 @@ def messages_of(row: Any) -> list[Message]:
         if all(there.intersection(key.split("|")) for key in keys.split()):
             return reader(row)
     raise ValueError(f"no format of conversations has the keys {', '.join(row) or '(none)'}; "
-                     "wanted messages, conversations, instruction and output, or prompt and "
-                     "response")
+                     "wanted messages, conversations, instruction and output, prompt and "
+                     "response, or question and answer")
 
 
 def _messages(row: dict[str, Any]) -> list[Message]:

@@ -7,7 +7,8 @@
     toolformer  {"instruction": "toolformer: enabled …", "response": "It is python('6 * 7')."}:
                 GPTeacher. It holds no outputs: where a text goes on behind a call the output is
                 empty, and what follows is kept but not learned from
-    notes       {"question", "answer"}: GSM8K, whose <<48/2=24>> become calls of the calculator
+    notes       {"question", "answer"}: GSM8K, whose <<48/2=24>> become calls of the calculator;
+                its last line, #### 72, stays as it is
 
 Nothing is left out but marks: what cannot be told for sure is a ValueError with the reason.
 """
