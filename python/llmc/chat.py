@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from llmc import cli, disk, encodings
-from llmc.chat_calls import Turn, one_by_one
+from llmc.chat_calls import Turn, once, one_by_one
 from llmc.chat_templates import ARGUMENT, TEMPLATES, Call, Message, Piece, Role, Template
 from llmc.tokenizer import Tokenizer
 
@@ -334,9 +334,11 @@ def call_of(call: Any) -> Call:
         raise ValueError(" has a call that names no function")
     arguments = function.get("arguments", "")
     try:
-        found = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except (ValueError, RecursionError) as error:
-        if name in ARGUMENT:
+        found = (json.loads(arguments, object_pairs_hook=once) if isinstance(arguments, str)
+                 else arguments)
+        text = json.dumps(found, ensure_ascii=False, allow_nan=False)
+    except (ValueError, RecursionError, TypeError) as error:    # the last of what tables hold
+        if name in ARGUMENT and isinstance(arguments, str):
             return Call(name, arguments)
         raise ValueError(f" calls {name} with arguments that are no JSON: "
                          f"{disk.json_fault(error)}") from None
@@ -346,7 +348,7 @@ def call_of(call: Any) -> Call:
                     arguments if isinstance(arguments, str) else json.dumps(arguments))
     if not isinstance(found, dict):
         raise ValueError(f" calls {name} with {type(found).__name__}, wanted an object")
-    return Call(name, json.dumps(found, ensure_ascii=False))
+    return Call(name, text)
 
 
 def _specials(pieces: list[Piece], tokenizer: Tokenizer, template: str) -> Rendered:

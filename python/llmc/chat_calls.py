@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llmc.chat_templates import Call, Message
 
@@ -35,6 +35,15 @@ def one_by_one(turns: Iterable[Turn]) -> list[Message]:
         for number, (call, output) in enumerate(zip(turn.calls, outputs)):
             said = Message("assistant", learned=turn.message.learned) if number else turn.message
             found += [replace(said, call=call), output]
+    return found
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """json.loads' object_pairs_hook: a ValueError where an object has a key twice, of which one
+    would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has a key twice")
     return found
 
 

@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 
 from llmc import chat, conversations_tools, disk
 from llmc.chat import Message
-from llmc.chat_calls import Turn, one_by_one
-from llmc.conversations_tools import tagged
+from llmc.chat_calls import Turn, once, one_by_one
+from llmc.conversations_tools import tagged, whole_call
 from llmc.documents import COMPRESSED, Source, endings, opened
 
 KINDS = (".json", ".jsonl", ".ndjson", ".parquet")
@@ -128,9 +128,8 @@ def _sharegpt(row: dict[str, Any]) -> list[Message]:
 def _functions(text: str, number: int) -> tuple[chat.Call, ...]:
     """The call of a turn, or several in a list."""
     try:
-        found = json.loads(text)
-        return tuple(chat.call_of({"function": each})
-                     for each in (found if isinstance(found, list) else [found]))
+        found = json.loads(text, object_pairs_hook=once)
+        return tuple(map(whole_call, found if isinstance(found, list) else [found]))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"turn {number} is no call of a function: "
                          f"{disk.json_fault(error).strip()}") from None

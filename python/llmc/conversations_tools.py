@@ -25,7 +25,7 @@ from typing import Any
 
 from llmc import chat, disk
 from llmc.chat import Call, Message
-from llmc.chat_calls import Turn, one_by_one
+from llmc.chat_calls import Turn, once, one_by_one
 from llmc.chat_templates import ARGUMENT
 
 TAG = re.compile(r"^[ \t]*(?:<tool_call>|<functioncall>)", re.M)
@@ -93,19 +93,27 @@ def call_in(text: str) -> Call:
     ValueError says what is wrong, to stand behind "message 5"."""
     text = text.strip()
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         found = _loosely(text)
         if found is None:
             raise ValueError(" has a call that is no object in JSON: "
                              f"{disk.json_fault(error).strip()}") from None
+    return whole_call(found)
+
+
+def whole_call(found: Any) -> Call:
+    """As chat.call_of; a ValueError where the object holds more than a call has."""
+    if isinstance(found, dict) and (more := found.keys() - {"name", "arguments", "id", "type"}):
+        raise ValueError(f" has a call with {', '.join(sorted(more))[:80]} beside its arguments")
     return chat.call_of({"function": found})
 
 
 def _loosely(text: str) -> Any:
     """None where it is nothing that can be read."""
     if match := APOSTROPHES.fullmatch(text):
-        return {"name": json.loads(match[1], strict=False), "arguments": match[2]}
+        return {"name": json.loads(match[1], strict=False),
+                "arguments": match[2].replace("\\'", "'")}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")     # of backslashes, which are the file's
@@ -150,7 +158,7 @@ def xlam(row: dict[str, Any]) -> list[Message]:
     if len(answers) != 1:
         raise ValueError(f"it has {len(answers)} calls at a time, and no outputs; wanted one call")
     try:
-        call = chat.call_of({"function": answers[0]})
+        call = whole_call(answers[0])
     except ValueError as error:
         raise ValueError(f"the answer{error}") from None
     return chat.with_system([Message("user", query), Message("assistant", call=call)],

@@ -186,6 +186,7 @@ CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name
     ([USER, CALL | {"tool_calls": CALL["tool_calls"] * 2}], "message 2, the assistant's, has 2 calls of tools and"),
     ([USER, CALL | {"tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}], "arguments that are no JSON"),
     ([USER, CALL | {"tool_calls": [{"function": {"name": "f", "arguments": "[]"}}]}], "with list, wanted an object"),
+    ([USER, CALL | {"tool_calls": [{"function": {"name": "python", "arguments": {"code": b"1"}}}]}], "that are no JSON"),
     ([USER, CALL | {"tool_calls": [{"function": {}}]}], "message 2 has a call that names no function"),
     ([{"role": "user", "content": [{"type": "image"}]}], "message 1 has a part that is no text: {'type': 'image'}")])
 def test_what_is_no_conversation_is_one_sentence(data, sentence):
