@@ -39,6 +39,7 @@ SPEAKER = re.compile(r"(?:\A|\n\n)(USER|ASSISTANT|FUNCTION RESPONSE):")
 ENDED = "<|endoftext|>"
 HEADER = re.compile(r"toolformer: enabled\ntoolformer access: ([^\n]*)\n", re.S)
 NOTE = re.compile(r"<<([^<>=]*)=([^<>=]*)>>")
+NOTED = re.compile(r"[-+]?(?:\d{1,100}(?:\.\d{0,100})?|\.\d{1,100})")
 RESULT = re.compile(r"^#### ", re.M)
 
 
@@ -265,10 +266,18 @@ def _checked(match: re.Match[str]) -> str:
         answer = calculate(match[1])
     except ValueError as error:
         raise ValueError(f"its note {note} is no calculation: {error}") from None
-    try:
-        right = Fraction(answer) == Fraction(match[2])
-    except (ValueError, ZeroDivisionError):
-        right = False
-    if not right:
+    if not _rounded(answer, match[2].strip()):
         raise ValueError(f"its note {note} is wrong: it is {answer}")
     return answer
+
+
+def _rounded(answer: str, noted: str) -> bool:
+    """Whether what was noted is the answer, to as many decimals as it has."""
+    if not NOTED.fullmatch(noted):
+        return False
+    try:
+        off = abs(Fraction(answer) - Fraction(noted))
+    except (ValueError, ZeroDivisionError):
+        return False
+    decimals = len(noted.partition(".")[2])
+    return not off or bool(decimals) and 2 * off <= Fraction(1, 10**decimals)

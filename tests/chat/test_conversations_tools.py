@@ -156,8 +156,16 @@ def test_notes_become_calls_of_the_calculator():
         Message("assistant", "24.5 in all.\n#### 24.5")]
 
 
+def test_a_note_may_be_rounded():
+    found = messages_of({"question": "?", "answer": "<<2/3=0.67>>0.67, <<.5*3=1.50>>\n#### 1.5"})
+    assert [message.role for message in found] == ["user", *["assistant", "tool"] * 2, "assistant"]
+
+
 @pytest.mark.parametrize("note, sentence", [
     ("<<48/2=25>>", "its note '<<48/2=25>>' is wrong: it is 24"),
+    ("<<48/5=9>>", "its note '<<48/5=9>>' is wrong: it is 9.6"),
+    ("<<2/3=0.66>>", "its note '<<2/3=0.66>>' is wrong: it is "),
+    ("<<1=1e999999999>>", "its note '<<1=1e999999999>>' is wrong: it is 1"),
     ("<<48/=24>>", "its note '<<48/=24>>' is no calculation: "),
     ("<<1/0=24>>", "its note '<<1/0=24>>' is no calculation: "),
     ("<<48/2=about 24>>", "its note '<<48/2=about 24>>' is wrong: it is 24"),
