@@ -158,15 +158,20 @@ def read_seeds(path: Path) -> list[Seed]:
                     raise ValueError(f"{place}: {error}") from None
     if not found:
         raise ValueError(f"{path} holds no prompt")
-    return list({seed.key: seed for seed in reversed(found)}.values())[::-1]
+    once: dict[str, Seed] = {}
+    for seed in found:
+        once.setdefault(seed.key, seed)
+    if again := len(found) - len(once):
+        print(f"{again:,} of {len(found):,} prompts are there already")
+    return list(once.values())
 
 
 def seed_of(row: Any, place: str) -> Seed:
     """Of a row of any file that llmc sft reads, also without an answer."""
     if isinstance(row, ValueError):
         raise row
-    answered = not isinstance(row, dict) or {"response", "answer", "completion"} & {*row}
-    alone = [] if answered else [row[key] for key in ("prompt", "question")
+    more = {"response", "answer", "completion", "messages", "conversations", "message_tree_id"}
+    alone = [] if not isinstance(row, dict) or more & {*row} else [row[key] for key in ("prompt", "question")
                                  if isinstance(row.get(key), str)]
     messages = [Message("user", alone[0])] if alone else conversations.messages_of(row)
     chat.check(messages)

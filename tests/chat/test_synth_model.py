@@ -298,6 +298,18 @@ def test_wrong_use_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys,
     assert [path.name for path in tmp_path.iterdir()] == ["seeds.jsonl"]
 
 
+def test_prompts_are_read_out_of_any_conversations(tmp_path, capsys):
+    user, answer = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}
+    rows = [{"prompt": "Hi", "messages": [user, answer, user, answer]}, {"prompt": "Hi"}, {"question": "Hi"},
+            {"instruction": "Add.", "input": "1, 2", "output": "3"}, {"messages": [user, answer, user]}]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, second, third = synth_model.read_seeds(tmp_path / "s.jsonl")
+    assert [message.text for message in first.messages] == ["Hi", "Yes?", "Hi"] and first.right == "Yes?"
+    assert second.messages == [Message("user", "Hi")] and second.right == ""
+    assert third.messages == [Message("user", "Add.\n\n1, 2")] and third.right == "3"
+    assert capsys.readouterr().out == "2 of 5 prompts are there already\n"
+
+
 def test_nothing_is_overwritten_unasked(seeds, tmp_path, capsys):
     (tmp_path / "a.jsonl").write_text("mine\n")
     assert llmc("nowhere", "--seeds", seeds, "--out", tmp_path / "a.jsonl") == 1
