@@ -23,8 +23,8 @@ from llmc.chat_templates import ARGUMENT, TEMPLATES, Call, Message, Piece, Role,
 from llmc.tokenizer import Tokenizer
 
 __all__ = ["BASE", "Call", "Manner", "Message", "Rendered", "check", "from_dict", "introduced",
-           "is_base", "load_tokenizer", "manner_by", "manner_of", "manner_text", "parse",
-           "parse_manner", "render", "save_manner", "stops", "to_dict"]
+           "is_base", "load_tokenizer", "manner_by", "manner_of", "manner_text",
+           "output_ids", "parse", "parse_manner", "render", "save_manner", "stops", "to_dict"]
 OLDER = {"developer": "system", "function": "tool"}     # what OpenAI calls roles, too
 SETTINGS = "chat.json"                                  # of a checkpoint, beside its tokenizer
 
@@ -171,7 +171,23 @@ def render(messages: Sequence[Message], tokenizer: Tokenizer, template: str = "l
     if answer and messages[-1].role == "assistant":
         raise ValueError("the last message is the assistant's already; wanted a question")
     form = template_of(template)
-    pieces = [*form.pieces(messages), *(form.answer(messages[-1]) if answer else ())]
+    return _rendered([*form.pieces(messages), *(form.answer(messages[-1]) if answer else ())],
+                     tokenizer, template)
+
+
+def output_ids(call: Message, output: str, tokenizer: Tokenizer,
+               template: str = "llmc") -> list[int]:
+    """What follows the token that closed an assistant's call, up to where its next words are to be
+    generated: the ids that `render` gives a tool's output there."""
+    form, told = template_of(template), Message("tool", output)
+    said = [*form.turn(call, None)]
+    closed = max(at for at, piece in enumerate(said) if piece.special and piece.text in form.stops)
+    return _rendered([*said[closed + 1:], *form.turn(told, call), *form.answer(told)], tokenizer,
+                     template).ids
+
+
+def _rendered(pieces: Iterable[Piece], tokenizer: Tokenizer, template: str) -> Rendered:
+    """Pieces side by side."""
     ids: list[int] = []
     learned: list[bool] = []
     # A header and the text behind it are encoded apart, as they come where the text is generated.

@@ -60,11 +60,12 @@ class Piece(NamedTuple):
 
 class Template:
     """A format. marks: the special tokens that a tokenizer must have for it; tokens: all that it
-    may write; stops: those that end what the assistant writes; open: what stands before the first
-    message."""
+    may write; stops: those that end what the assistant writes; others: those that it never writes;
+    open: what stands before the first message."""
     marks: frozenset[str]
     tokens: tuple[str, ...]
     stops: tuple[str, ...]
+    others: tuple[str, ...]
     open: tuple[Piece, ...] = ()
 
     def pieces(self, messages: Sequence[Message]) -> Iterator[Piece]:
@@ -80,6 +81,11 @@ class Template:
 
     def answer(self, before: Message) -> Iterator[Piece]:
         """What the assistant's next words follow."""
+        raise NotImplementedError
+
+    def closed(self, names: Sequence[str]) -> bool:
+        """Whether a call is closed as it has to be, where an assistant has written these special
+        tokens since its last call, the last of them one of `stops`."""
         raise NotImplementedError
 
     def messages(self, pieces: Iterable[Piece]) -> list[Message]:
@@ -98,6 +104,7 @@ class Llmc(Template):
     marks = frozenset(("<|im_start|>", "<|im_sep|>", "<|im_end|>"))
     tokens = encodings.WRITTEN_TOKENS
     stops = ("<|im_end|>", "<|call_end|>", "<|search_end|>", "<|python_end|>")
+    others = ("<|im_start|>", "<|im_sep|>", "<|output_start|>", "<|output_end|>")
     CALLS = {"<|call_start|>": "", "<|search_start|>": "search", "<|python_start|>": "python"}
 
     def turn(self, message: Message, before: Message | None) -> Iterator[Piece]:
@@ -127,6 +134,10 @@ class Llmc(Template):
     def answer(self, before: Message) -> Iterator[Piece]:
         if before.role != "tool":
             yield from self._header("assistant")
+
+    def closed(self, names: Sequence[str]) -> bool:
+        begin = next((name for name in names if name in self.CALLS), "")
+        return names[-1] == begin.replace("_start|>", "_end|>")
 
     def messages(self, pieces: Iterable[Piece]) -> list[Message]:
         found: list[Message] = []
@@ -166,6 +177,7 @@ class ChatMl(Template):
     tokens = ("<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<tool_response>",
               "</tool_response>", "<think>", "</think>")
     stops = ("<|im_end|>",)
+    others = ("<|im_start|>", "<tool_response>", "</tool_response>")
 
     def turn(self, message: Message, before: Message | None) -> Iterator[Piece]:
         role, learned = message.role, message.role == "assistant" and message.learned
@@ -192,6 +204,9 @@ class ChatMl(Template):
 
     def answer(self, before: Message) -> Iterator[Piece]:
         yield from (_special("<|im_start|>"), Piece("assistant\n"))
+
+    def closed(self, names: Sequence[str]) -> bool:
+        return "</tool_call>" in names
 
     def messages(self, pieces: Iterable[Piece]) -> list[Message]:
         found: list[Message] = []
@@ -232,6 +247,7 @@ class Llama3(Template):
     tokens = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>",
               "<|eot_id|>", "<|python_tag|>")
     stops = ("<|eot_id|>", "<|eom_id|>")
+    others = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>")
     open = (_special("<|begin_of_text|>"),)
     ROLES = {"tool": "ipython"}
 
@@ -251,6 +267,9 @@ class Llama3(Template):
 
     def answer(self, before: Message) -> Iterator[Piece]:
         yield from self._header("assistant")
+
+    def closed(self, names: Sequence[str]) -> bool:
+        return True
 
     def messages(self, pieces: Iterable[Piece]) -> list[Message]:
         found: list[Message] = []

@@ -41,6 +41,7 @@ class Text:
         self.sampled: list[bool] = []       # of each token; False: it was forced
         self.logprobs: list[Logprob | None] = []
         self.finish = ""                    # the reason, when it has ended: see Result
+        self.paused = False                 # it waits for what is to be forced into it
         self.pieces = Pieces(group.request.stop, group.after_nothing)
         self.row: Row | None = None         # while it is being written
 
@@ -146,15 +147,16 @@ class Engine:
 
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self.queue or self.running)
+        self._admit()
+        return bool(self._owners())
 
-    def cancel(self, text: Text) -> None:
+    def cancel(self, text: Text, finish: str = "cancelled") -> None:
         """End a text now; what it has stays."""
         if text.finish:
             return
         if text.group not in self.queue and text.group not in self.running:
             raise ValueError("the text is another engine's; cancel it there")
-        self._end(text, "cancelled")
+        self._end(text, finish)
 
     def room(self, text: Text) -> int:
         """How many tokens more a text may get."""
@@ -164,8 +166,9 @@ class Engine:
         return 0 if text.finish else most - len(text.tokens)
 
     def force(self, text: Text, tokens: Sequence[int]) -> None:
-        """Append tokens as given. Stop texts, stop tokens and the end of the document mean nothing
-        among them; they count toward max_tokens, and penalties see them."""
+        """Append tokens as given; a text that is paused goes on behind them. Stop texts, stop and
+        pause tokens and the end of the document mean nothing among them; they count toward
+        max_tokens, and penalties see them."""
         check_tokens(tokens, "force", self.tokenizer.vocab_size)
         if text.finish:
             raise ValueError(f"the text has ended ({text.finish}); nothing can be forced into it")
@@ -175,21 +178,26 @@ class Engine:
         for token in tokens:
             text.pieces.force(self.tokenizer.token_bytes(token))
             self._append(text, token, None, sampled=False)
+        text.paused &= len(tokens) == 0
         self._settle(text)
 
     def stream(self, text: Text) -> Iterator[str]:
-        """Steps until a text has ended: its pieces, as they become certain."""
+        """Steps until a text has ended or is paused: its pieces, as they become certain."""
         while True:
             if news := text.news():
                 yield news
-            if text.finish:
+            if text.finish or text.paused:
                 return
             self.step()
 
     def generate(self, requests: Sequence[Request]) -> list[list[Result]]:
-        """Steps until all have ended: of each request, its n texts."""
+        """Steps until all have ended: of each request, its n texts. None may be paused, as nobody
+        would force it on."""
         for request in requests:
             self.check(request)
+            if request.pause_tokens:
+                raise ValueError("generate got a request with pause_tokens; submit it, step, and "
+                                 "force texts on")
         texts = [self.submit(request) for request in requests]
         while any(not text.finish for group in texts for text in group):
             self.step()
@@ -229,11 +237,17 @@ class Engine:
         if row:
             self.decoder.close(row.number)
 
-    def _share(self) -> list[tuple[Row, Group | Text, int]]:
-        """How many tokens each row reads in this call: one, and the first rows what is left."""
+    def _owners(self) -> list[Group | Text]:
+        """Whose rows have something to read."""
         owners: list[Group | Text] = []
         for group in self.running:
-            owners += [group] if group.row else group.living()
+            owners += [group] if group.row else [text for text in group.living()
+                                                 if not text.paused]
+        return owners
+
+    def _share(self) -> list[tuple[Row, Group | Text, int]]:
+        """How many tokens each row reads in this call: one, and the first rows what is left."""
+        owners = self._owners()
         left, calls = self.tokens - len(owners), []
         for owner in owners:
             more = min(owner.row.waiting - 1, left)
@@ -276,6 +290,7 @@ class Engine:
         else:
             text.pieces.add(self.tokenizer.token_bytes(token))
             self._settle(text)
+            text.paused = not text.finish and token in request.pause_tokens
 
     def _append(self, text: Text, token: int, found: Logprob | None, sampled: bool) -> None:
         text.tokens.append(token)

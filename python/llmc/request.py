@@ -37,6 +37,7 @@ class Request:
     n: int = 1
     stop: Sequence[str] = ()            # the text ends before the first of these
     stop_tokens: Collection[int] = ()   # these end it too, as the end of the document does
+    pause_tokens: Collection[int] = ()  # behind these it waits for what is forced into it
     logprobs: int | None = None         # log-probabilities, and of so many likeliest rivals
     forget: bool = False                # from a full context go on with its last half
     keep: bool = False                  # of one text: what the model read of it stays in memory for
@@ -98,7 +99,7 @@ def check(request: Request, vocab_size: int, max_seq_len: int) -> None:
                          f"holds {max_seq_len:,}; shorten it")
     if request.allowed_tokens is not None and len(request.allowed_tokens) == 0:
         raise ValueError("allowed_tokens allows none; leave it out, or name some")
-    for name in ("prompt", "stop_tokens", "logit_bias", "allowed_tokens"):
+    for name in ("prompt", "stop_tokens", "pause_tokens", "logit_bias", "allowed_tokens"):
         tokens = getattr(request, name)
         check_tokens(() if tokens is None else tokens, name, vocab_size)
     for token, bias in request.logit_bias.items():
