@@ -88,8 +88,6 @@ class Loop:
 
     def stop(self, turn: Turn) -> None:
         """End a turn now. A tool that is at work is left behind."""
-        if turn.waits:
-            turn.toolbox.abandon()
         self.engine.cancel(turn.text)
         self.turns = [other for other in self.turns if other is not turn]
 
@@ -146,7 +144,6 @@ class Loop:
         now = time.monotonic()
         for turn in self.turns:
             if turn.waits and now >= turn.deadline:
-                turn.toolbox.abandon()
                 self._answer(turn, f"Error: no answer within {turn.toolbox.seconds:g} seconds.")
 
     def _told(self, done: Done) -> None:

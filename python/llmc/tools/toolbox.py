@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from threading import Lock
 from typing import Any, get_type_hints
 
 from llmc.chat import Call, tools_text
@@ -55,6 +56,7 @@ class Toolbox:
         self.calls, self.characters, self.seconds = calls, characters, seconds
         self.found = [] if found is None else found
         self.made = 0                       # calls of this turn
+        self._one = Lock()                  # call at a time
 
     def begin_turn(self) -> None:
         """The assistant's next turn has its calls before it, and finds anew."""
@@ -67,7 +69,8 @@ class Toolbox:
         if self.made > self.calls:
             return f"Error: {self.calls} calls were made, and a turn may have no more. Answer now."
         try:
-            output = self._run(call)
+            with self._one:
+                output = self._run(call)
         except ValueError as error:
             output = f"Error: {error}"
         if len(output) > self.characters:
@@ -79,14 +82,15 @@ class Toolbox:
         return tools_text([{"name": tool.name, "description": tool.description,
                             "parameters": tool.parameters} for tool in self.tools.values()])
 
-    def abandon(self) -> None:
-        """A call takes too long: what its tool holds ends, and begins anew with the next call."""
-        self.close()
-
     def close(self) -> None:
-        """What tools hold, such as a process, ends; the next call begins anew."""
-        for tool in self.tools.values():
-            tool.close()
+        """What tools hold, such as a process, ends; the next call begins anew. A call that was left
+        behind goes on to its own end, and what it holds ends with this program."""
+        if self._one.acquire(blocking=False):
+            try:
+                for tool in self.tools.values():
+                    tool.close()
+            finally:
+                self._one.release()
 
     def __enter__(self) -> Toolbox:
         return self
