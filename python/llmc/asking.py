@@ -15,6 +15,7 @@ from llmc.request import Request, Result
 
 if TYPE_CHECKING:
     from llmc.engine import Engine
+    from llmc.tools.toolbox import Toolbox
 
 ROWS = 16                       # texts written at a time
 CACHE_BYTES = 2**30             # for their keys and values, unless one request needs more
@@ -60,6 +61,31 @@ def results(checkpoint: Checkpoint, requests: Mapping[int, Request]
         engine.step()
         for number in [number for number, text in texts.items() if text.finish]:
             yield number, texts.pop(number).result()
+
+
+def turns(checkpoint: Checkpoint, asked: Sequence[Sequence[Message]], like: Request,
+          toolboxes: Sequence[Toolbox]) -> list[list[Message]]:
+    """What an assistant's turn adds to each of these conversations: its words and calls, each call
+    with what the conversation's toolbox answered. Nothing where one is longer than the context; a
+    base model has no calls, and adds its words."""
+    manner = chat.manner_of(checkpoint.path, checkpoint.tokenizer)
+    if manner is None:
+        return [[Message("assistant", text)] * bool(text)
+                for text in answers(checkpoint, asked, like)]
+    from llmc.tools.loop import Loop
+
+    requests = {number: request(checkpoint, manner, messages, like)
+                for number, messages in enumerate(asked)}
+    fit = {number: wanted for number, wanted in requests.items()
+           if len(wanted.prompt) <= checkpoint.config.max_seq_len}
+    if not fit:
+        return [[] for _ in asked]
+    loop = Loop(engine_for(checkpoint, [*fit.values()]), manner.template)
+    begun = {number: loop.begin(wanted, toolboxes[number]) for number, wanted in fit.items()}
+    while loop.step():
+        pass
+    return [loop.messages(begun[number]) if number in begun else []
+            for number in range(len(asked))]
 
 
 def too_long(checkpoint: Checkpoint, asked: Sequence[Sequence[Message]]) -> int:

@@ -315,7 +315,7 @@ class Engine:
             row.read = 0
 
     def _end(self, text: Text, finish: str) -> None:
-        text.finish = finish
+        text.finish, text.paused = finish, False
         text.pieces.end()
         if text.row:
             self._leave(text.row, text.request.keep)

@@ -119,7 +119,7 @@ class Loop:
         found = chat.parse([*text.request.prompt, *tokens], self.tokenizer, self.template)[before:]
         if found and text.finish and found[-1].call:
             found[-1] = replace(found[-1], call=None)
-        return found
+        return [message for message in found if message != Message("assistant")]
 
     def _forges(self, text: Text) -> bool:
         """Whether it ended where the model began to write what is not the assistant's."""
