@@ -66,6 +66,13 @@ class Index:
             return base.execute("SELECT (SELECT count(*) FROM documents), count(*) "
                                 "FROM passages").fetchone()
 
+    def passages(self) -> Iterator[tuple[str, str]]:
+        """The title and the text of every passage."""
+        with self._reading() as base:
+            yield from base.execute(
+                "SELECT documents.title, passages.text FROM passages JOIN documents "
+                "ON documents.id = passages.document ORDER BY passages.id").fetchall()
+
     def search(self, query: str, n: int = 3, characters: int = 300) -> list[Result]:
         """Any text is a query: passages that have more and rarer words of it come first. Of
         passages with the same words and title only the first is given."""
