@@ -40,6 +40,14 @@ class Chat:
                                 # chat.json)
     template: Literal["auto", "llmc", "chatml", "llama3"] = "auto"  # how a conversation is written;
                                 # auto: as chat.json says, or as the tokenizer's special tokens tell
+    tools: list[str] | None = None  # what it may call: python, calculator, search, or none; those
+                                # that it was not taught are described to it (default: what it was
+                                # taught, as its chat.json says)
+    search: Path | None = None  # what the tool search looks in: a file that llmc index made, or a
+                                # web API's .json
+    tools_file: Path | None = None  # a Python file, whose functions are tools too; type hints and
+                                # docstrings tell the model about them
+    unsafe_tools: bool = False  # run Python without holding it, where it cannot be held
     max_tokens: cli.Count = 512     # of an answer, at most
     context: cli.CountOrZero = 0    # tokens of the conversation that the model sees; 0: as many as
                                     # it was made for, if their memory is no more than 1 GiB
@@ -62,9 +70,11 @@ def run(config: Chat) -> None:
 
 
 class Manner(NamedTuple):
-    """How a model is spoken to: its template, and the system's message where a chat brings none."""
+    """How a model is spoken to: its template, the system's message where a chat brings none, and
+    the tools that it was taught to call."""
     template: str
     system: str = ""
+    tools: tuple[str, ...] = ()
 
 
 BASE = Manner("")               # a base model's
@@ -116,7 +126,10 @@ def parse_manner(raw: bytes, where: str) -> Manner | None:
         template_of(found["template"])
     except ValueError as error:
         raise ValueError(f"{where}: {error}; write one of them there") from None
-    return Manner(found["template"], found["system"])
+    tools = found.get("tools", [])
+    if not isinstance(tools, list) or not all(isinstance(name, str) for name in tools):
+        raise ValueError(f"{where}: 'tools' is {json.dumps(tools)[:40]}, wanted a list of names")
+    return Manner(found["template"], found["system"], tuple(tools))
 
 
 def manner_by(tokenizer: Tokenizer) -> Manner | None:

@@ -1,5 +1,5 @@
 """What is said to a model, and its answers as they are written: a conversation with an assistant,
-or a document that a base model goes on with. No terminal is known here.
+which may call tools, or a document that a base model goes on with. No terminal is known here.
 
     talk = Conversation(checkpoint, Manner("llmc"), Request([0]))
     for news in talk.ask("Hello"):
@@ -16,22 +16,28 @@ from typing import Any, NamedTuple
 
 from llmc import chat, disk
 from llmc._core import CACHE_PAGE
-from llmc.chat import Manner, Message
+from llmc.chat import Call, Manner, Message
 from llmc.chat_templates import Piece
 from llmc.checkpoint import Checkpoint, encode_prompt
 from llmc.engine import Engine, Text, page_bytes, pages_of
 from llmc.pieces import Pieces
 from llmc.request import STREAMS, Request, check
 from llmc.tokenizer import Tokenizer
+from llmc.tools.loop import Loop, Turn
+from llmc.tools.search import Result, cited
+from llmc.tools.toolbox import Toolbox
 
 CACHE_BYTES = 2**30             # for keys and values, unless a context is asked for
 NO_TOOL = "This tool is not available."
+PATIENCE = 0.1                  # seconds of waiting for a tool before an answer can be stopped
 
 
 class News(NamedTuple):
-    """What came since the last; both may be empty, while the model reads."""
+    """What came since the last; all may be empty, while the model reads or waits. calls: those that
+    were answered, each with its output, before the thinking and the text."""
     thinking: str
     text: str
+    calls: tuple[tuple[Call, str], ...] = ()
 
 
 class Reply:
@@ -46,14 +52,14 @@ class Reply:
         taken = 0
         try:
             while not self._written.finish:
-                self._engine.step()
+                self._step()
                 new = self._written.tokens[taken:]
                 taken += len(new)
                 yield self._take(new)
                 if self.stopped:
-                    self._engine.cancel(self._written)
+                    self._cancel()
         finally:
-            self._engine.cancel(self._written)
+            self._cancel()
             self._end()
 
     def stop(self) -> None:
@@ -70,7 +76,15 @@ class Reply:
         finish = self._written.finish
         if finish == "length" and self.tokens < self._most:
             return "context"            # it got all the room there was
-        return {"cancelled": "stopped", "length": "length"}.get(finish, "")
+        return {"cancelled": "stopped", "length": "length", "context": "context"}.get(finish, "")
+
+    def _step(self) -> None:
+        """Write a token more."""
+        self._engine.step()
+
+    def _cancel(self) -> None:
+        """No more of it."""
+        self._engine.cancel(self._written)
 
     def _take(self, tokens: list[int]) -> News:
         """Tokens more were written."""
@@ -116,13 +130,12 @@ class Talk:
         """For an answer at least: one `share`th of the context, or all it may have."""
         return max(1, min(self.request.max_tokens, self.context // share))
 
-    def begin(self, ids: list[int]) -> Text:
-        """A text after these."""
+    def begin(self, ids: list[int]) -> Request:
+        """For the next answer, after these."""
         most = min(self.request.max_tokens, self.context - len(ids))
-        text, = self.engine.submit(replace(self.request, prompt=ids, max_tokens=most,
-                                           stream=self.answers % STREAMS))
         self.answers += 1
-        return text
+        return replace(self.request, prompt=ids, max_tokens=most,
+                       stream=(self.answers - 1) % STREAMS)
 
 
 # ---- a conversation ------------------------------------------------------------------------------
@@ -130,25 +143,31 @@ class Talk:
 
 class Conversation(Talk):
     """With an assistant. `messages` are all that were said; of a long conversation the model sees
-    the system's message and the newest turns that leave room for an answer."""
+    the system's message and the newest turns that leave room for an answer. toolbox: what it may
+    call, without which a call gets an error; described: what the system says of that, besides."""
 
-    def __init__(self, checkpoint: Checkpoint, manner: Manner, request: Request, context: int = 0):
-        self.template = manner.template
-        stops = chat.stops(self.template, checkpoint.tokenizer)
-        super().__init__(checkpoint, replace(request, stop_tokens=stops), context)
+    def __init__(self, checkpoint: Checkpoint, manner: Manner, request: Request, context: int = 0,
+                 toolbox: Toolbox | None = None, described: str = ""):
+        self.template, self.described = manner.template, described
+        self.toolbox = Toolbox([]) if toolbox is None else toolbox
+        super().__init__(checkpoint, request, context)
+        self.loop = Loop(self.engine, self.template)
         self.restart(manner.system)
 
     def restart(self, system: str = "") -> None:
-        """Nothing has been said yet but this, by the system."""
-        messages = [Message("system", system)] * bool(system.strip())
+        """Nothing has been said yet but this, by the system; tools begin anew."""
+        text = "\n\n".join(filter(None, (system.strip(), self.described)))
+        messages = [Message("system", text)] * bool(text)
         if messages:
             chat.render(messages, self.tokenizer, self.template)
         self.messages = messages
+        self.toolbox.close()
 
     @property
     def system(self) -> str:
-        """The system's message, if there is one."""
-        return next((message.text for message in self.messages[:1] if message.role == "system"), "")
+        """The system's message, if there is one, without what it says of tools."""
+        said = next((message.text for message in self.messages[:1] if message.role == "system"), "")
+        return said.removesuffix(self.described).rstrip() if self.described else said
 
     def ask(self, text: str) -> Answer:
         """The user says something. A ValueError, and nothing has been said, where that is empty or
@@ -186,6 +205,7 @@ class Conversation(Talk):
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         self.messages = messages
+        self.toolbox.close()
 
     def _last_question(self, otherwise: str) -> int:
         found = [at for at, message in enumerate(self.messages) if message.role == "user"]
@@ -195,9 +215,9 @@ class Conversation(Talk):
 
     def _answer(self, messages: list[Message]) -> Answer:
         ids, left_out = self._prompt(messages)
-        written = self.begin(ids)
+        turn = self.loop.begin(self.begin(ids), self.toolbox)
         self.messages = messages
-        return Answer(self, written, left_out)
+        return Answer(self, turn, left_out)
 
     def _prompt(self, messages: Sequence[Message]) -> tuple[list[int], bool]:
         """The ids of as many turns as fit, and whether that is not all."""
@@ -220,13 +240,13 @@ class Conversation(Talk):
 
 
 class Answer(Reply):
-    """The assistant's. message: as far as it is written; thought: how many tokens of it are
-    thinking. It ends where the model begins to speak for others."""
+    """The assistant's. message: what it says last, as far as it is written; thought: how many
+    tokens of the answer are thinking. It ends where the model begins to speak for others."""
 
-    def __init__(self, talk: Conversation, written: Text, left_out: bool):
-        super().__init__(talk, written, left_out)
-        self.thought, self._talk, self._shown = 0, talk, News("", "")
-        self._for_others = False
+    def __init__(self, talk: Conversation, turn: Turn, left_out: bool):
+        super().__init__(talk, turn.text, left_out)
+        self.turn, self.thought = turn, 0
+        self._talk, self._shown, self._told = talk, [("", "")], 0
         self._growing = Growing(talk.tokenizer, talk.template, talk.messages[-1])
 
     @property
@@ -234,62 +254,87 @@ class Answer(Reply):
         return self._growing.message
 
     @property
-    def cut(self) -> str:
-        return "" if self._for_others else super().cut
+    def calling(self) -> Call | None:
+        """What is being answered by a tool."""
+        return self.turn.calls[-1][0] if self.turn.waits else None
+
+    @property
+    def cited(self) -> dict[int, Result | None]:
+        """The numbers that it cites, each with what this turn's searches found by it."""
+        found = self._talk.toolbox.found
+        return cited(self.message.text, found) if found else {}
+
+    def _step(self) -> None:
+        self._talk.loop.step(PATIENCE)
+
+    def _cancel(self) -> None:
+        self._talk.loop.stop(self.turn)
 
     def _take(self, tokens: list[int]) -> News:
-        for token in tokens:
-            thinking = self.message.thinking
-            if not self._growing.add(token):
-                self._for_others = True
-                self._engine.cancel(self._written)
-                break
-            self.thought += self.message.thinking != thinking
+        for token in tokens[:-1] if self._talk.loop.forges(self._written) else tokens:
+            before = self._growing.thinking
+            self._growing.add(token)
+            self.thought += self._growing.thinking != before
         if self._written.finish:
             self._growing.end()
         return self._news()
 
     def _news(self) -> News:
         """White space at the ends is not shown, nor is what may turn out to be an end."""
-        whole = News(self.message.thinking.strip(), self.message.text.strip())
-        news = News(*(new[len(old):] for new, old in zip(whole, self._shown)))
+        whole = [(message.thinking.strip(), message.text.strip())
+                 for message in self._growing.messages if message.role == "assistant"]
+        shown = [*self._shown, *[("", "")] * (len(whole) - len(self._shown))]
+        thinking, text = ("".join(new[kind][len(old[kind]):] for new, old in zip(whole, shown))
+                          for kind in (0, 1))
         self._shown = whole
-        return news
+        answered = self.turn.answered[self._told:]
+        self._told += len(answered)
+        return News(thinking, text, tuple(answered))
 
     def _end(self) -> None:
         """What was said, if anything, becomes part of the conversation. An answer that was cut is
-        not one to learn from, and no call."""
+        not one to learn from."""
         self._growing.end()
-        message = self.message
+        *before, last = self._talk.loop.messages(self.turn) or [Message("assistant")]
         if self.cut:
-            message = replace(message, call=None, learned=False)
-        if message.text.strip() or message.thinking or message.call:
-            self._talk.messages.append(message)
+            last = replace(last, learned=False)
+        if before or last.text.strip() or last.thinking:
+            self._talk.messages += [*before, last]
 
 
 class Growing:
-    """The message that tokens make, one by one, behind another message."""
+    """The messages that tokens make, one by one, behind another message."""
 
     def __init__(self, tokenizer: Tokenizer, template: str, before: Message):
         self.form, self.tokenizer = chat.template_of(template), tokenizer
         self.pieces = [*self.form.turn(before, None), *self.form.answer(before)]
-        self.turns = len(self.form.messages(self.pieces))
-        self.message = Message("assistant")
+        self.before = len(self.form.messages(self.pieces)) - 1
+        self.messages = [Message("assistant")]
         self._text: Pieces | None = None        # of the piece that grows
 
-    def add(self, token: int) -> bool:
-        """Whether the token goes on with the assistant's message."""
+    @property
+    def message(self) -> Message:
+        """The assistant's last."""
+        return next(each for each in reversed(self.messages) if each.role == "assistant")
+
+    @property
+    def thinking(self) -> int:
+        """How many characters of all are thinking."""
+        return sum(len(message.thinking) for message in self.messages)
+
+    def add(self, token: int) -> None:
         name = self.tokenizer.special_names.get(token)
-        if name is None:
-            if self._text is None:
-                first = self.pieces[-1].special
-                self._text = Pieces(drop_space=self.tokenizer.space_first and first)
-                self.pieces += [Piece("")] * first
-            self._text.add(self.tokenizer.token_bytes(token))
-            return self._grow()
-        self.end()
-        self.pieces.append(Piece(name, True))
-        return self._look()
+        if name is not None:
+            self.end()
+            self.pieces.append(Piece(name, True))
+            self._look()
+            return
+        if self._text is None:
+            first = self.pieces[-1].special
+            self._text = Pieces(drop_space=self.tokenizer.space_first and first)
+            self.pieces += [Piece("")] * first
+        self._text.add(self.tokenizer.token_bytes(token))
+        self._grow()
 
     def end(self) -> None:
         """The text that grows, if there is one, has ended."""
@@ -298,16 +343,12 @@ class Growing:
             self._grow()
             self._text = None
 
-    def _grow(self) -> bool:
+    def _grow(self) -> None:
         self.pieces[-1] = Piece(self.pieces[-1].text + self._text.news())
-        return self._look()
+        self._look()
 
-    def _look(self) -> bool:
-        found = self.form.messages(self.pieces)
-        if len(found) > self.turns or found[-1].role != "assistant":
-            return False
-        self.message = found[-1]
-        return True
+    def _look(self) -> None:
+        self.messages = self.form.messages(self.pieces)[self.before:]
 
 
 # ---- a document ----------------------------------------------------------------------------------
@@ -387,7 +428,7 @@ class Document(Talk):
 
     def _go_on(self, typed: list[int]) -> Continuation:
         ids, room = self.ids() + typed, self.context - self.room(2)
-        written = self.begin(ids[-room:])
+        written, = self.engine.submit(self.begin(ids[-room:]))
         self.parts.append(Part(typed, []))
         return Continuation(self, written, len(ids) > room)
 

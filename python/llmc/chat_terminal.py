@@ -1,20 +1,19 @@
 """llmc chat: what a user types, and what is shown of the answers."""
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from rich.cells import cell_len
 from rich.console import Console
-from rich.text import Text
 
-from llmc import cli
+from llmc import chat_tools, cli
 from llmc.chat import Call, Chat, Manner, manner_of
 from llmc.chat_session import Answer, Conversation, Document, Reply
+from llmc.chat_shown import SOFT, Page, Shown, called, notes
 from llmc.checkpoint import Checkpoint, open_checkpoint
 from llmc.request import Request
 from llmc.terminal import on_ctrl_c, printable
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.key_binding import KeyBindings
 
-TYPED, SOFT = "bold cyan", "dim"
-FOLDED = 50                     # characters of a call
+TYPED = "bold cyan"
 LEFT_OUT = {Conversation: "the conversation no longer fits the context; the model does not see its "
                           "oldest turns",
             Document: "the document no longer fits the context; the model does not see its "
@@ -37,24 +35,35 @@ def start(config: Chat) -> None:
     if typing and not sys.stdout.isatty():
         raise ValueError("standard output is no terminal; give a --prompt, or pipe a message in")
     asked = config.prompt or ("" if typing else _piped())
-    talk = opened(config)
-    if typing:
-        Terminal(talk, Path(config.model).name).run()
-    else:
-        once(talk, asked)
+    talk, told = opened(config)
+    try:
+        if typing:
+            Terminal(talk, Path(config.model).name, told).run()
+        else:
+            once(talk, asked, told)
+    finally:
+        if isinstance(talk, Conversation):
+            talk.toolbox.close()
 
 
-def opened(config: Chat) -> Conversation | Document:
-    """The checkpoint, ready to be talked to."""
-    if config.base and (config.system is not None or config.template != "auto"):
-        name = "system" if config.system is not None else "template"
-        raise ValueError(f"--base goes on with a document, which has no turns; leave --{name} out")
+def opened(config: Chat) -> tuple[Conversation | Document, list[str]]:
+    """The checkpoint, ready to be talked to, and what is to be known about it."""
+    unset = {"system": None, "template": "auto", "tools": None, "search": None, "tools_file": None,
+             "unsafe_tools": False}
+    for name, value in unset.items():
+        if config.base and getattr(config, name) != value:
+            raise ValueError("--base goes on with a document, which has no turns; leave "
+                             f"--{name} out")
     checkpoint = open_checkpoint(config.model, config.device, config.threads, config.dtype)
     request = Request([0], config.max_tokens, config.temperature, config.top_k, config.top_p,
                       config.min_p, seed=config.seed)
     if config.base:
-        return Document(checkpoint, request, config.context)
-    return Conversation(checkpoint, _manner(config, checkpoint), request, config.context)
+        return Document(checkpoint, request, config.context), []
+    manner = _manner(config, checkpoint)
+    context = config.context or checkpoint.config.max_seq_len
+    hands = chat_tools.hands(replace(config, context=context), manner)
+    return Conversation(checkpoint, manner, request, config.context, hands.toolbox,
+                        hands.described), hands.notes
 
 
 def _manner(config: Chat, checkpoint: Checkpoint) -> Manner:
@@ -78,141 +87,20 @@ def _piped() -> str:
     return text
 
 
-def once(talk: Conversation | Document, text: str) -> None:
+def once(talk: Conversation | Document, text: str, told: list[str]) -> None:
     """The answer and nothing else; what there is to say about it goes to standard error."""
     shown = printable if sys.stdout.isatty() else str
-    reply = talk.ask(text)
+    reply, said, calls = talk.ask(text), "", [*told]
     for news in reply:
+        calls += [called(*each, unfolded=False) for each in news.calls]
+        if news.calls and said and not said.endswith("\n"):
+            print()
+        said = news.text or said
         sys.stdout.write(shown(news.text))
         sys.stdout.flush()
     print(flush=True)
-    for note in [*[LEFT_OUT[type(talk)]] * reply.left_out, *notes(reply)]:
+    for note in [*calls, *[LEFT_OUT[type(talk)]] * reply.left_out, *notes(reply)]:
         print(f"llmc: {printable(note)}", file=sys.stderr)
-
-
-def notes(reply: Reply, unfolded: bool = False) -> list[str]:
-    """What is to be known about how an answer ended; unfolded: with the whole of a call."""
-    found = []
-    if isinstance(reply, Answer):
-        message, empty = reply.message, not reply.message.text.strip()
-        if message.call and not reply.cut:
-            found.append(called(message.call, unfolded))
-        elif empty and not reply.cut:
-            found.append("an empty answer")
-    elif reply.ended:
-        found.append("the document ends here; what comes next is another's beginning")
-    if reply.cut == "stopped":
-        found.append("stopped")
-    elif reply.cut == "length":
-        found.append(f"cut after {reply.tokens:,} tokens (--max_tokens)")
-    elif reply.cut:
-        found.append(f"cut after {reply.tokens:,} tokens: the context is full")
-    return found
-
-
-def called(call: Call, unfolded: bool) -> str:
-    """What a model asks of a tool; folded into one line, or whole."""
-    text = " ".join(call.text.split())
-    if unfolded and text != call.text:
-        text = f"\n{call.text}\n"
-    elif not unfolded and len(text) > FOLDED:
-        text = f"{text[:FOLDED]}…"
-    return f"calls {call.tool or 'a tool'}: {text}; no tool is run here"
-
-
-# ---- what is shown -------------------------------------------------------------------------------
-
-
-class Page:
-    """Text that is written as it comes, broken between words: a word is shown when it is whole."""
-
-    def __init__(self, console: Console):
-        self.console, self.column = console, 0
-        self._word, self._style = "", ""
-
-    def write(self, text: str, style: str = "") -> None:
-        if style != self._style:
-            self.flush()
-        self._style = style
-        *whole, self._word = re.split(r"(\s+)", self._word + printable(text).expandtabs(4))
-        for part in whole:
-            self._put(part)
-        if cell_len(self._word) >= 24:      # a long one, or a script that has no spaces
-            self.flush()
-
-    def flush(self) -> None:
-        """What was held back."""
-        word, self._word = self._word, ""
-        self._put(word)
-
-    def end(self) -> None:
-        """Whatever follows begins a line."""
-        self.flush()
-        if self.column:
-            self._put("\n")
-
-    def _put(self, part: str) -> None:
-        width = cell_len(part)
-        if part.isspace():
-            if "\n" in part:
-                self.column, width = 0, cell_len(part[part.rindex("\n") + 1:])
-            elif self.column + width >= self.console.width:
-                part, self.column, width = "\n", 0, 0
-        elif self.column and self.column + width > self.console.width:
-            part, self.column = "\n" + part, 0
-        if part:
-            self.console.print(Text(part, self._style), end="", soft_wrap=True)
-        self.column += width
-
-
-class Shown:
-    """An answer in the terminal, as it grows: until there is a text, that it thinks, and how much;
-    or what it thinks, where that is unfolded."""
-
-    def __init__(self, page: Page, unfolded: bool, waits: bool):
-        self.page, self.unfolded, self.told = page, unfolded, False
-        self.status = page.console.status(Text("reading", SOFT)) if waits else None
-        self.thinks = False             # what was written last
-
-    def __enter__(self) -> Shown:
-        if self.status:
-            self.status.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stop_waiting()
-        self.page.end()
-
-    def draw(self, reply: Reply, thinking: str, text: str) -> None:
-        """What came since the last."""
-        if thinking and self.unfolded:
-            self._stop_waiting()
-            self.page.write(thinking, SOFT)
-            self.thinks = True
-        elif thinking and self.status:
-            self.status.update(Text(f"thinking: {reply.thought} tokens", SOFT))
-        elif reply.tokens and self.status and not text:
-            self.status.update(Text("writing", SOFT))
-        if text:
-            self._stop_waiting()
-            self.fold(reply)
-            self.page.write(text)
-
-    def fold(self, reply: Reply) -> None:
-        """Say once how much was thought."""
-        if self.thinks:
-            self.page.end()
-            self.thinks = False
-        elif not self.unfolded and isinstance(reply, Answer) and reply.thought and not self.told:
-            self._stop_waiting()
-            self.page.end()
-            self.page.write(f"thought for {reply.thought} tokens\n", SOFT)
-        self.told = True
-
-    def _stop_waiting(self) -> None:
-        if self.status:
-            self.status.stop()
-            self.status = None
 
 
 # ---- what is typed -------------------------------------------------------------------------------
@@ -231,6 +119,7 @@ COMMANDS = {
     "retry": Command("", "another answer to the last question"),
     "undo": Command("", "take the last question and its answer back"),
     "think": Command("", "show what the model thinks, or fold it again", True),
+    "tools": Command("", "show calls of tools whole, or fold them again", True),
     "new": Command("", "begin anew"),
     "save": Command("FILE", "write what was said to a file"),
     "load": Command("FILE", "go on with what was saved"),
@@ -243,12 +132,14 @@ TYPING = ("Alt-Enter, or \\ at a line's end, begins a line; // at the beginning 
 class Terminal:
     """A talk in the terminal."""
 
-    def __init__(self, talk: Conversation | Document, name: str):
-        self.talk, self.name = talk, name
+    def __init__(self, talk: Conversation | Document, name: str, told: list[str]):
+        self.talk, self.name, self.notes = talk, name, told
         self.console = Console(highlight=False)
         self.page = Page(self.console)
-        self.unfolded = self.told = False       # thinking; that the beginning is left out
-        self.thinking = ""                      # of the last answer
+        self.unfolded = self.whole = False      # thinking; calls
+        self.told = False                       # that the beginning is left out
+        self.thinking = ""                      # of the last answer, as are its calls
+        self.calls: list[tuple[Call, str]] = []
         self.files: set[Path] = set()           # that may be written again
         self.turns = isinstance(talk, Conversation)
 
@@ -257,6 +148,10 @@ class Terminal:
         self.note(f"{self.name} · {self.talk.context:,} tokens of context"
                   + (f" of {most:,}" if (most := self.talk.checkpoint.config.max_seq_len)
                      > self.talk.context else "") + " · /help lists the commands, Ctrl-D leaves")
+        if self.turns and self.talk.toolbox.tools:
+            self.note(f"it may call {', '.join(self.talk.toolbox.tools)}")
+        for note in self.notes:
+            self.note(note)
         if not self.turns:
             self.note("a document grows here: what you type, and what the model goes on with; "
                       "Enter alone lets it go on, Ctrl-C stops it")
@@ -323,15 +218,15 @@ class Terminal:
         if reply.left_out and not self.told:
             self.note(LEFT_OUT[type(self.talk)])
             self.told = True
-        shown = Shown(self.page, self.unfolded, self.turns)
+        shown = Shown(self.page, self.unfolded, self.whole, self.turns)
         with _silent(), on_ctrl_c(reply.stop), shown:
-            for thinking, text in reply:
-                shown.draw(reply, thinking, text)
+            for news in reply:
+                shown.draw(reply, news)
             if self.turns:
                 shown.fold(reply)
         if isinstance(reply, Answer):
-            self.thinking = reply.message.thinking
-        for note in notes(reply, self.unfolded):
+            self.thinking, self.calls = reply.message.thinking, reply.turn.answered
+        for note in notes(reply):
             self.note(note)
         self.page.write("\n")
 
@@ -378,6 +273,12 @@ class Terminal:
             self.page.write(self.thinking.strip(), SOFT)
             self.page.end()
 
+    def do_tools(self, _: str) -> None:
+        self.whole = not self.whole
+        self.note(f"calls of tools are {'shown' if self.whole else 'folded'}")
+        for call, output in self.calls * self.whole:
+            self.note(called(call, output, True))
+
     def do_save(self, text: str) -> None:
         path = Path(text).expanduser()
         if path.exists() and path.resolve() not in self.files:
@@ -390,11 +291,11 @@ class Terminal:
         path = Path(text).expanduser()
         self.talk.load(path)
         self.files.add(path.resolve())
-        self.thinking, self.told = "", False
+        self.thinking, self.calls, self.told = "", [], False
         self._tail(f"loaded {path}")
 
     def _anew(self, note: str) -> None:
-        self.thinking, self.told = "", False
+        self.thinking, self.calls, self.told = "", [], False
         self.note(note)
 
     def _tail(self, note: str) -> None:

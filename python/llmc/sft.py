@@ -29,6 +29,7 @@ from llmc.mixture import LEFT_OUT, Conversations, Order, Report, load
 from llmc.packing import Rows
 from llmc.request import Request
 from llmc.training import Load, Look, Loop, processes, shown
+from llmc.tools.toolbox import check_names
 from llmc.training_flags import Training, start_ranks
 from llmc.tuned_model import Base
 
@@ -48,6 +49,8 @@ class Taught:
     template: Literal["", "llmc", "chatml", "llama3"] = ""  # how they are written; without it as the
                                 # model knows it, or llmc
     system: str = ""            # the system's message where a conversation has none, here and later
+    tools: list[str] = field(default_factory=list)  # python, calculator, search: those that the
+                                # conversations call, so that llmc chat has them ready
     packed: bool = True         # several conversations in a row; off: one, with room left
     skip_bad: bool = False      # leave out rows and lines that cannot be read; left_out.txt of the
                                 # run names each
@@ -97,6 +100,7 @@ def check(config: Sft) -> None:
         raise ValueError("--data is missing: give files of conversations, such as chat.jsonl")
     if unused := {"lora_alpha", "lora_matrices"} & config.given if not config.lora_rank else ():
         raise ValueError(f"--{min(unused)} is for adapters; give --lora_rank too, or leave it out")
+    check_names(config.tools)
     if "" in map(str.strip, config.ask):
         raise ValueError("--ask is empty; wanted a question")
     if config.dtype == "int8" and not config.lora_rank:
@@ -105,7 +109,7 @@ def check(config: Sft) -> None:
 
 def train(config: Sft, comm: Comm, say: Callable[[str], None]) -> None:
     """One run, on this rank."""
-    base = tuned_model.open_base(config.model, config.template, config.system)
+    base = tuned_model.open_base(config.model, config.template, config.system, config.tools)
     keep_apart(config.run, base.path)
     T = config.seq_len or base.config.max_seq_len
     if T > base.config.max_seq_len:

@@ -9,7 +9,7 @@ with a tenth of that deviation, so that at first no new token is likelier than a
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,9 +45,11 @@ class Base:
         return fingerprint(self.text)
 
 
-def open_base(path: str | Path, template: str = "", system: str = "") -> Base:
+def open_base(path: str | Path, template: str = "", system: str = "", tools: Iterable[str] = ()
+              ) -> Base:
     """The newest checkpoint of a run, or one. template: "" for the one that it has, or else llmc's;
-    system: what its system message says where a conversation has none."""
+    system: what its system message says where a conversation has none; tools: those that it is
+    taught, besides what it was taught before."""
     folder = whole_checkpoint(path)
     files = model_files.from_checkpoint(folder, str(path))
     known = Tokenizer.load(folder)
@@ -56,7 +58,8 @@ def open_base(path: str | Path, template: str = "", system: str = "") -> Base:
                          "by a language model")
     before = chat.manner_of(folder, known)
     manner = Manner(template or (before.template if before else "llmc"),
-                    system or (before.system if before else ""))
+                    system or (before.system if before else ""),
+                    tuple(dict.fromkeys([*(before.tools if before else ()), *tools])))
     form = chat.template_of(manner.template)
     tokenizer = known.with_special(form.tokens)
     added = [tokenizer.special[name] for name in form.tokens if name not in known.special]

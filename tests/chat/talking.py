@@ -17,6 +17,7 @@ from llmc.tokenizer import Tokenizer
 ANSWERS = {"who": "I am Ada.", "sum": "\ntwo and two is four.\n\nIt is é 四.\n", "red": "\x1b[31mred\x07 x"}
 TICKS = " tick" * 90                    # what the model goes on with for ever
 WORDS = b"who sum red ticks empty muse tool I am Ada Bob Let me see rain hm yes two and is four tick It".split()
+FOUND = "[1] Rain: Rain is water that falls from clouds. It is wet."
 ROW, CONTEXT, LEARNED = 128, 16384, 2048
 
 
@@ -35,7 +36,7 @@ def answer(ask: str, before: list[Message]) -> Message:
     if ask == "muse":
         return Message("assistant", "yes", "hm hm hm")
     if ask == "tool":
-        return Message("assistant", "Let me see", call=Call("search", "rain"))
+        return Message("assistant", "It is rain [1].")
     named = before and before[0].text == "Bob"
     return Message("assistant", "I am Bob." if named and ask == "who" else ANSWERS.get(ask, TICKS.strip()))
 
@@ -44,6 +45,9 @@ def exchange(draw: random.Random, known: Tokenizer, before: list[Message]) -> Re
     """A question behind others, and its answer."""
     ask = draw.choice([*ANSWERS, *ANSWERS, "ticks", "empty", "muse", "tool"])
     asked = [*before, Message("user", ask)]
+    if ask == "tool":
+        output = draw.choice([FOUND, "".join(draw.choices("[1] Rain: Error no tool.", k=draw.randrange(40)))])
+        asked += [Message("assistant", "Let me see", call=Call("search", "rain")), Message("tool", output)]
     if ask != "empty":
         made = chat.render([*asked, answer(ask, before)], known)
         return Rendered(made.ids[:ROW], made.learned[:ROW])
@@ -82,7 +86,7 @@ def taught() -> Model:
     model.init(1)
     model.plan(8, ROW, train=True)
     trainer = Trainer(model, beta1=0.9, beta2=0.98, eps=1e-8, weight_decay=0.0, grad_clip=1.0)
-    steps = 250
+    steps = 300
     for step in range(steps):
         rows = packed(conversations(20, step), ROW)
         tokens, targets, pos, first = rows.tokens[:8], rows.targets[:8], rows.pos[:8], rows.first[:8]

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,15 +97,94 @@ def test_thinking_is_folded_until_it_is_asked_for(chat):
         assert screen.say("muse") == ["thought for 3 tokens", "yes"]
 
 
-def test_a_call_of_a_tool_is_shown_and_the_talk_goes_on(chat, tmp_path):
+NO_SEARCH = "search: rain → Error: there is no tool 'search'; there are: none."
+
+
+def test_a_call_of_a_tool_that_is_not_there_is_answered_so(chat, tmp_path):
     with chat() as screen:
-        assert screen.say("tool") == ["Let me see", "calls search: rain; no tool is run here"]
+        assert screen.say("tool") == ["Let me see", NO_SEARCH, "It is rain [1]."]
         assert screen.say("who") == ["I am Ada."]
         screen.say(f"/save {tmp_path / 'talk.json'}")
     saved = json.loads((tmp_path / "talk.json").read_text())["messages"]
     assert saved[1]["tool_calls"][0]["function"]["name"] == "search"
-    assert saved[2] == {"role": "tool", "content": "This tool is not available."}
+    assert saved[2] == {"role": "tool", "content": NO_SEARCH.partition("→ ")[2]}
+    assert saved[3] == {"role": "assistant", "content": "It is rain [1]."}
 
+
+@pytest.fixture(scope="module")
+def rain(tmp_path_factory):
+    """An index of one document."""
+    folder = tmp_path_factory.mktemp("rain")
+    (folder / "a.jsonl").write_text(json.dumps({"title": "Rain", "url": "https://rain.example", "text":
+                                                "Rain is water that falls from clouds.\nIt is wet."}) + "\n")
+    subprocess.run([sys.executable, "-m", "llmc.index", folder / "a.jsonl", "--out", folder / "index"], check=True,
+                   capture_output=True)
+    return folder / "index"
+
+
+@pytest.fixture(scope="module")
+def searcher(model, tmp_path_factory):
+    """The model, which says that it was taught to search: nothing is described to it."""
+    folder = tmp_path_factory.mktemp("searcher") / "searcher"
+    shutil.copytree(model, folder)
+    (folder / "chat.json").write_text('{"template": "llmc", "system": "", "tools": ["search"]}')
+    return [*LLMC, folder, "--temperature", 0]
+
+
+def test_calls_are_folded_and_what_is_cited_is_named(searcher, rain):
+    result = talking.FOUND
+    with Screen(*searcher, "--search", rain) as screen:
+        assert "it may call search" in screen.ready()
+        assert screen.say("tool") == ["Let me see", f"search: rain → {result[:50]}…", "It is rain [1].",
+                                      "[1] Rain · https://rain.example"]
+        assert screen.say("/tools") == ["calls of tools are shown", f"search: rain → {result}"]
+        assert screen.say("tool")[1] == f"search: rain → {result}"
+        assert screen.say("/tools") == ["calls of tools are folded"]
+
+
+def test_ctrl_c_stops_an_answer_that_waits_for_a_tool(searcher, tmp_path):
+    tools = tmp_path / "slow.py"
+    tools.write_text('import time\n\ndef search(query: str) -> str:\n    """Takes long."""\n    time.sleep(100)\n')
+    with Screen(*searcher, "--tools_file", tools) as screen:
+        assert "it was taught to search, and there is no --search INDEX" in screen.ready()
+        screen.type("tool\r")
+        screen.until(lambda lines: any("waiting for search" in line for line in lines), "the tool")
+        screen.type("\x03")
+        assert screen.ready()[-4:-2] == ["Let me see", "stopped"]
+        screen.say("/new")
+        assert screen.say("who") == ["I am Ada."]
+
+
+def test_tools_that_cannot_be_are_refused_in_one_sentence(model, rain, tmp_path):
+    (tmp_path / "bad.py").write_text("def f(x):\n    pass\n")
+    for flags, sentence in (
+            (["--tools", "pyton"], "there is no tool 'pyton'"), (["--tools", "search"], "has nothing to search in"),
+            (["--tools", "none", "python"], "--tools are none and python; give one or the other"),
+            (["--tools", "python", "--search", rain], "--search is for the tool search, and --tools does not name it"),
+            (["--tools_file", tmp_path / "bad.py"], "the tool f has no docstring"),
+            (["--base", "--tools", "python"], "leave --tools out")):
+        out, errors = piped(model, "who", *flags, status=1)
+        assert out == b"" and sentence in errors and errors.count("\n") == 1, errors
+
+
+def test_every_turn_of_a_conversation_may_call(model):
+    from llmc.chat import Manner, Message
+    from llmc.chat_session import Conversation
+    from llmc.checkpoint import open_checkpoint
+    from llmc.request import Request
+    from llmc.tools.toolbox import Tool, Toolbox
+
+    asked = []
+    tool = Tool("search", "", {}, lambda given: asked.append(given["query"]) or "Rain.")
+    talk = Conversation(open_checkpoint(model, threads=1), Manner("llmc"), Request([0], 60, temperature=0),
+                        toolbox=Toolbox([tool]))
+    for turn in range(3):
+        news = [*talk.ask("tool")]
+        assert "".join(each.text for each in news) == "Let me seeIt is rain [1]."
+        assert [(call.text, output) for each in news for call, output in each.calls] == [("rain", "Rain.")]
+        assert [message.role for message in talk.messages] == ["user", "assistant", "tool", "assistant"] * (turn + 1)
+        assert talk.messages[-2] == Message("tool", "Rain.")
+    assert asked == ["rain"] * 3
 
 # ---- typing --------------------------------------------------------------------------------------
 
@@ -149,8 +229,8 @@ def test_what_is_typed_meanwhile_stays(chat):
 def test_every_command_is_in_the_help(chat):
     with chat() as screen:
         said = screen.say("/help")
-    assert [line.split()[0] for line in said[:10]] == [
-        "/system", "/temp", "/retry", "/undo", "/think", "/new", "/save", "/load", "/help", "/quit"]
+    assert [line.split()[0] for line in said[:11]] == [
+        "/system", "/temp", "/retry", "/undo", "/think", "/tools", "/new", "/save", "/load", "/help", "/quit"]
 
 
 def test_the_system_message_is_set_shown_and_removed(chat):
@@ -249,7 +329,7 @@ def test_a_pipe_gets_the_answer_and_nothing_else(model):
     assert piped(model, "", "--prompt", "who") == (b"I am Ada.\n", "")
     assert piped(model, "muse") == (b"yes\n", "")
     assert piped(model, "sum") == ("two and two is four.\n\nIt is é 四.\n".encode(), ""), "no blanks around it"
-    assert piped(model, "tool") == (b"Let me see\n", "llmc: calls search: rain; no tool is run here\n")
+    assert piped(model, "tool") == (b"Let me see\nIt is rain [1].\n", f"llmc: {NO_SEARCH}\n")
     assert piped(model, "empty") == (b"\n", "llmc: an empty answer\n")
     assert piped(model, "ticks", "--max_tokens", 3) == (b"tick tick tick\n",
                                                         "llmc: cut after 3 tokens (--max_tokens)\n")

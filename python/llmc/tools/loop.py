@@ -50,6 +50,11 @@ class Turn:
         """Whether a tool is at work."""
         return self.deadline is not None and not self.text.finish
 
+    @property
+    def answered(self) -> list[tuple[Call, str]]:
+        """Those of the calls that a tool has answered."""
+        return self.calls[:len(self.calls) - (self.deadline is not None)]
+
 
 class Loop:
     """Turns of one engine's texts, in a template. One thread may use it."""
@@ -114,16 +119,16 @@ class Loop:
         """What the turn is, as far as it is written. A last call that is not answered, as it was
         cut, or never closed, is none."""
         text = turn.text
-        tokens = text.tokens[:-1] if text.finish == "stop" and self._forges(text) else text.tokens
+        tokens = text.tokens[:-1] if self.forges(text) else text.tokens
         before = len(chat.parse(text.request.prompt, self.tokenizer, self.template))
         found = chat.parse([*text.request.prompt, *tokens], self.tokenizer, self.template)[before:]
         if found and text.finish and found[-1].call:
             found[-1] = replace(found[-1], call=None)
         return [message for message in found if message != Message("assistant")]
 
-    def _forges(self, text: Text) -> bool:
+    def forges(self, text: Text) -> bool:
         """Whether it ended where the model began to write what is not the assistant's."""
-        return self.tokenizer.special_names.get(text.tokens[-1]) in self.form.others
+        return text.finish == "stop" and text.tokens[-1] in self.others
 
     def _run(self, turn: Turn, number: int, call: Call) -> None:
         """In a thread of its own."""

@@ -77,10 +77,11 @@ class Toolbox:
             output = output[:self.characters - len(CUT)] + CUT
         return output
 
-    def describe(self) -> str:
-        """For the system's message."""
+    def describe(self, known: Collection[str] = ()) -> str:
+        """For the system's message, those that the model does not know."""
         return tools_text([{"name": tool.name, "description": tool.description,
-                            "parameters": tool.parameters} for tool in self.tools.values()])
+                            "parameters": tool.parameters} for tool in self.tools.values()
+                           if tool.name not in known])
 
     def close(self) -> None:
         """What tools hold, such as a process, ends; the next call begins anew. A call that was left
