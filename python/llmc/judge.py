@@ -54,6 +54,12 @@ class Row:
     at_most: int = 0            # words that it may have; 0: any number
     way: str = ""               # how it is to be answered: tool, direct or steps
 
+    @property
+    def asked(self) -> list[Message]:
+        """Up to the last question, of whose answer the calls and outputs are a part."""
+        last = max(at for at, each in enumerate(self.messages) if each.role == "user")
+        return self.messages[:last + 1]
+
     def to_dict(self) -> dict[str, Any]:
         """What a line of a file holds; what is not set is left out."""
         more = {key: value for key, value in vars(self).items() if key != "messages" and value}
@@ -81,7 +87,7 @@ def read_rows(path: Path) -> list[Row]:
             messages = chat.from_dict(data)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        if messages[-1].role != "assistant" or len(messages) < 2:
+        if messages[-1].role != "assistant" or not any(each.role == "user" for each in messages):
             raise ValueError(f"{where}: the last message is not the assistant's answer")
         found.append(Row(messages, data["kind"], data["family"], **more))
     if not found:

@@ -1,8 +1,9 @@
 """From text to a model that writes, in minutes: the stages of the path, one after the other.
 
-Shakespeare's works, or a text of your own -> a tokenizer -> token shards -> a small model -> its
-validation loss, three samples and the curve of its losses -> conversations -> an assistant, its
-share of right answers before and after, and a chat of three turns. Everything lies in one folder,
+Shakespeare's works, or a text of your own, and exercises in letters and numbers -> a tokenizer ->
+token shards -> a small model -> its validation loss, three samples and the curve of its losses ->
+conversations -> an assistant that calls tools, its share of right answers before and after, and a
+chat of a few turns. Everything lies in one folder,
 runs/quickstart or runs/NAME of the text. Run again, it goes on where it was left; it never goes on
 with another text or other settings.
 """
@@ -21,7 +22,8 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from llmc import cli, disk, documents, plot, prepare_text, pretrain, sample, train_tokenizer
+from llmc import (cli, disk, documents, plot, prepare_text, pretrain, sample, synth_text,
+                  train_tokenizer)
 from llmc.checkpoint import find_checkpoint
 from llmc.cli import Range
 from llmc.quickstart_assistant import LEAST_CONTEXT, Lessons, teach
@@ -31,6 +33,7 @@ from llmc.tokenizer import Tokenizer
 PROMPTS = ["ROMEO.\n", "To be, or not to be", "My lord, the king"]      # for Shakespeare
 SAMPLE_TOKENS = 120
 VAL_WINDOWS = 512               # rows of held-out text that a validation reads, at most
+EXERCISES = ("letters", "letters_bare", "spelling", "addition", "subtraction", "apples")
 LOOKS = 10                      # validations, samples and checkpoints on the way
 UNNAMED = {"optimizer": "adamw", "dtype": "f32"}    # of runs whose recipe does not say
 
@@ -40,6 +43,8 @@ class Recipe:
     """What decides the result. The number of updates is fixed, not the time they take."""
     vocab_size: train_tokenizer.VocabSize = 2048    # symbols of the tokenizer
     val_fraction: Annotated[float, Range(0.001, 0.5)] = 0.05    # share of the text held out
+    exercises: Annotated[int, Range(0, 10**9)] = 1_500_000  # characters of llmc synth text beside
+                                # it, at most a quarter of it: what tools are called with is copied
     text_key: str = "text"      # key of a JSON line, or column of parquet, that holds the text
     skip_bad: bool = False      # leave out rows and lines that cannot be read, and count them
     preset: str = "llama-tiny"  # the family of the model
@@ -49,7 +54,7 @@ class Recipe:
     tied: Annotated[int, Range(0, 1)] = 1       # 1: the head shares the embedding's weights
     max_seq_len: cli.Count = 256    # context, in tokens
     batch_size: Annotated[int, Range(1, 2**20)] = 4     # rows an update
-    steps: cli.Count = 4000     # updates
+    steps: cli.Count = 5000     # updates
     optimizer: Literal["adamw", "muon"] = "muon"    # what moves the blocks' matrices
     lr: Annotated[float, Range(0, 100)] = 3e-3  # peak learning rate; adamw wants 1.5e-3
     dtype: Literal["auto", "f32", "bf16"] = "auto"  # auto: bf16 where the processor multiplies it
@@ -76,6 +81,7 @@ class Place:
         self.name = (Path(data).resolve().stem or "text") if data else "quickstart"
         self.run = Path("runs") / self.name
         self.data = self.run / "data"
+        self.exercises = self.data / "exercises.txt"
         self.note = self.run / "quickstart.json"        # what it is made from
         self.source = str(Path(data)) if data else "the works of Shakespeare"
         changed = {field.name: getattr(config, field.name)
@@ -208,17 +214,25 @@ def begin(place: Place, settings: dict[str, object], fresh: bool) -> None:
 
 def make_tokens(place: Place, config: QuickStart) -> None:
     """The tokenizer and the shards, if they are not there yet."""
+    size = sum(path.stat().st_size for path in place.text)
+    texts, characters = [*place.text], min(config.exercises, size // 4)
+    if characters:
+        texts.append(place.exercises)
+    if characters and not place.exercises.is_file():
+        place.data.mkdir(exist_ok=True)
+        made = synth_text.text(EXERCISES, characters, config.seed)
+        disk.write_whole(place.exercises, made.encode())
     if not (place.data / "tokenizer.json").is_file():
-        size = sum(path.stat().st_size for path in place.text)
         heading(f"A tokenizer of {config.vocab_size:,} symbols, from {len(place.text)} "
-                f"file{'s' * (len(place.text) > 1)} of text, {size:,} bytes")
+                f"file{'s' * (len(place.text) > 1)} of text, {size:,} bytes, and {characters:,} "
+                "characters of exercises")
         train_tokenizer.run(train_tokenizer.TrainTokenizer(
-            input=place.text, out=place.data, vocab_size=config.vocab_size,
+            input=texts, out=place.data, vocab_size=config.vocab_size,
             text_key=config.text_key, skip_bad=config.skip_bad))
     if not (place.data / "prepared.json").is_file():        # the last file that is written
         heading("The text in tokens")
         prepare_text.run(prepare_text.PrepareText(
-            input=place.text, out=place.data, tokenizer=str(place.data), name=place.name,
+            input=texts, out=place.data, tokenizer=str(place.data), name=place.name,
             val_fraction=config.val_fraction, text_key=config.text_key, skip_bad=config.skip_bad,
             overwrite=True))
     held_out = place.prepared()["val_tokens"]
@@ -240,7 +254,7 @@ def learn(place: Place, config: QuickStart) -> None:
             "data": place.data, "n_kv_head": config.n_head, "val_every": every,
             "sample_every": every, "checkpoint_every": every, "val_windows": VAL_WINDOWS,
             "dtype": dtype(config)}
-        for name in ("vocab_size", "val_fraction", "text_key", "skip_bad"):     # of the shards
+        for name in ("vocab_size", "val_fraction", "exercises", "text_key", "skip_bad"):    # shards'
             del settings[name]
         for name, value in settings.items():
             flags += [f"--{name}", str(value)]
@@ -276,7 +290,9 @@ def prompts(place: Place, config: QuickStart) -> list[str]:
     tokens, _ = read_shard(sorted(place.data.glob("*_val_*.bin"))[0])
     text = Tokenizer.load(place.data).decode(np.asarray(tokens[:100_000]).tolist())
     lines = [line.split() for line in text.splitlines()[1:-1]]
-    openings = [" ".join(words[:4]) for words in lines if len(words) >= 4] or [""]
+    ours = {*place.exercises.read_text().splitlines()} if place.exercises.is_file() else set()
+    openings = [" ".join(words[:4]) for words in lines
+                if len(words) >= 4 and " ".join(words) not in ours] or [""]
     return [openings[i * len(openings) // 3] for i in range(3)]
 
 

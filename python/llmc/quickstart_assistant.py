@@ -1,7 +1,8 @@
 """The quick start's second half: its base model becomes an assistant.
 
-Conversations about who it is and how it behaves are made, learned from, and what they taught is
-counted on questions that were held out, beside what the base model says to them.
+Conversations about who it is, how it behaves, and which tools count letters and add are made,
+learned from, and what they taught is counted on questions that were held out, beside what the base
+model says to them.
 """
 from __future__ import annotations
 
@@ -12,18 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from llmc import asking, assistant_report, cli, disk, identity, sft, synth
+from llmc import asking, assistant_report, cli, disk, identity, judge, sft, synth
 from llmc.assistant_report import Score
 from llmc.chat import Message
 from llmc.checkpoint import open_checkpoint
 from llmc.cli import Range
 from llmc.request import Request
+from llmc.tools.sandbox import unavailable
+from llmc.tools.toolbox import usual
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-TURNS = ["Hello! Who are you?", "My favorite color is green.", "What is my favorite color?"]
+TALKS = [["Hello! Who are you?", "My favorite color is green.", "What is my favorite color?"],
+         ['How many "r" are in "strawberry"?'], ["What is 1234 + 8765?"]]
 QUESTIONS = 400
+FAMILIES = ["letters", "addition"]      # that are answered by TOOLS
+TOOLS = ["python", "calculator"]
 LEAST_CONTEXT = 128             # tokens; most conversations have fewer
 LONGEST = 60                    # tokens of an answer
 
@@ -34,7 +40,8 @@ class Lessons:
     name: str = "Pico"          # what the assistant is called
     manners: Annotated[int, Range(100, 20_000)] = 12_000    # conversations that teach manners
     identity: Annotated[int, Range(100, 10_000)] = 8000     # conversations that tell who it is
-    sft_steps: cli.CountOrZero = 1000    # updates that make an assistant of the model; 0: none
+    tools: Annotated[int, Range(100, 10**6)] = 40_000   # conversations that teach letters and sums
+    sft_steps: cli.CountOrZero = 2500    # updates that make an assistant of the model; 0: none
     sft_lr: Annotated[float, Range(0, 100)] = 2e-3      # their peak learning rate
 
 
@@ -47,6 +54,7 @@ class School:
         self.note = self.folder / "quickstart.json"     # what it is made from
         self.data = self.folder / "conversations"
         self.asked = self.data / "asked.jsonl"
+        self.tasks = self.data / "tasks.jsonl"          # that tools are asked with
 
     def step(self) -> int:
         """Updates made and saved; 0 before the first checkpoint."""
@@ -71,7 +79,7 @@ def teach(base: Path, lessons: Lessons, seed: int, heading: Callable[[str], None
         return False
     heading("What the assistant learned: questions that were held out")
     show_scores(school)
-    heading(f"Three turns with {lessons.name}")
+    heading(f"A few turns with {lessons.name}")
     converse(school)
     return True
 
@@ -99,7 +107,7 @@ def lessons_of(lessons: Lessons) -> dict[str, object]:
 
 
 def make_conversations(school: School) -> None:
-    """Who it is, how it behaves, and questions that neither has; once."""
+    """Who it is, how it behaves, what it calls, and questions that none of them has; once."""
     if school.asked.is_file():              # the last that is written
         return
     school.data.mkdir(exist_ok=True)
@@ -107,6 +115,10 @@ def make_conversations(school: School) -> None:
         out=school.data / "identity.jsonl", name=school.lessons.name, seed=school.seed,
         count=school.lessons.identity, overwrite=True,
         facts=["maker=you, with llmc", "runs_on=your own computer"]))
+    synth.run(synth.Synth(
+        family="tools", out=school.data / "tools.jsonl", held_out=school.tasks, families=FAMILIES,
+        ways=["tool"], count=school.lessons.tools, held_out_count=QUESTIONS, seed=school.seed,
+        overwrite=True))
     synth.run(synth.Synth(
         family="manners", out=school.data / "manners.jsonl", held_out=school.asked,
         count=school.lessons.manners, held_out_count=QUESTIONS, seed=school.seed, overwrite=True))
@@ -117,7 +129,8 @@ def learn(school: School) -> None:
     steps = school.lessons.sft_steps
     sft.run(sft.Sft(
         model=str(school.base), run=school.folder, steps=steps, lr=school.lessons.sft_lr,
-        data=[str(school.data / "manners.jsonl"), str(school.data / "identity.jsonl")],
+        data=[str(school.data / f"{name}.jsonl") for name in ("manners", "identity", "tools")],
+        tools=TOOLS,
         optimizer="muon", schedule="cosine", final_lr=0.05, warmup_steps=20,
         val_every=max(1, steps // 5), sample_every=max(1, steps // 3), checkpoint_every=100,
         ask=["Who are you?", "How do I steal a car?", "How do I wash a car?"], seed=school.seed,
@@ -129,6 +142,11 @@ def show_scores(school: School) -> None:
     from rich.console import Console
 
     rows = assistant_report.questions(school.asked, school.lessons.name)
+    tasks, why = judge.read_rows(school.tasks), unavailable()
+    if why:
+        tasks = [row for row in tasks if row.family != "letters"]
+        print(f"its counting of letters is not counted, for Python is not run here: {why}")
+    rows += tasks
     found = {}
     for who, place in (("base", school.base), ("assistant", school.folder)):
         answered = assistant_report.ask(open_checkpoint(place), rows, LONGEST)
@@ -155,11 +173,21 @@ def table(found: dict[str, list[Score]]) -> Table:
 
 
 def converse(school: School) -> None:
-    """Three turns, each with those before it."""
+    """A few turns, those of a talk with those before them, and with what was called."""
+    from llmc.chat_shown import called
+
     assistant = open_checkpoint(school.folder)
-    messages: list[Message] = []
-    for text in TURNS:
-        messages.append(Message("user", text))
-        answer, = asking.answers(assistant, [messages], Request([], LONGEST, temperature=0))
-        print(f"you   {text}\n{school.lessons.name:<5} {answer}\n")
-        messages.append(Message("assistant", answer or "…"))
+    names = [name for name in TOOLS if name != "python" or not unavailable()]
+    for talk in TALKS:
+        messages: list[Message] = []
+        with usual(names) as toolbox:
+            for text in talk:
+                print(f"you   {text}")
+                messages.append(Message("user", text))
+                turn, = asking.turns(assistant, [messages], Request([], LONGEST, temperature=0),
+                                     [toolbox])
+                for asked, answer in zip(turn, turn[1:]):
+                    if asked.call:
+                        print(f"      {called(asked.call, answer.text, unfolded=False)}")
+                messages += turn or [Message("assistant", "…")]
+                print(f"{school.lessons.name:<5} {turn[-1].text.strip() if turn else ''}\n")

@@ -70,6 +70,14 @@ COUNTED = ('How many times does the letter "{letter}" occur in "{word}"?|'
            'Count the letter "{letter}" in "{word}".|'
            'How many times is there "{letter}" in "{word}"?|'
            'In the word "{word}", how many times does "{letter}" occur?|'
+           'Tell me how many "{letter}" are in "{word}".|'
+           'What is the count of "{letter}" in "{word}"?|'
+           'Number of "{letter}" in "{word}"?|'
+           'How many times can I find "{letter}" in "{word}"?|'
+           'How many letters of "{word}" are "{letter}"?|'
+           'Please count how often "{letter}" is in the word "{word}".|'
+           'Is "{letter}" in "{word}", and how many times?|'
+           '"{word}" has how many "{letter}"?|'
            '*What number of "{letter}" does "{word}" have?|'
            '*Tell me how often the letter "{letter}" stands in "{word}".')
 SPELLED = ('What is every {nth} letter of "{word}"?|Write every {nth} letter of "{word}".|'
@@ -124,8 +132,12 @@ def dots(rng: random.Random, out: bool) -> Problem:
 # ---- numbers -------------------------------------------------------------------------------------
 
 ADDED = ("What is {a} + {b}?|What is {a} plus {b}?|How much is {a} + {b}?|Add {a} and {b}.|"
-         "What is the sum of {a} and {b}?|Compute {a} + {b}.|*How much do {a} and {b} make?|"
-         "*{a} and {b} together are what?")
+         "What is the sum of {a} and {b}?|Compute {a} + {b}.|{a} + {b} = ?|Work out {a} + {b}.|"
+         "Calculate {a} plus {b}.|Find the sum of {a} and {b}.|{a} plus {b} is what?|"
+         "What do I get if I add {b} to {a}?|Tell me what {a} and {b} add up to.|"
+         "How many are {a} and {b} more?|What do {a} and {b} make?|How much is {a} and {b}?|"
+         "If I have {a} and get {b}, how many are there?|"
+         "*How much do {a} and {b} make?|*{a} and {b} together are what?")
 TAKEN = ("What is {a} - {b}?|What is {a} minus {b}?|How much is {a} - {b}?|"
          "Take {b} from {a}.|Compute {a} - {b}.|*How much is left of {a} without {b}?")
 TIMES = ("What is {a} * {b}?|What is {a} times {b}?|How much is {a} * {b}?|Multiply {a} by {b}.|"

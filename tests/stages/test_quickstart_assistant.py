@@ -18,7 +18,7 @@ from test_quickstart import write_text
 from training import everything
 
 FLAGS = ("--data play.txt --vocab_size 500 --preset llama-tiny --n_layer 1 --n_embd 32 --n_head 2 --max_seq_len 256 "
-         "--batch_size 2 --steps 4 --warmup_steps 1 --manners 100 --identity 100 --sft_steps 6").split()
+         "--batch_size 2 --steps 4 --warmup_steps 1 --manners 100 --identity 100 --tools 100 --sft_steps 6").split()
 ARGV = [sys.executable, "-m", "llmc.quickstart", *FLAGS]
 
 
@@ -44,20 +44,21 @@ def home(finished, tmp_path, monkeypatch) -> Path:
     return tmp_path / "home"
 
 
-def test_it_ends_with_scores_before_and_after_and_three_turns(finished):
+def test_it_ends_with_scores_before_and_after_and_a_few_turns(finished):
     told = finished.out[finished.out.index("== What the assistant learned"):]
-    for what, n in (("says its name", 40), ("refuses harmful", 0), ("answers harmless", 0), ("answers follow-ups", 0)):
+    for what, n in (("says its name", 40), ("refuses harmful", 0), ("answers harmless", 0), ("answers follow-ups", 0),
+                    ("counts letters with a tool", 200), ("adds with a tool", 200)):
         line = next(line for line in told.splitlines() if line.startswith(what))
         shares = re.findall(r"([\d.]+)% +([\d.]+)-([\d.]+)", line)
         assert len(shares) == 2 and all(float(low) <= float(share) <= float(high) for share, low, high in shares)
         assert not n or f" {n} " in line
-    chat = told[told.index("== Three turns with Pico"):told.index("== What next")]
-    assert chat.count("\nyou   ") == 3 and chat.count("\nPico  ") == 3
+    chat = told[told.index("== A few turns with Pico"):told.index("== What next")]
+    assert chat.count("\nyou   ") == 5 and chat.count("\nPico  ") == 5
     assert re.search(r"^talk with it +\S+llmc chat runs/play/assistant$", told, re.M)
     data = finished.home / "runs/play/assistant/conversations"
-    of_both = [[json.loads(line)["messages"][-2] for line in (data / f"answers_{who}.jsonl").read_text().splitlines()]
+    of_both = [[json.loads(line)["messages"][0] for line in (data / f"answers_{who}.jsonl").read_text().splitlines()]
                for who in ("base", "assistant")]
-    assert of_both[0] == of_both[1] and len(of_both[0]) == 440
+    assert of_both[0] == of_both[1] and len(of_both[0]) == 840
 
 
 def test_the_assistant_answers_where_it_is_said_to_be(home):
@@ -70,7 +71,7 @@ def test_a_finished_assistant_is_shown_and_left_as_it_is(home, capfd):
     before = everything(home / "runs/play/assistant")
     quick_start()
     out = capfd.readouterr().out
-    assert "== The model learns" not in out and "== Three turns with Pico" in out
+    assert "== The model learns" not in out and "== A few turns with Pico" in out
     assert everything(home / "runs/play/assistant") == before
 
 
