@@ -89,7 +89,7 @@ def with_manner(model: ModelFiles) -> ModelFiles:
     if tokenizer.eot is not None:
         about.setdefault("pad_token", tokenizer.special_names[tokenizer.eot])
     return replace(model, texts=texts | {
-        TEMPLATE: source(*manner).encode("utf-8", "replace"),
+        TEMPLATE: source(manner.template, manner.system).encode("utf-8", "replace"),
         GENERATION: as_json(settings(texts, GENERATION)
                             | {"eos_token_id": [id for id in ends if id is not None]}),
         TOKENIZER_CONFIG: as_json(about),

@@ -65,7 +65,7 @@ def check_talk(folder: Path, manner: Manner) -> None:
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("kind", ["byte level", "sentencepiece"])
 def test_transformers_and_llama_cpp_chat_with_an_export_as_llmc_does(kind, template, tmp_path):
-    manner = Manner(template, SYSTEM)
+    manner = Manner(template, SYSTEM, ("python",))
     tokenizer = byte_level() if kind == "byte level" else of_sentencepiece(tmp_path)
     ours = checkpoint(tmp_path / "ours", tokenizer, manner)
     convert(ours, tmp_path / "theirs")
@@ -78,7 +78,7 @@ def test_transformers_and_llama_cpp_chat_with_an_export_as_llmc_does(kind, templ
     assert chat.manner_of(tmp_path / "bf16", tokenizer) == manner
     convert(ours, tmp_path / "model.gguf")
     model = open_llama_cpp(tmp_path / "model.gguf")
-    assert model.get_default_chat_template() == chat_jinja.source(*manner)
+    assert model.get_default_chat_template() == chat_jinja.source(template, SYSTEM)
     assert model.get_vocab().token_eos() == Tokenizer.load(ours).special[TEMPLATES[template].stops[0]]
     rendered = AutoTokenizer.from_pretrained(tmp_path / "theirs").apply_chat_template(
         [{"role": "user", "content": "the hat"}], tokenize=False, add_generation_prompt=True)
