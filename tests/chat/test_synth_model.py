@@ -363,5 +363,5 @@ def test_a_checkpoint_goes_on_as_if_it_had_not_stopped(model, tmp_path, capsys):
         assert llmc(*args, "--out", tmp_path / f"{cut}.jsonl") == 0
         assert (tmp_path / f"{cut}.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     texts = Counter(said(tmp_path / "whole.jsonl"))
-    assert len(texts) > 15 and max(texts.values()) == 1        # of one prompt no two are the same
+    assert len(texts) >= 15 and max(texts.values()) == 1       # no two of one prompt are the same
     assert capsys.readouterr().out.count("damaged") == 3

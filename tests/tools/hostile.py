@@ -104,7 +104,7 @@ raise Waits""", STOPPED),
     # ---- memory ----
     "memory bomb": ("""
 kept = []
-for _ in range(64): kept.append(bytearray(32 << 20))""", r"MemoryError"),
+for _ in range(64): kept.append(bytearray(32 << 20))""", rf"MemoryError|{STOPPED}"),
     "memory bomb of maps": ("""
 import mmap
 kept = [mmap.mmap(-1, 64 << 20) for _ in range(32)]""", r"Cannot allocate memory"),
