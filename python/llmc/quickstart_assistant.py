@@ -25,11 +25,12 @@ from llmc.tools.toolbox import usual
 if TYPE_CHECKING:
     from rich.table import Table
 
-TALKS = [["Hello! Who are you?", "My favorite color is green.", "What is my favorite color?"],
-         ['How many "r" are in "strawberry"?'], ["What is 1234 + 8765?"]]
+TURNS = ["Hello! Who are you?", "My favorite color is green.", "What is my favorite color?",
+         'How many "r" are in "strawberry"?', "What is 1234 + 8765?"]
 QUESTIONS = 400
 FAMILIES = ["letters", "addition"]      # that are answered by TOOLS
 TOOLS = ["python", "calculator"]
+BEHIND = 0.3                    # share of these that stand behind other turns
 LEAST_CONTEXT = 128             # tokens; most conversations have fewer
 LONGEST = 60                    # tokens of an answer
 
@@ -117,7 +118,7 @@ def make_conversations(school: School) -> None:
         facts=["maker=you, with llmc", "runs_on=your own computer"]))
     synth.run(synth.Synth(
         family="tools", out=school.data / "tools.jsonl", held_out=school.tasks, families=FAMILIES,
-        ways=["tool"], count=school.lessons.tools, held_out_count=QUESTIONS, seed=school.seed,
+        ways=["tool"], behind=BEHIND, count=school.lessons.tools, held_out_count=QUESTIONS, seed=school.seed,
         overwrite=True))
     synth.run(synth.Synth(
         family="manners", out=school.data / "manners.jsonl", held_out=school.asked,
@@ -173,21 +174,19 @@ def table(found: dict[str, list[Score]]) -> Table:
 
 
 def converse(school: School) -> None:
-    """A few turns, those of a talk with those before them, and with what was called."""
+    """A few turns, each with those before it, and with what was called."""
     from llmc.chat_shown import called
 
     assistant = open_checkpoint(school.folder)
-    names = [name for name in TOOLS if name != "python" or not unavailable()]
-    for talk in TALKS:
-        messages: list[Message] = []
-        with usual(names) as toolbox:
-            for text in talk:
-                print(f"you   {text}")
-                messages.append(Message("user", text))
-                turn, = asking.turns(assistant, [messages], Request([], LONGEST, temperature=0),
-                                     [toolbox])
-                for asked, answer in zip(turn, turn[1:]):
-                    if asked.call:
-                        print(f"      {called(asked.call, answer.text, unfolded=False)}")
-                messages += turn or [Message("assistant", "…")]
-                print(f"{school.lessons.name:<5} {turn[-1].text.strip() if turn else ''}\n")
+    messages: list[Message] = []
+    with usual([name for name in TOOLS if name != "python" or not unavailable()]) as toolbox:
+        for text in TURNS:
+            print(f"you   {text}")
+            messages.append(Message("user", text))
+            turn, = asking.turns(assistant, [messages], Request([], LONGEST, temperature=0),
+                                 [toolbox])
+            for asked, answer in zip(turn, turn[1:]):
+                if asked.call:
+                    print(f"      {called(asked.call, answer.text, unfolded=False)}")
+            messages += turn or [Message("assistant", "…")]
+            print(f"{school.lessons.name:<5} {turn[-1].text.strip() if turn else ''}\n")

@@ -22,7 +22,7 @@ from llmc.judge import Row
 from llmc.synth_families import FAMILIES, Family
 
 FLAGS = {                       # that only some take
-    "families": ("tools", "text"), "ways": ("tools",), "index": ("tools",),
+    "families": ("tools", "text"), "ways": ("tools",), "index": ("tools",), "behind": ("tools",),
     "characters": ("text",), "count": ("manners", "tools"), "held_out": ("manners", "tools"),
     "held_out_count": ("manners", "tools")}
 
@@ -42,6 +42,8 @@ class Synth:
                                 # them if not given, facts where there is an --index
     ways: list[Literal["tool", "direct", "steps"]] | None = None    # how tools' questions are
                                 # answered: by a tool, at once, step by step; all if not given
+    behind: Annotated[float, cli.Range(0, 1)] = 0.0     # share of tools' conversations that stand
+                                # behind other turns
     index: Path | None = None   # what llmc index made: where tools' facts are looked up
     characters: Annotated[int, cli.Range(1, 10**10)] = 1_000_000    # of text, at least
     seed: cli.Seed = 1337       # decides which
@@ -60,7 +62,7 @@ def run(config: Synth) -> None:
         held_out = manners.held_out(config.held_out_count, config.seed) if config.held_out else []
     else:
         named, ways = families(config), list(dict.fromkeys(config.ways or synth_tools.WAYS))
-        training = synth_tools.training(named, ways, config.count, config.seed)
+        training = synth_tools.training(named, ways, config.count, config.seed, config.behind)
         held_out = synth_tools.held_out(named, ways, config.held_out_count,
                                         config.seed) if config.held_out else []
     for path, rows in ((config.out, training), (config.held_out, held_out)):

@@ -12,8 +12,9 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 
-from llmc import judge, synth_families
+from llmc import follow_ups, judge, synth_families
 from llmc.chat import Call, Message
 from llmc.judge import Row
 from llmc.synth_families import Family, Problem, frame
@@ -29,10 +30,17 @@ TOOLS = {"python": "python", "calculator": "the calculator", "search": "search"}
 SAID = ("The answer is {}.", "It is {}.", "{}.", "That is {}.")
 
 
-def training(families: Mapping[str, Family], ways: Sequence[str], count: int, seed: int
-             ) -> list[Row]:
-    """So many conversations, each family and of it each way as often; no question twice."""
-    return _rows(families, ways, count, random.Random(seed), out=False)
+def training(families: Mapping[str, Family], ways: Sequence[str], count: int, seed: int,
+             behind: float = 0.0) -> list[Row]:
+    """So many conversations, each family and of it each way as often; no question twice. This share
+    of them stands behind other turns: those of another, or small talk."""
+    rng = random.Random(seed)
+    rows = _rows(families, ways, count, rng, out=False)
+    if not behind:
+        return rows
+    talk = [row for some in follow_ups.families().values() for row in some if not row.unseen]
+    return [replace(row, messages=[*rng.choice(rng.choice((rows, talk))).messages, *row.messages])
+            if rng.random() < behind else row for row in rows]
 
 
 def held_out(families: Mapping[str, Family], ways: Sequence[str], count: int, seed: int

@@ -105,6 +105,19 @@ def test_families_ways_and_answers_are_balanced(rows, asked):
     assert names.keys() == set(DAYS) and all(220 < number < 380 for number in names.values())
 
 
+def test_a_share_stands_behind_other_turns():
+    behind = synth_tools.training(FAMILIES, WAYS, COUNT, 1, behind=0.4)
+    alone = synth_tools.training(FAMILIES, WAYS, COUNT, 1)
+    before = [row.messages[:-len(each.messages)] for row, each in zip(behind, alone)]
+    assert 0.34 * COUNT < sum(map(bool, before)) < 0.46 * COUNT
+    small_talk = sum(bool(each) and '"' not in each[0].text and not re.search(r"\d", each[0].text) for each in before)
+    assert 0.1 * COUNT < small_talk < 0.3 * COUNT
+    for row, each in zip(behind, before):
+        assert right(row, row.messages[-1].text)
+        assert not each or (each[0].role, each[-1].role) == ("user", "assistant")
+        assert row.asked[-1].role == "user" and len(row.asked) > len(each)
+
+
 def test_nothing_held_out_is_in_any_training():
     """No word, no large number, no date, and no question of small numbers, whatever the two seeds."""
     def tokens(rows: list[Row]) -> set[str]:
